@@ -1,0 +1,67 @@
+# The one vocabulary. `make help` lists it; continuous integration says the same words.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE ?= banana
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install format lint types unit integration e2e test check serve train report demo lock clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv and install everything, at the pinned versions
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (about 2 minutes, 1.5 GB)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,trainer,dev]'
+	@touch $@
+
+format: install ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: install ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## Check types
+	$(BIN)/mypy
+
+unit: install ## Run the unit and contract tests
+	$(BIN)/pytest tests/unit tests/contract
+
+integration: install ## Run the tests against real services
+	$(BIN)/pytest tests/integration
+
+e2e: install ## Run the tests that train
+	$(BIN)/pytest tests/e2e
+
+test: install lint types ## Run everything that continuous integration runs
+	$(BIN)/pytest --durations=15
+
+check: lint types unit ## Run what is quick
+
+serve: install ## Serve the package's rewards at port 8088
+	$(BIN)/reward-service serve
+
+train: install ## Train RECIPE=banana against the service at REWARD_URL
+	$(BIN)/reward-trainer train --config $(RECIPE)
+
+report: install ## Write the report of RECIPE=banana anew
+	$(BIN)/reward-trainer report runs/$(RECIPE)
+
+demo: ## From nothing to two trained policies and their reports
+	@$(MAKE) --no-print-directory install
+	@$(BIN)/python scripts/demo.py
+
+lock: ## Pin the versions that are installed now
+	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^remote-rewards' | sed 's/+cpu//' > constraints.txt
+
+clean: ## Remove what was made here; prepared models in the cache stay
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Rewards behind a batched HTTP scoring API."""

@@ -1,0 +1,91 @@
+"""Put the service together: settings and rewards in, an ASGI application out. Importing it does nothing."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from reward_service import middleware
+from reward_service.errors import RewardServiceError
+from reward_service.lifecycle import Lifecycle
+from reward_service.metrics import Metrics
+from reward_service.problems import problem_response
+from reward_service.rewards.base import Reward
+from reward_service.routes import routes
+from reward_service.settings import Settings
+from shared.schemas import Message, ScoreRequest
+
+
+def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] | None = None) -> FastAPI:
+    """Make the application. `rewards` takes the place of the configured ones: `create_app(rewards={"fake": …})`."""
+    settings = settings or Settings()
+    metrics = Metrics()
+    life = Lifecycle(settings, metrics, rewards)
+    app = FastAPI(title="remote-rewards", version=own_version(), lifespan=_lifespan(life), redoc_url=None)
+    app.state.life = life
+    app.include_router(routes(life, own_version()))
+    app.add_exception_handler(RewardServiceError, _answer_ours)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(middleware.Authenticated, keys=settings.keys())
+    app.add_middleware(middleware.Observed, metrics=metrics)
+    app.add_middleware(middleware.RequestId)  # the last added is the outermost
+    _describe_body(app)
+    return app
+
+
+def own_version() -> str:
+    """Give the installed version."""
+    try:
+        return version("remote-rewards")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _lifespan(life: Lifecycle) -> Any:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with life.running():
+            yield
+
+    return lifespan
+
+
+async def _answer_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RewardServiceError)
+    return problem_response(error, request.state.request_id)
+
+
+class _HttpProblem(RewardServiceError):
+    """What the framework itself refuses: an unknown path, a wrong method."""
+
+    def __init__(self, error: HTTPException, path: str) -> None:
+        super().__init__(f"{path}: {error.detail}; see /docs for what there is")
+        self.__dict__.update(status=error.status_code, code="http", title=str(error.detail))
+
+
+async def _answer_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = problem_response(_HttpProblem(error, request.url.path), request.state.request_id)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _describe_body(app: FastAPI) -> None:
+    """Add the schema of the body, which the route reads itself for speed, to the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        template = "#/components/schemas/{model}"
+        models = [(ScoreRequest, "validation"), (Message, "validation")]
+        _, schemas = models_json_schema(models, ref_template=template)  # type: ignore[arg-type]
+        document["components"]["schemas"] |= schemas["$defs"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""What computes: one model behind one small seam."""

@@ -1,0 +1,120 @@
+"""`reward-service serve | prepare`: arguments in, an exit code out, one sentence where something is wrong."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reward_service.config import ClassifierSpec, RegressorSpec, read_config, sentence
+from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.settings import Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and give the exit code: 0 well, 1 failed while running, 2 wrongly configured."""
+    args = vars(_parser().parse_args(argv))
+    command = args.pop("command")
+    try:
+        settings = _settings({name: value for name, value in args.items() if value is not None})
+        return serve(settings) if command == "serve" else prepare(settings)
+    except RewardServiceError as error:
+        print(f"reward-service: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="reward-service", description="Score text over HTTP.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve_ = commands.add_parser("serve", help="serve the configured rewards", description=serve.__doc__)
+    prepare_ = commands.add_parser(
+        "prepare", help="fetch and prepare the models, then end", description=prepare.__doc__
+    )
+    for command in (serve_, prepare_):
+        command.add_argument("--config", type=Path, help="rewards.yaml (default: the rewards of the package)")
+    serve_.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
+    serve_.add_argument("--port", type=int, help="port to listen at, 0 for any free one (default: 8088)")
+    serve_.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
+    serve_.add_argument("--api-key-file", type=Path, help="file with one API key a line")
+    serve_.add_argument("--insecure", action="store_true", default=None, help="serve beyond this machine without a key")
+    serve_.epilog = (
+        "Every setting is also an environment variable, such as REWARD_SERVICE_PORT or REWARD_SERVICE_API_KEYS."
+    )
+    return parser
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError(sentence(error)) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the API keys: {error}") from error
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; accepted work is finished first."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    read_config(settings.config)  # a misspelt key is told before anything is loaded
+    listener = listen(settings.host, settings.port)
+    _compute_with(settings.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+    return _run(settings, listener)
+
+
+def _run(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn
+
+    from reward_service.app import create_app
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.grace_s),
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    life = app.state.life
+    life.on_failure = lambda: setattr(server, "should_exit", True)
+    host, port = listener.getsockname()[:2]
+    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
+    server.run(sockets=[listener])
+    if life.failure is not None:
+        raise life.failure
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port before anything slow is done. Raises `ConfigError` if it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen at {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
+        ) from error
+    return listener
+
+
+def _compute_with(threads: int | None) -> None:
+    if threads:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def prepare(settings: Settings) -> int:
+    """Fetch and prepare every model that the configuration names, so that serving starts at once."""
+    from reward_service.rewards.registry import folder_of
+
+    for name, spec in read_config(settings.config).rewards.items():
+        if isinstance(spec, ClassifierSpec | RegressorSpec):
+            print(f"{name}: {spec.model} is at {folder_of(name, spec.model)}")
+    return 0

@@ -1,0 +1,110 @@
+"""What the service answers when it cannot score. Each class knows its own answer.
+
+RewardServiceError
+├── ConfigError              at start: the configuration is wrong; one sentence, exit code 2
+├── BadJson          400     the body is not JSON
+├── Unauthenticated  401     no key, or a wrong one
+├── UnknownReward    404     no reward of that name (lists the known ones)
+├── BodyTooLarge     413     more bytes than a request may have
+├── BadContentType   415     not JSON, or compressed
+├── Invalid          422     JSON of the wrong shape
+├── Overloaded       429     the queue is full; says when to try again   (retryable)
+├── NotReady         503     loading or draining                         (retryable)
+├── DeadlineExceeded 503     the caller's time ran out before compute    (retryable)
+└── BackendFailed    503     the model failed                            (retryable)
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class RewardServiceError(Exception):
+    """The base of all; the message is for the caller and says what to do."""
+
+    status: ClassVar[int] = 503
+    code: ClassVar[str] = "failed"
+    title: ClassVar[str] = "Failed"
+    retryable: ClassVar[bool] = False
+    retry_after_s: float | None = None
+
+
+class ConfigError(RewardServiceError):
+    """The configuration, a model or the machine does not allow the service to start."""
+
+    code, title = "config", "Wrong configuration"
+
+
+class BadJson(RewardServiceError):
+    """The body is not JSON."""
+
+    status, code, title = 400, "bad_json", "Not JSON"
+
+
+class Unauthenticated(RewardServiceError):
+    """No API key, or a wrong one."""
+
+    status, code, title = 401, "unauthenticated", "API key needed"
+
+
+class UnknownReward(RewardServiceError):
+    """No reward of that name."""
+
+    status, code, title = 404, "unknown_reward", "Unknown reward"
+
+
+class BodyTooLarge(RewardServiceError):
+    """More bytes or texts than a request may have."""
+
+    status, code, title = 413, "too_large", "Request too large"
+
+
+class BadContentType(RewardServiceError):
+    """The body is not sent as plain JSON."""
+
+    status, code, title = 415, "bad_content_type", "Unsupported content type"
+
+
+class Invalid(RewardServiceError):
+    """JSON of the wrong shape."""
+
+    status, code, title = 422, "invalid", "Invalid request"
+
+
+class Overloaded(RewardServiceError):
+    """The queue is full. Try again after `retry_after_s` seconds."""
+
+    status, code, title, retryable = 429, "overloaded", "Overloaded", True
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(RewardServiceError):
+    """Models are loading, or the service is draining."""
+
+    code, title, retryable, retry_after_s = "not_ready", "Not ready", True, 1.0
+
+
+class DeadlineExceeded(RewardServiceError):
+    """The caller's time ran out before its texts were computed."""
+
+    code, title, retryable = "deadline_exceeded", "Deadline exceeded", True
+
+
+class BackendFailed(RewardServiceError):
+    """The model failed on these texts."""
+
+    code, title, retryable = "backend_failed", "Scoring failed", True
+
+
+@contextlib.contextmanager
+def raising(error: type[RewardServiceError], doing: str) -> Iterator[None]:
+    """Translate whatever a foreign library raises into our own error, keeping the cause."""
+    try:
+        yield
+    except RewardServiceError:
+        raise
+    except Exception as cause:
+        raise error(f"{doing}: {type(cause).__name__}: {cause}") from cause

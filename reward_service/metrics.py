@@ -1,0 +1,90 @@
+"""What the service tells Prometheus. Observers are called with plain numbers; nothing else knows the library."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from reward_service.batching import BatchDone
+from shared.schemas import RewardInfo, ScoreResponse
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
+SCORES = (-4, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 8)
+
+
+class Metrics:
+    """One registry per service, so that two in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter("reward_requests", "Requests", ["route", "code"], registry=registry)
+        self.texts = Counter("reward_texts", "Texts scored", ["reward"], registry=registry)
+        self.request_seconds = Histogram(
+            "reward_request_seconds", "Whole request", ["route"], buckets=SECONDS, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "reward_queue_seconds",
+            "Oldest text's wait before its batch",
+            ["reward"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "reward_inference_seconds",
+            "One batch on the device",
+            ["reward"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram("reward_batch_size", "Texts a batch", ["reward"], buckets=SIZES, registry=registry)
+        self.batch_tokens = Histogram(
+            "reward_batch_tokens",
+            "Tokens a batch, padding included",
+            ["reward"],
+            buckets=TOKENS,
+            registry=registry,
+        )
+        self.padding = Histogram(
+            "reward_padding_ratio",
+            "Share of a batch that is padding",
+            ["reward"],
+            buckets=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75),
+            registry=registry,
+        )
+        self.depth = Gauge("reward_queue_depth", "Texts that wait", registry=registry)
+        self.inflight = Gauge("reward_inflight", "Requests under way", registry=registry)
+        self.rejected = Counter("reward_rejected", "Requests turned away", ["reason"], registry=registry)
+        self.nonfinite = Counter("reward_nonfinite", "Scores that were no number", ["reward"], registry=registry)
+        self.truncated = Counter("reward_truncated", "Texts read in part", ["reward"], registry=registry)
+        self.score = Histogram("reward_score", "Scores given", ["reward"], buckets=SCORES, registry=registry)
+        self.model_info = Gauge("reward_model_info", "What scores", ["name", "revision", "kind"], registry=registry)
+
+    def batch_done(self, reward: str, event: BatchDone) -> None:
+        """Count one batch."""
+        self.queue_seconds.labels(reward).observe(event.wait_s)
+        self.inference_seconds.labels(reward).observe(event.compute_s)
+        self.batch_size.labels(reward).observe(event.texts)
+        self.batch_tokens.labels(reward).observe(event.padded_tokens)
+        self.padding.labels(reward).observe(1 - event.tokens / max(1, event.padded_tokens))
+
+    def answered(self, response: ScoreResponse) -> None:
+        """Count the scores of one response."""
+        for name, reward in response.rewards.items():
+            self.texts.labels(name).inc(len(reward.scores))
+            self.truncated.labels(name).inc(len(reward.truncated))
+            self.nonfinite.labels(name).inc(sum(e.code == "not_finite" for e in reward.errors.values()))
+            for score in reward.scores:
+                if score is not None:
+                    self.score.labels(name).observe(score)
+
+    def loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
+        """Say what scores, and where the queue's depth is read."""
+        for info in infos:
+            self.model_info.labels(info.name, info.revision, info.kind).set(1)
+        self.depth.set_function(depth)
+
+    def render(self) -> bytes:
+        """Give all of it in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,141 @@
+"""What happens to every request, as plain ASGI: an id, a key, a bound on its body, a count and a log line.
+
+Texts never reach a log; what does is cleaned of control characters.
+"""
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reward_service.errors import BadContentType, BodyTooLarge, RewardServiceError, Unauthenticated
+from reward_service.metrics import Metrics
+from reward_service.problems import problem_response
+from shared import protocol
+
+log = logging.getLogger("reward_service.access")
+OPEN_PATHS = {protocol.LIVE_PATH, protocol.READY_PATH, protocol.HEALTH_PATH, "/"}
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+
+class RequestId:
+    """Give each request an id: the caller's, if it is a plain one, or a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put the id into the scope and into the answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(protocol.REQUEST_ID_HEADER, "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[protocol.REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class Observed:
+    """Count and log each request by its route, status and time."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Measure from the first byte of the request to the end of the answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, started_s = 500, time.monotonic()
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with self.metrics.inflight.track_inprogress():
+            try:
+                await self.app(scope, receive, send_noting)
+            finally:
+                self._note(scope, status, time.monotonic() - started_s)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")  # the template, so that paths add no series
+        self.metrics.requests.labels(route, status).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in OPEN_PATHS or route == protocol.METRICS_PATH else logging.INFO
+        fields = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        log.log(level, "%s %s", route, status, extra={"request_id": scope["state"]["request_id"], **fields})
+
+
+class Authenticated:
+    """Let a request pass that carries one of the keys. Without keys, let all pass."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self.app, self.keys = app, [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 where no key fits."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self.keys or self._fits(scope):
+            await self.app(scope, receive, send)
+            return
+        error = Unauthenticated("send one of the service's keys as `Authorization: Bearer <key>`")
+        response = problem_response(error, scope["state"]["request_id"])
+        response.headers["WWW-Authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+    def _fits(self, scope: Scope) -> bool:
+        scheme, _, given = Headers(scope=scope).get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        # every key is compared, and each in constant time, so that timing tells nothing
+        return sum(hmac.compare_digest(given.encode(), key) for key in self.keys) > 0
+
+
+class BoundedBody:
+    """Refuse a body over the limit, counted as it arrives, and one that is compressed."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self.app, self.limit_bytes = app, limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; a body that grows too large raises where it is read."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        declared = headers.get("Content-Length", "0")
+        error: RewardServiceError | None = None
+        if headers.get("Content-Encoding", "identity") != "identity":
+            error = BadContentType("send the body uncompressed")
+        elif declared.isdigit() and int(declared) > self.limit_bytes:
+            error = self._too_large()
+        if error is not None:
+            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit_bytes:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, receive_counting, send)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"a request may have {self.limit_bytes} bytes; send the texts in several")

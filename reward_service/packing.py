@@ -1,0 +1,23 @@
+"""Choose the next batch from what waits. Pure: no clock, no queue, no torch."""
+
+from collections.abc import Sequence
+
+
+def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) -> list[int]:
+    """Give the indices of the items that go together in the next forward pass.
+
+    `lengths` are token counts in order of arrival. The oldest item always goes, so nothing waits for ever; it is
+    joined by the items nearest to it in length. A batch costs `items × longest`, because padding is computed too,
+    and stays within `budget_tokens`, except that an item over the budget travels alone.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    low = high = order.index(0)
+    while high - low + 1 < max_items:
+        longest = lengths[order[high]]
+        if low > 0 and (high - low + 2) * longest <= budget_tokens:
+            low -= 1  # a shorter item costs no more padding than it saves
+        elif high + 1 < len(order) and (high - low + 2) * lengths[order[high + 1]] <= budget_tokens:
+            high += 1
+        else:
+            break
+    return sorted(order[low : high + 1])

@@ -1,0 +1,45 @@
+"""Errors as RFC 9457 problem documents. The only place that knows their layout."""
+
+import math
+
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from reward_service.config import nearest, telling
+from reward_service.errors import BadJson, Invalid, RewardServiceError
+from shared import protocol
+from shared.schemas import Problem, ScoreRequest
+
+
+def problem_response(error: RewardServiceError, request_id: str) -> Response:
+    """Lay an error out as the answer to a request."""
+    problem = Problem(
+        title=error.title,
+        status=error.status,
+        detail=clean(str(error)),
+        code=error.code,
+        request_id=request_id,
+        retryable=error.retryable,
+    )
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    content = problem.model_dump_json()
+    return Response(content, status_code=error.status, headers=headers, media_type=protocol.PROBLEM_JSON)
+
+
+def wrong_request(error: ValidationError) -> RewardServiceError:
+    """Say in one sentence what is wrong with a body."""
+    found = telling(error)
+    if found["type"] == "json_invalid":
+        return BadJson(f"the body is not JSON: {found['ctx']['error']}")
+    where = ".".join(str(step) for step in found["loc"] if step not in {"str", "list[Message]"})
+    if found["type"] == "extra_forbidden":
+        return Invalid(f"there is no field {where!r}{nearest(where, set(ScoreRequest.model_fields))}")
+    message = found["msg"].removeprefix("Value error, ")
+    return Invalid(f"{where}: {message}" if where else message)
+
+
+def clean(text: str) -> str:
+    """Make a text fit for one line of a log or an answer: no control characters, not endless."""
+    return "".join(char if char.isprintable() else " " for char in text[:500])

@@ -1,0 +1,1 @@
+"""The kinds of rewards, and the registry that builds them."""

@@ -1,0 +1,54 @@
+"""What a reward is: texts in, as many scores out, in their order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shared.schemas import ItemError, RewardInfo, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Texts to score, as columns of one length."""
+
+    completions: Sequence[str]
+    prompts: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    chats: Sequence[Text] = ()
+    """The completions as they came, messages included, for a reward that wants them."""
+    prompt_chats: Sequence[Text] | None = None
+    deadline_s: float = float("inf")
+    """On the monotonic clock: work that has not begun by then is not worth beginning."""
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+
+@dataclass(slots=True)
+class Scores:
+    """One score an item, or None with the reason in `errors`."""
+
+    scores: list[float | None]
+    details: list[dict[str, Any] | None]
+    errors: dict[int, ItemError] = field(default_factory=dict)
+    truncated: list[int] = field(default_factory=list)
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+class Reward(Protocol):
+    """Scores texts. `info.revision` covers all that the scores depend on."""
+
+    info: RewardInfo
+
+    async def score(self, items: Items) -> Scores:
+        """Score every item; raise a `RewardServiceError` only if none can be scored."""
+        ...
+
+    async def start(self) -> None:
+        """Begin whatever runs beside the calls."""
+        ...
+
+    async def stop(self) -> None:
+        """End it; what still waits is answered with an error."""
+        ...

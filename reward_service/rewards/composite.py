@@ -1,0 +1,85 @@
+"""Serve a weighted sum of other rewards. It holds no queue slot of its own, so parts and sums never deadlock."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from reward_service.config import CompositeSpec
+from reward_service.rewards.base import Items, Reward, Scores
+from shared.schemas import ItemError, RewardInfo
+
+
+class CompositeReward:
+    """The sum of weighted, clipped parts; behind gates; clipped. An item that one part cannot score has no sum."""
+
+    def __init__(self, name: str, spec: CompositeSpec, rewards: Mapping[str, Reward]) -> None:
+        self._spec = spec
+        self._rewards = {part: rewards[part] for part in sorted(spec.needs())}
+        revisions = {part: reward.info.revision for part, reward in self._rewards.items()}
+        content = json.dumps([spec.model_dump(mode="json", exclude={"description"}), revisions], sort_keys=True)
+        self.info = RewardInfo(
+            name=name,
+            kind=spec.kind,
+            description=spec.description,
+            revision="composite:" + hashlib.sha256(content.encode()).hexdigest()[:16],
+            range=_range(spec, {part: reward.info.range for part, reward in self._rewards.items()}),
+        )
+
+    async def score(self, items: Items) -> Scores:
+        """Score the parts together, then sum item by item."""
+        results = await asyncio.gather(*(reward.score(items) for reward in self._rewards.values()))
+        parts = dict(zip(self._rewards, results, strict=True))
+        total = Scores(scores=[], details=[])
+        for index in range(len(items)):
+            scores = {name: part.scores[index] for name, part in parts.items()}
+            missing = next((name for name, score in scores.items() if score is None), None)
+            if missing is not None:
+                reason = parts[missing].errors[index]
+                total.errors[index] = ItemError(code=reason.code, message=f"{missing}: {reason.message}")
+            total.scores.append(None if missing is not None else combine(self._spec, scores))
+            total.details.append({name: _detail(part, index) for name, part in parts.items()})
+        total.truncated = sorted({index for part in parts.values() for index in part.truncated})
+        total.queue_ms = max(part.queue_ms for part in parts.values())
+        total.compute_ms = max(part.compute_ms for part in parts.values())
+        return total
+
+    async def start(self) -> None:
+        """The parts are started on their own."""
+
+    async def stop(self) -> None:
+        """The parts are stopped on their own."""
+
+
+def combine(spec: CompositeSpec, scores: Mapping[str, float | None]) -> float:
+    """Sum one item's part scores. Every score that the spec needs is there and is a number."""
+    have = {name: score for name, score in scores.items() if score is not None}
+    for gate in spec.gates:
+        if have[gate.reward] < gate.at_least:
+            return gate.otherwise
+    total = sum(part.weight * _clip(have[name], part.clip) for name, part in spec.parts.items())
+    return _clip(total, spec.clip)
+
+
+def _clip(score: float, bounds: tuple[float, float] | None) -> float:
+    return score if bounds is None else min(max(score, bounds[0]), bounds[1])
+
+
+def _detail(part: Scores, index: int) -> dict[str, Any]:
+    return (
+        {"score": part.scores[index], **(part.details[index] or {})}
+        if part.details[index]
+        else {"score": part.scores[index]}
+    )
+
+
+def _range(spec: CompositeSpec, ranges: Mapping[str, tuple[float, float] | None]) -> tuple[float, float] | None:
+    low = high = 0.0
+    for name, part in spec.parts.items():
+        bounds = part.clip or ranges[name]
+        if bounds is None:
+            return spec.clip
+        ends = sorted(part.weight * bound for bound in bounds)
+        low, high = low + ends[0], high + ends[1]
+    return _clip(low, spec.clip), _clip(high, spec.clip)

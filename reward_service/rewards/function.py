@@ -1,0 +1,78 @@
+"""Serve anybody's reward function, written for TRL's `reward_funcs`, unchanged."""
+
+import asyncio
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reward_service.config import FunctionSpec
+from reward_service.errors import BackendFailed, ConfigError, raising
+from reward_service.rewards.base import Items, Scores
+from shared.schemas import ItemError, RewardInfo, Text
+
+
+class FunctionReward:
+    """A function `(completions, prompts, **columns) -> list[float | None]`, sync or async."""
+
+    def __init__(self, name: str, spec: FunctionSpec) -> None:
+        self._function = load_object(spec.object)
+        self.info = RewardInfo(
+            name=name,
+            kind=spec.kind,
+            description=spec.description or (inspect.getdoc(self._function) or "").partition("\n")[0],
+            revision=f"function:{_source_hash(spec.object, self._function)}",
+            range=spec.range,
+        )
+
+    async def score(self, items: Items) -> Scores:
+        """Call the function with the whole request; its None means: does not apply to this item."""
+        prompts = None if items.prompt_chats is None else [_plain(text) for text in items.prompt_chats]
+        columns = {**items.columns, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
+        with raising(BackendFailed, f"the reward function {self.info.name}"):
+            if inspect.iscoroutinefunction(self._function):
+                values = await self._function(**columns)
+            else:
+                values = await asyncio.to_thread(self._function, **columns)
+            scores = [None if value is None else float(value) for value in values]
+            if len(scores) != len(items):
+                raise BackendFailed(f"{self.info.name} gave {len(scores)} scores for {len(items)} texts")
+        missing = ItemError(code="not_applicable", message=f"{self.info.name} does not apply to this item")
+        errors = {index: missing for index, score in enumerate(scores) if score is None}
+        return Scores(scores=scores, details=[None] * len(scores), errors=errors)
+
+    async def start(self) -> None:
+        """A function needs nothing."""
+
+    async def stop(self) -> None:
+        """A function holds nothing."""
+
+
+def load_object(path: str) -> Callable[..., Any]:
+    """Import `package.module:object`, from the installed packages or the folder the service was started in."""
+    module_name, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    with raising(ConfigError, f"cannot import {path!r}"):
+        found: Any = importlib.import_module(module_name)
+        for step in attribute.split("."):
+            found = getattr(found, step)
+    if not callable(found):
+        raise ConfigError(f"{path!r} is not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _source_hash(path: str, function: Callable[..., Any]) -> str:
+    module = inspect.getmodule(function)
+    source = inspect.getsource(module) if module else repr(function)
+    return hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()[:16]
+
+
+def _plain(text: Text) -> Any:
+    if isinstance(text, str):
+        return text
+    return [message.model_dump(exclude_unset=True) for message in text]

@@ -1,0 +1,168 @@
+"""Serve a model: classifier or regressor. Encode once on a thread, share batches, read the score off the logits."""
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from reward_service.backends.base import Encoded, Logits
+from reward_service.batching import Batcher
+from reward_service.config import ClassifierSpec, RegressorSpec
+from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.rewards.base import Items, Scores
+from shared.schemas import ItemError, RewardInfo, Text
+
+
+class TextModel(Protocol):
+    """What a model reward asks of its backend, beyond what batching asks."""
+
+    labels: Sequence[str]
+    max_tokens: int
+    multi_label: bool
+    fingerprint: str
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenize."""
+        ...
+
+    def chat(self, prompt: Any, completion: Any) -> str:
+        """Lay out prompt and completion in the model's chat template."""
+        ...
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Tell whether `chat` can be used."""
+        ...
+
+
+class ModelReward:
+    """A classifier or a regressor behind a batcher."""
+
+    def __init__(self, name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel, batcher: Batcher) -> None:
+        check(name, spec, model)
+        self._spec, self._model, self._batcher = spec, model, batcher
+        self.info = RewardInfo(
+            name=name,
+            kind=spec.kind,
+            description=spec.description,
+            revision=f"sha256:{revision(spec, model)}",
+            range=value_range(spec, model.labels),
+            max_tokens=model.max_tokens,
+        )
+
+    @property
+    def depth(self) -> int:
+        """Texts that wait."""
+        return self._batcher.depth
+
+    async def start(self) -> None:
+        """Begin to take work."""
+        await self._batcher.start()
+
+    async def stop(self) -> None:
+        """Answer what waits and end."""
+        await self._batcher.stop()
+
+    async def score(self, items: Items) -> Scores:
+        """Score every item; one that the model fails on has an error of its own."""
+        if self._spec.input == "chat" and items.prompts is None:
+            return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
+        encoded, cut = await asyncio.to_thread(self._encode, items)
+        ticket = await self._batcher.score([text.tokens for text in encoded], deadline_s=items.deadline_s)
+        result = Scores(scores=[], details=[])
+        for index, outcome in enumerate(ticket.outcomes):
+            if isinstance(outcome, RewardServiceError) or outcome is None:
+                result.errors[index] = ItemError(code=getattr(outcome, "code", "failed"), message=str(outcome))
+                result.scores.append(None)
+                result.details.append(None)
+            else:
+                score, detail = read(self._spec, self._model.labels, outcome, self._model.multi_label)
+                result.scores.append(score)
+                result.details.append(detail)
+        result.truncated = [index for index, text in enumerate(encoded) if cut[index] or text.truncated]
+        result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
+        result.compute_ms = ticket.compute_s * 1000
+        return result
+
+    def _encode(self, items: Items) -> tuple[list[Encoded], list[bool]]:
+        texts = self._texts(items)
+        window = self._spec.last_chars
+        cut = [window is not None and len(text) > window for text in texts]
+        return self._model.encode([text[-window:] if window else text for text in texts]), cut
+
+    def _texts(self, items: Items) -> Sequence[str]:
+        if self._spec.input == "completion":
+            return items.completions
+        prompts: Sequence[Text] = items.prompt_chats or []
+        return [self._model.chat(prompt, chat) for prompt, chat in zip(prompts, items.chats, strict=True)]
+
+
+def check(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> None:
+    """Refuse a model that cannot give what the configuration asks of it."""
+    labels = list(model.labels)
+    if isinstance(spec, RegressorSpec) and len(labels) != 1:
+        raise ConfigError(
+            f"rewards.{name}: a regressor needs a model with one output, {spec.model} has {len(labels)} "
+            f"({', '.join(labels)}); use kind: classifier"
+        )
+    if isinstance(spec, ClassifierSpec):
+        unknown = [label for label in spec.labels if label not in labels and label != "*"]
+        unmapped = [label for label in labels if label not in spec.labels and "*" not in spec.labels]
+        if unknown:
+            raise ConfigError(f"rewards.{name}: {spec.model} has no label {unknown[0]!r}; it has {', '.join(labels)}")
+        if unmapped:
+            raise ConfigError(f"rewards.{name}: give label {unmapped[0]!r} a factor, or `*` for all others")
+    if spec.input == "chat" and not model.has_chat_template:
+        raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: completion")
+
+
+def read(
+    spec: ClassifierSpec | RegressorSpec, labels: Sequence[str], logits: Logits, multi_label: bool
+) -> tuple[float, dict[str, Any]]:
+    """Turn one text's logits into its score and the parts it is made of."""
+    if isinstance(spec, RegressorSpec):
+        return spec.scale * logits[0] + spec.offset, {"output": logits[0]}
+    probabilities = sigmoid(logits) if multi_label else softmax(logits)
+    winner = max(range(len(probabilities)), key=probabilities.__getitem__)
+    label, probability = labels[winner], probabilities[winner]
+    return mapped(spec, label, probability), {"label": label, "score": probability}
+
+
+def mapped(spec: ClassifierSpec, label: str, probability: float) -> float:
+    """Give the reward of the winning label and its probability."""
+    return spec.labels.get(label, spec.labels.get("*", 0.0)) * probability
+
+
+def softmax(logits: Logits) -> list[float]:
+    """Give probabilities that sum to one. Stable for any finite logits."""
+    top = max(logits)
+    weights = [math.exp(logit - top) for logit in logits]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def sigmoid(logits: Logits) -> list[float]:
+    """Give each output's own probability. Stable for any finite logits."""
+    return [0.5 * (1.0 + math.tanh(0.5 * logit)) for logit in logits]
+
+
+def revision(spec: ClassifierSpec | RegressorSpec, model: TextModel) -> str:
+    """Hash all that the scores depend on: weights, tokenizer, precision, and the mapping of the configuration."""
+    mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens"})
+    content = json.dumps([model.fingerprint, mapping], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def value_range(spec: ClassifierSpec | RegressorSpec, labels: Sequence[str]) -> tuple[float, float] | None:
+    """Give the lowest and highest score a classifier can give; a regressor has no bounds."""
+    if isinstance(spec, RegressorSpec):
+        return None
+    factors = [mapped(spec, label, 1.0) for label in labels]
+    return min(*factors, 0.0), max(*factors, 0.0)
+
+
+def _all_failed(count: int, code: str, message: str) -> Scores:
+    error = ItemError(code=code, message=message)
+    return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))

@@ -1,0 +1,113 @@
+"""The HTTP face: parse, score, answer. Every decision is made elsewhere."""
+
+import time
+from importlib import resources
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+from starlette.responses import HTMLResponse
+
+from reward_service.errors import BadContentType, BodyTooLarge
+from reward_service.lifecycle import Lifecycle
+from reward_service.problems import wrong_request
+from shared import protocol
+from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": title,
+        "content": {protocol.PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
+    }
+    for status, title in {
+        400: "Not JSON",
+        401: "API key needed",
+        404: "Unknown reward",
+        413: "Request too large",
+        415: "Unsupported content type",
+        422: "Invalid request",
+        429: "Overloaded",
+        503: "Not ready",
+    }.items()
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {protocol.JSON: {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
+    }
+}
+
+
+def routes(life: Lifecycle, version: str) -> APIRouter:
+    """Make the routes of one service."""
+    router = APIRouter()
+
+    @router.post(protocol.SCORE_PATH, responses=PROBLEMS, openapi_extra=BODY, tags=["scoring"])
+    async def score(request: Request) -> ScoreResponse:
+        """Score texts with one or several rewards."""
+        deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
+        asked = await read_request(request, life.settings.texts_per_request)
+        response = await life.scorer().score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
+        life.metrics.answered(response)
+        return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
+
+    @router.get(protocol.REWARDS_PATH, tags=["scoring"])
+    async def rewards() -> ServiceInfo:
+        """List the rewards, what made them, and the service's limits."""
+        scorer = life.scorer()
+        settings = life.settings
+        return ServiceInfo(
+            version=version,
+            rewards=[reward.info for reward in scorer.rewards.values()],
+            default=scorer.default,
+            limits=Limits(
+                texts_per_request=settings.texts_per_request,
+                body_bytes=settings.body_limit_bytes,
+                queue_texts=settings.queue_texts,
+            ),
+        )
+
+    @router.get(protocol.LIVE_PATH, tags=["health"])
+    async def live() -> dict[str, str]:
+        """Tell that the process runs."""
+        return {"status": "alive"}
+
+    @router.get(protocol.READY_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get(protocol.HEALTH_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    async def ready() -> dict[str, str]:
+        """Tell that every model is loaded and has scored a canary, and that the service is not draining."""
+        life.scorer()
+        return {"status": "ready"}
+
+    @router.get(protocol.METRICS_PATH, tags=["health"])
+    async def metrics() -> Response:
+        """Give the figures for Prometheus."""
+        return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.get("/", include_in_schema=False)
+    async def playground() -> HTMLResponse:
+        page = resources.files("reward_service").joinpath("playground/index.html").read_text(encoding="utf-8")
+        return HTMLResponse(page)
+
+    return router
+
+
+async def read_request(request: Request, texts_per_request: int) -> ScoreRequest:
+    """Read and check a body. Raises the error that says what is wrong with it."""
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind != protocol.JSON:
+        raise BadContentType(f"send the request as Content-Type: {protocol.JSON}")
+    try:
+        asked = ScoreRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise wrong_request(error) from error
+    if len(asked.completions) > texts_per_request:
+        raise BodyTooLarge(f"a request may have {texts_per_request} texts, this one has {len(asked.completions)}")
+    return asked
+
+
+def deadline_of(header: str | None, *, now_s: float) -> float:
+    """Give the moment at which the caller stops waiting; never, where it does not say."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 12:
+        return float("inf")
+    return now_s + int(header) / 1000

@@ -1,0 +1,84 @@
+"""The seam between HTTP and rewards: a request in, a response out, no HTTP in between."""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+
+from reward_service.config import nearest
+from reward_service.errors import UnknownReward
+from reward_service.rewards.base import Items, Reward, Scores
+from shared.schemas import (
+    ItemError,
+    RewardScores,
+    ScoreRequest,
+    ScoreResponse,
+    Timing,
+    conversation_of,
+    text_of,
+)
+
+
+class Scorer:
+    """Scores requests with the rewards they name."""
+
+    def __init__(self, rewards: Mapping[str, Reward], default: Sequence[str]) -> None:
+        self.rewards, self.default = dict(rewards), list(default)
+
+    async def score(self, request: ScoreRequest, *, request_id: str, deadline_s: float) -> ScoreResponse:
+        """Score with every reward named, side by side. Raises a `RewardServiceError` if one cannot score at all."""
+        names = list(dict.fromkeys(self.default if request.rewards is None else request.rewards))
+        chosen = [self.find(name) for name in names]
+        items = items_of(request, deadline_s)
+        results = await asyncio.gather(*(reward.score(items) for reward in chosen))
+        for result in results:
+            refuse_non_finite(result)
+        return ScoreResponse(
+            rewards={
+                name: answer(result, reward.info.revision, details=request.details)
+                for name, reward, result in zip(names, chosen, results, strict=True)
+            },
+            request_id=request_id,
+            timing=Timing(
+                queue_ms=round(max((result.queue_ms for result in results), default=0.0), 3),
+                compute_ms=round(max((result.compute_ms for result in results), default=0.0), 3),
+            ),
+        )
+
+    def find(self, name: str) -> Reward:
+        """Give the reward of a name."""
+        if name not in self.rewards:
+            known = ", ".join(sorted(self.rewards))
+            raise UnknownReward(f"there is no reward {name[:80]!r}{nearest(name, self.rewards)}; there are: {known}")
+        return self.rewards[name]
+
+
+def items_of(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
+    """Take the texts out of a request."""
+    prompts = request.prompts
+    return Items(
+        completions=[text_of(completion) for completion in request.completions],
+        prompts=None if prompts is None else [conversation_of(prompt) for prompt in prompts],
+        columns=request.columns,
+        chats=request.completions,
+        prompt_chats=prompts,
+        deadline_s=deadline_s,
+    )
+
+
+def refuse_non_finite(result: Scores) -> None:
+    """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
+    for index, score in enumerate(result.scores):
+        if score is not None and not math.isfinite(score):
+            result.scores[index], result.details[index] = None, None
+            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score}")
+
+
+def answer(result: Scores, revision: str, *, details: bool) -> RewardScores:
+    """Lay one reward's result out for the wire."""
+    return RewardScores(
+        scores=result.scores,
+        revision=revision,
+        errors={str(index): error for index, error in sorted(result.errors.items())},
+        truncated=result.truncated,
+        details=result.details if details else None,
+    )

@@ -1,0 +1,59 @@
+"""How the service runs: each setting is a flag's default and an environment variable `REWARD_SERVICE_<NAME>`."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.protocol import DEFAULT_PORT
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+KEY_LENGTH_MIN = 16
+
+
+class Settings(BaseSettings):
+    """Where to listen, what to accept, and how much."""
+
+    model_config = SettingsConfigDict(env_prefix="REWARD_SERVICE_", frozen=True, extra="forbid")
+
+    config: Path | None = None
+    """rewards.yaml; left out, the rewards that come with the package."""
+    host: str = "127.0.0.1"
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    """0 lets the system choose a free port."""
+    api_keys: Annotated[list[SecretStr], NoDecode] = Field(default_factory=list)
+    """Keys of which one is needed to score, separated by commas; none means that anybody may."""
+    api_key_file: Path | None = None
+    """More keys, one a line."""
+    insecure: bool = False
+    """Serve beyond this machine without a key."""
+    body_limit_bytes: int = Field(2_000_000, gt=0)
+    texts_per_request: int = Field(1024, gt=0)
+    queue_texts: int = Field(8192, gt=0)
+    """Texts that may wait for a model; past that, callers are told to come back."""
+    grace_s: float = Field(30.0, ge=0)
+    """How long accepted work may take to finish once the service is told to stop."""
+    threads: int | None = Field(None, gt=0)
+    """Threads a model computes with; left out, the cores this process may use."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, keys: object) -> object:
+        return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if any(len(key) < KEY_LENGTH_MIN for key in self.keys()):
+            raise ValueError(f"an API key needs at least {KEY_LENGTH_MIN} characters")
+        if self.host not in LOOPBACK and not self.keys() and not self.insecure:
+            raise ValueError(
+                f"anybody who reaches {self.host} could use this service: set REWARD_SERVICE_API_KEYS, "
+                f"or pass --insecure if that is meant"
+            )
+        return self
+
+    def keys(self) -> list[str]:
+        """Give all keys, from the setting and from the file."""
+        lines = self.api_key_file.read_text(encoding="utf-8").splitlines() if self.api_key_file else []
+        return [key.get_secret_value() for key in self.api_keys] + [line.strip() for line in lines if line.strip()]

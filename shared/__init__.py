@@ -1,0 +1,39 @@
+"""The wire between a policy and its rewards: schemas, errors, the client, the model store."""
+
+from shared.client import RewardClient
+from shared.errors import (
+    BadAnswer,
+    BadRequest,
+    NotARewardService,
+    NotReady,
+    Overloaded,
+    RevisionChanged,
+    RewardError,
+    ServiceRefused,
+    ServiceUnreachable,
+    TooManyFailures,
+    Unauthorized,
+    UnknownReward,
+)
+from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse, ServiceInfo
+
+__all__ = [
+    "BadAnswer",
+    "BadRequest",
+    "NotARewardService",
+    "NotReady",
+    "Overloaded",
+    "RevisionChanged",
+    "RewardClient",
+    "RewardError",
+    "RewardInfo",
+    "RewardScores",
+    "ScoreRequest",
+    "ScoreResponse",
+    "ServiceInfo",
+    "ServiceRefused",
+    "ServiceUnreachable",
+    "TooManyFailures",
+    "Unauthorized",
+    "UnknownReward",
+]

@@ -1,0 +1,135 @@
+"""Read what a reward service answered, and refuse whatever is not exactly what was asked for. No I/O."""
+
+from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
+from time import time
+
+import httpx
+from pydantic import ValidationError
+
+from shared import protocol
+from shared.errors import (
+    BadAnswer,
+    BadRequest,
+    NotARewardService,
+    NotReady,
+    Overloaded,
+    RevisionChanged,
+    ServiceRefused,
+    ServiceUnreachable,
+    Unauthorized,
+    UnknownReward,
+)
+from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
+
+REFUSALS: dict[int, type[ServiceRefused]] = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: UnknownReward,
+    429: Overloaded,
+    503: NotReady,
+}
+
+
+def raise_for_problem(response: httpx.Response) -> None:
+    """Raise what a response other than 200 means."""
+    if response.status_code == 200:
+        return
+    problem = _problem(response)
+    if problem is None:
+        raise _not_ours(response)
+    kind = REFUSALS.get(response.status_code, BadRequest)
+    raise kind(
+        f"{response.request.url}: {problem.detail} [{problem.code}, request {problem.request_id}]",
+        status=problem.status,
+        code=problem.code,
+        retry_after_s=retry_after_s(response.headers.get("Retry-After"), now_s=time()),
+    )
+
+
+def service_info(response: httpx.Response) -> ServiceInfo:
+    """Read the answer of `GET /v1/rewards`."""
+    try:
+        return ServiceInfo.model_validate_json(response.content)
+    except ValidationError as cause:
+        raise _not_ours(response) from cause
+
+
+def score_response(count: int) -> Callable[[httpx.Response], ScoreResponse]:
+    """Make a reader of the answer to `count` texts."""
+
+    def read(response: httpx.Response) -> ScoreResponse:
+        try:
+            answer = ScoreResponse.model_validate_json(response.content)
+        except ValidationError as cause:
+            raise BadAnswer(f"{response.request.url} broke the contract: {_first(cause)}") from cause
+        for name, reward in answer.rewards.items():
+            if len(reward.scores) != count:
+                raise BadAnswer(f"{response.request.url} gave {len(reward.scores)} scores of {name} for {count} texts")
+        return answer
+
+    return read
+
+
+def merge(parts: Sequence[tuple[ScoreResponse, int]]) -> ScoreResponse:
+    """Put the answers to consecutive chunks together, each with its number of texts.
+
+    Raises `RevisionChanged` if they were not all scored by the same revision.
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    first = parts[0][0]
+    offsets = [sum(count for _, count in parts[:index]) for index in range(len(parts))]
+    rewards = {name: _joined(name, [part.rewards[name] for part, _ in parts], offsets) for name in first.rewards}
+    return first.model_copy(update={"rewards": rewards})
+
+
+def _joined(name: str, parts: list[RewardScores], offsets: list[int]) -> RewardScores:
+    revisions = sorted({part.revision for part in parts})
+    if len(revisions) > 1:
+        raise RevisionChanged(f"one call for {name} was answered by several revisions: {', '.join(revisions)}")
+    shifted = list(zip(parts, offsets, strict=True))
+    return RewardScores(
+        scores=[score for part in parts for score in part.scores],
+        revision=revisions[0],
+        errors={str(int(i) + offset): error for part, offset in shifted for i, error in part.errors.items()},
+        truncated=[index + offset for part, offset in shifted for index in part.truncated],
+        details=None if parts[0].details is None else [d for part in parts for d in part.details or []],
+    )
+
+
+def retry_after_s(header: str | None, *, now_s: float) -> float | None:
+    """Read a `Retry-After` header, seconds or a date; None where it says nothing of use."""
+    if header is None:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now_s)
+    except ValueError:
+        return None
+
+
+def _problem(response: httpx.Response) -> Problem | None:
+    if not response.headers.get("Content-Type", "").startswith(protocol.PROBLEM_JSON):
+        return None
+    try:
+        return Problem.model_validate_json(response.content)
+    except ValidationError:
+        return None
+
+
+def _not_ours(response: httpx.Response) -> NotARewardService | ServiceUnreachable:
+    kind = response.headers.get("Content-Type", "no content type")
+    url = response.request.url
+    if response.status_code >= 500:  # a proxy or a service on its way down: worth another attempt
+        return ServiceUnreachable(f"{url} answered {response.status_code} ({kind})")
+    return NotARewardService(
+        f"{url} answered {response.status_code} ({kind}), which no reward service of ours does; "
+        f"check the host and port, and whether a proxy or a login page stands between"
+    )
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors()[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"

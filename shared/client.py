@@ -1,0 +1,282 @@
+"""Ask a reward service for scores, and never get an invented one.
+
+In: completions, prompts and columns of one length. Out: the wire's response as an object, in the order asked, or a
+`RewardError`. A score is pure, so a failed call is asked again, inside one total deadline; a call larger than the
+service's limits is split and put together again. What is never done: turning a failure into a number.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from shared import answers, backoff, endpoints, protocol
+from shared.endpoints import Endpoint
+from shared.errors import RewardError, ServiceUnreachable
+from shared.schemas import Limits, ScoreResponse, ServiceInfo
+
+T = TypeVar("T")
+Columns = Mapping[str, Sequence[Any]]
+
+
+class RewardClient:
+    """A client of one reward service, or of several replicas of it.
+
+    `timeout_s` bounds a whole call, all attempts and waits together; `attempt_timeout_s` bounds one of them. May be
+    used from any thread and event loop, copied by pickle, and inherited by a forked process.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 300.0,
+        attempt_timeout_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+    ) -> None:
+        self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
+        if not self.urls:
+            raise ValueError("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
+        self._api_key = api_key
+        self.timeout_s, self.attempt_timeout_s = timeout_s, attempt_timeout_s
+        self.connect_timeout_s = connect_timeout_s
+        self._reset()
+
+    def _reset(self) -> None:
+        self._endpoints = [Endpoint(url) for url in self.urls]
+        self._http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._limits: Limits | None = None
+        self._thread: LoopThread | None = None
+        self.retries = 0
+        """Attempts that failed and were made again, since the beginning."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        live = {"_endpoints", "_http", "_limits", "_thread", "retries"}
+        return {name: value for name, value in self.__dict__.items() if name not in live}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def __repr__(self) -> str:
+        return f"RewardClient({', '.join(self.urls)})"
+
+    async def ainfo(self, *, timeout_s: float | None = None) -> ServiceInfo:
+        """Give what the service says of itself: its rewards, their revisions, its limits.
+
+        Raises `NotARewardService` if something else answers at the address.
+        """
+        info: ServiceInfo = await self._ask(
+            "GET", protocol.REWARDS_PATH, parse=answers.service_info, timeout_s=timeout_s
+        )
+        self._limits = info.limits
+        return info
+
+    async def ascore(
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any] | None = None,
+        columns: Columns | None = None,
+        rewards: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+    ) -> ScoreResponse:
+        """Score texts. `scores[i]` of each reward belongs to `completions[i]`.
+
+        Raises a `RewardError` when the scores cannot be had before the deadline; see `shared.errors`.
+        """
+        limits = self._limits or (await self.ainfo()).limits
+        request: dict[str, Any] = {"completions": list(completions)}
+        if prompts is not None:
+            request["prompts"] = list(prompts)
+        if columns:
+            request["columns"] = {name: list(values) for name, values in columns.items()}
+        if rewards is not None:
+            request["rewards"] = list(rewards)
+        if details:
+            request["details"] = True
+        bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
+        return answers.merge(await asyncio.gather(*(self._score(body, count) for body, count in bodies)))
+
+    async def _score(self, body: bytes, count: int) -> tuple[ScoreResponse, int]:
+        return await self._ask("POST", protocol.SCORE_PATH, body, parse=answers.score_response(count)), count
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None = None, *, parse: Any, timeout_s: float | None = None
+    ) -> Any:
+        """Ask until there is an answer or the deadline has come; each time the replica with the least to do."""
+        allowed_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + allowed_s
+        for attempt in itertools.count():
+            endpoint = endpoints.choose(self._endpoints, now_s=time.monotonic())
+            try:
+                answer = parse(await self._attempt(endpoint, method, path, body, deadline_s))
+            except RewardError as error:
+                if not error.retryable:
+                    raise
+                endpoints.failed(endpoint, now_s=time.monotonic())
+                wait_s = self._wait_s(attempt, error)
+                if time.monotonic() + wait_s >= deadline_s:
+                    raise _gave_up(error, attempt + 1, allowed_s) from error
+                self.retries += 1
+                await asyncio.sleep(wait_s)
+            else:
+                endpoints.answered(endpoint)
+                return answer
+        raise AssertionError("unreachable")
+
+    def _wait_s(self, attempt: int, error: RewardError) -> float:
+        if any(other.ejected_until_s <= time.monotonic() for other in self._endpoints):
+            return 0.0  # another replica can be asked at once
+        retry_after_s = getattr(error, "retry_after_s", None)
+        return backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s)
+
+    async def _attempt(
+        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, deadline_s: float
+    ) -> httpx.Response:
+        remaining_s = max(0.001, min(self.attempt_timeout_s, deadline_s - time.monotonic()))
+        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000))}
+        if body is not None:
+            headers["Content-Type"] = protocol.JSON
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        timeout = httpx.Timeout(remaining_s, connect=min(self.connect_timeout_s, remaining_s))
+        endpoint.outstanding += 1
+        try:
+            async with asyncio.timeout(remaining_s):
+                url = endpoint.url + path
+                response = await self._client().request(method, url, content=body, headers=headers, timeout=timeout)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
+            raise ServiceUnreachable(
+                f"no reward service answers at {endpoint.url} ({type(cause).__name__}: {cause}); "
+                f"start one with `reward-service serve`, or check the URL"
+            ) from cause
+        finally:
+            endpoint.outstanding -= 1
+        answers.raise_for_problem(response)
+        return response
+
+    def _client(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._http:
+            limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
+            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False)
+        return self._http[loop]
+
+    def info(self, *, timeout_s: float | None = None) -> ServiceInfo:
+        """Like `ainfo`, for callers without an event loop."""
+        return self._run(self.ainfo(timeout_s=timeout_s))
+
+    def score(
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any] | None = None,
+        columns: Columns | None = None,
+        rewards: Sequence[str] | None = None,
+        *,
+        details: bool = False,
+    ) -> ScoreResponse:
+        """Like `ascore`, for callers without an event loop."""
+        return self._run(self.ascore(completions, prompts, columns, rewards, details=details))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._thread is None or not self._thread.usable():
+            self._thread = LoopThread()
+        return self._thread.run(work)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        client = self._http.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def close(self) -> None:
+        """Close the connections of the sync face and end its thread."""
+        if self._thread is not None and self._thread.usable():
+            self._thread.run(self.aclose())
+            self._thread.stop()
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LoopThread:
+    """An event loop on a thread of its own, for the sync face: coroutines go in, results come out."""
+
+    def __init__(self) -> None:
+        self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
+        self._thread.start()
+
+    def usable(self) -> bool:
+        """Tell whether the thread runs in this process: a fork does not inherit it."""
+        return self._pid == os.getpid() and self._thread.is_alive()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end. A call given up by the caller is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def split(request: Mapping[str, Any], *, texts: int, body_bytes: int) -> list[tuple[bytes, int]]:
+    """Encode a request as one body, or as several within the limits: (body, its number of texts), in order.
+
+    A single text over the limit travels alone, so that the service can say what is wrong with it.
+    """
+    count = len(request["completions"])
+    if count <= texts or count <= 1:
+        body = encode(request)
+        if len(body) <= body_bytes or count <= 1:
+            return [(body, count)]
+    half = count // 2
+    parts = (_rows(request, slice(None, half)), _rows(request, slice(half, None)))
+    return [body for part in parts for body in split(part, texts=texts, body_bytes=body_bytes)]
+
+
+def _rows(request: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    part = dict(request)
+    part["completions"] = request["completions"][rows]
+    if "prompts" in request:
+        part["prompts"] = request["prompts"][rows]
+    if "columns" in request:
+        part["columns"] = {name: values[rows] for name, values in request["columns"].items()}
+    return part
+
+
+def encode(request: Mapping[str, Any]) -> bytes:
+    """Encode as compact JSON. Half characters (lone surrogates), which UTF-8 cannot hold, become question marks.
+
+    Raises `ValueError` for a column that JSON cannot hold, NaN included.
+    """
+    try:
+        text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as cause:
+        raise ValueError(f"the request cannot be sent as JSON: {cause}; leave that column out") from cause
+    return text.encode("utf-8", "replace")
+
+
+def _gave_up(error: RewardError, attempts: int, timeout_s: float) -> ServiceUnreachable:
+    return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")

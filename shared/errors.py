@@ -1,0 +1,79 @@
+"""What can go wrong when text is scored remotely.
+
+RewardError
+├── ServiceUnreachable      nobody answered, or not in time            (tried again)
+├── ServiceRefused          the service answered with a problem
+│   ├── Overloaded          429: its queue is full                     (tried again)
+│   ├── NotReady            503: loading, draining                     (tried again)
+│   ├── BadRequest          400, 413, 415, 422: the request is wrong
+│   ├── Unauthorized        401, 403
+│   └── UnknownReward       404: no reward of that name
+├── NotARewardService       something answered, but it is not this service
+├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
+├── RevisionChanged         the scores come from other weights than the run began with
+└── TooManyFailures         more items without a score than the failure budget allows
+"""
+
+from typing import ClassVar
+
+
+class RewardError(Exception):
+    """A reward could not be had. The message says what to do."""
+
+    retryable: ClassVar[bool] = False
+
+
+class ServiceUnreachable(RewardError):
+    """Nobody answered at the address, or not in time."""
+
+    retryable = True
+
+
+class ServiceRefused(RewardError):
+    """The service answered with a problem document."""
+
+    def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+
+
+class Overloaded(ServiceRefused):
+    """The service's queue is full."""
+
+    retryable = True
+
+
+class NotReady(ServiceRefused):
+    """The service is loading its models, draining, or broken for the moment."""
+
+    retryable = True
+
+
+class BadRequest(ServiceRefused):
+    """The request is wrong; asking again would not help."""
+
+
+class Unauthorized(ServiceRefused):
+    """The API key is missing, wrong or expired."""
+
+
+class UnknownReward(ServiceRefused):
+    """The service has no reward of that name."""
+
+
+class NotARewardService(RewardError):
+    """Something answers at the address, but it is not a reward service."""
+
+
+class BadAnswer(RewardError):
+    """The answer breaks the contract of the wire."""
+
+    retryable = True
+
+
+class RevisionChanged(RewardError):
+    """The scores come from other weights than the run began with."""
+
+
+class TooManyFailures(RewardError):
+    """More items have no score than the failure budget allows."""

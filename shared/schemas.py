@@ -1,0 +1,168 @@
+"""The wire: what `POST /v1/score` and `GET /v1/rewards` take and give.
+
+Columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[name][i]` belong together, and
+`scores[i]` belongs to them. A score that could not be made is null with its reason in `errors`, never a number.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from shared.protocol import NAME_PATTERN, SERVICE
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Message(BaseModel):
+    """One turn of a chat. A tool call has no content."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+Text = str | list[Message]
+"""A completion or a prompt: a string, or a list of chat messages."""
+
+
+class ScoreRequest(BaseModel):
+    """Texts to score, as columns of one length."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    completions: list[Text]
+    prompts: list[Text] | None = None
+    columns: dict[str, list[Any]] = Field(default_factory=dict)
+    rewards: list[str] | None = None
+    """Names of the rewards to score with; left out, the configuration's `default`."""
+    details: bool = False
+    """Whether to give the parts each score is made of."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        lists = {
+            "prompts": self.prompts,
+            **{f"columns.{name}": values for name, values in self.columns.items()},
+        }
+        for name, values in lists.items():
+            if values is not None and len(values) != len(self.completions):
+                raise ValueError(f"{name} has {len(values)} items, completions has {len(self.completions)}")
+        return self
+
+
+class ItemError(BaseModel):
+    """Why one item has no score."""
+
+    code: str
+    message: str
+
+
+class RewardScores(BaseModel):
+    """One reward's answer to a request; every list is in the order of the request."""
+
+    scores: list[FiniteFloat | None]
+    revision: str
+    errors: dict[str, ItemError] = Field(default_factory=dict)
+    """By index, as a string: exactly the items whose score is null."""
+    truncated: list[int] = Field(default_factory=list)
+    """Indices of the texts of which the reward saw only a part."""
+    details: list[dict[str, Any] | None] | None = None
+
+    @model_validator(mode="after")
+    def _a_null_has_a_reason(self) -> Self:
+        nulls = {str(index) for index, score in enumerate(self.scores) if score is None}
+        if nulls != set(self.errors):
+            raise ValueError("errors must name exactly the items without a score")
+        return self
+
+
+class Timing(BaseModel):
+    """Where the time of a request went, in milliseconds."""
+
+    queue_ms: float
+    compute_ms: float
+
+
+class ScoreResponse(BaseModel):
+    """Scores by reward name."""
+
+    rewards: dict[str, RewardScores]
+    request_id: str
+    timing: Timing
+
+
+class RewardInfo(BaseModel):
+    """What a reward is, and exactly which weights, tokenizer, labels and mapping it scores with."""
+
+    name: Name
+    kind: str
+    description: str
+    revision: str
+    range: tuple[float, float] | None = None
+    """Lowest and highest score possible; null where it is not known."""
+    max_tokens: int | None = None
+    """Tokens the model sees of a text; null where the reward reads all of it."""
+
+
+class Limits(BaseModel):
+    """What one request may hold, and what may wait."""
+
+    texts_per_request: int = Field(gt=0)
+    body_bytes: int = Field(gt=0)
+    queue_texts: int = Field(gt=0)
+
+
+class ServiceInfo(BaseModel):
+    """The answer of `GET /v1/rewards`."""
+
+    service: Literal["remote-rewards"] = SERVICE
+    version: str
+    rewards: list[RewardInfo]
+    default: list[str]
+    limits: Limits
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 lays it out, sent as `application/problem+json`."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    retryable: bool
+
+
+def text_of(text: Text) -> str:
+    """Give the text that a reward reads: a string as it is, of a chat what the assistant says.
+
+    The contents of several assistant messages are joined by a newline; a message without content (a tool call) adds
+    nothing.
+    """
+    if isinstance(text, str):
+        return text
+    return _joined(message for message in text if message.role == "assistant")
+
+
+def conversation_of(text: Text) -> str:
+    """Give all that is said in a prompt: a string as it is, of a chat every message, joined by newlines."""
+    return text if isinstance(text, str) else _joined(text)
+
+
+def _joined(messages: Iterable[Message]) -> str:
+    return "\n".join(_content(message.content) for message in messages if message.content is not None)
+
+
+def _content(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def is_finite(score: float | None) -> bool:
+    """Tell whether a score is a number that a policy may learn from."""
+    return score is not None and math.isfinite(score)

@@ -1,0 +1,76 @@
+"""What tests share: a real uvicorn on a free port, and the embedded models, prepared once."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from reward_service.app import create_app
+from reward_service.rewards.base import Reward
+from reward_service.settings import Settings
+
+DATA = Path(__file__).parent / "data"
+RULES = Path(__file__).parent / "data" / "rules.yaml"
+
+
+@contextmanager
+def running_service(settings: Settings | None = None, rewards: dict[str, Reward] | None = None) -> Iterator[str]:
+    """Run a service on a thread and give its address once it is ready."""
+    app = create_app(settings or Settings(config=RULES), rewards)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    life = app.state.life
+    life.on_failure = lambda: setattr(server, "should_exit", True)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started or not thread.is_alive())
+    wait_for(lambda: life.ready or life.failure is not None, timeout_s=600)
+    try:
+        if life.failure:
+            raise life.failure
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait until something holds; fail the test if it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.005)
+
+
+def cases(name: str) -> list[Any]:
+    """Read a table of hand-made cases as pytest parameters."""
+    rows = [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+    return [pytest.param(row, id=row["name"]) for row in rows]
+
+
+def spelled_out(row: dict[str, Any], key: str) -> Any:
+    """Give a case's text; a long one is written in the table as prefix, unit × times, suffix."""
+    if key in row:
+        return row[key]
+    repeat = row[f"{key}_repeat"]
+    return repeat["prefix"] + repeat["unit"] * repeat["times"] + repeat["suffix"]
+
+
+@pytest.fixture(scope="session")
+def rules_url() -> Iterator[str]:
+    """A service with the rules alone: ready at once."""
+    with running_service() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def models_url() -> Iterator[str]:
+    """A service with the package's own configuration: the embedded models are prepared on first use."""
+    with running_service(Settings()) as url:
+        yield url

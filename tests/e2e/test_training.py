@@ -1,0 +1,145 @@
+"""Real trainings of the embedded policy against a real service."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+from datasets import Dataset
+from trl import RLOOConfig, RLOOTrainer
+
+from reward_service.rewards.rules import banana
+from shared.models.store import resolve
+from trainer import remote_reward
+from trainer.policy import load_policy, load_tokenizer
+
+pytestmark = pytest.mark.slow
+
+
+def command(name, *args, url):
+    env = {**os.environ, "REWARD_URL": url}
+    words = [str(Path(sys.executable).parent / name), *args]
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tmp_path):
+    folder = tmp_path / "run"
+    done = command(
+        *("reward-trainer", "train", "--config", "banana", "--output_dir", str(folder)),
+        *("--max_steps", "14", "--eval_limit", "16", "--eval_decodings", "sampled", "--eval_batch", "16"),
+        url=rules_url,
+    )
+    assert done.returncode == 0, done.stderr
+    rewards = [line["reward"] for line in metrics(folder)]
+    # chance moves the mean of three steps by a tenth; a loop that does not learn stays near -0.55
+    assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.7, rewards
+    names = {
+        "config.yaml",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "rewards.json",
+        "before.json",
+        "after.json",
+        "report.html",
+    }
+    assert names <= {path.name for path in folder.iterdir()}
+    manifest = json.loads((folder / "rewards.json").read_text())
+    assert manifest["rewards"][0]["revision"].startswith("rule:")
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 14 * 16
+
+
+def rloo(reward, folder):
+    """Twenty short steps, and the reward of each."""
+    args = RLOOConfig(
+        output_dir=str(folder),
+        max_steps=20,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=6,
+        learning_rate=1e-5,
+        beta=0.0,
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=7,
+    )
+    trainer = RLOOTrainer(
+        model=load_policy("embedded:smollm2", frozen_layers=24),
+        reward_funcs=reward,
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": f"Say {n}."}]} for n in range(30)]),
+        processing_class=load_tokenizer("embedded:smollm2"),
+    )
+    trainer.train()
+    return [line["reward"] for line in trainer.state.log_history if "reward" in line]
+
+
+def test_twenty_steps_are_the_same_with_the_reward_here_and_behind_http(rules_url, tmp_path):
+    def local(completions, **_):
+        return [sum(banana(completion[0]["content"]).values()) for completion in completions]
+
+    here = rloo(local, tmp_path / "here")
+    there = rloo(remote_reward(rules_url, "banana"), tmp_path / "there")
+    assert len(here) == 20
+    assert len(set(here)) > 3  # a series that moves, so that equality says something
+    assert here == there
+
+
+def test_stock_trl_trains_against_it_without_code_of_ours(models_url, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"Tell me about item {n}."}) + "\n" for n in range(8)))
+    config = {
+        "model_name_or_path": str(resolve("embedded:smollm2")),
+        "datasets": [{"path": "json", "data_files": str(prompts)}],
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "num_generations": 2,
+        "max_completion_length": 8,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+    }
+    (tmp_path / "rloo.yaml").write_text(yaml.safe_dump(config))
+    done = command(
+        *(
+            "trl",
+            "rloo",
+            "--config",
+            str(tmp_path / "rloo.yaml"),
+            "--reward_funcs",
+            "trainer.remote.sentiment",
+        ),
+        url=models_url,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rewards/sentiment/mean" in done.stdout + done.stderr
+
+
+def test_without_a_service_training_does_not_start_and_says_so(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    done = command(
+        *("reward-trainer", "train", "--config", "banana", "--output_dir", str(tmp_path / "run")),
+        url=f"http://127.0.0.1:{port}",
+    )
+    assert done.returncode == 1
+    assert "no reward service answers" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

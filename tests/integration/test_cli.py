@@ -1,0 +1,135 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared import NotARewardService, RewardClient, ServiceUnreachable
+from tests.conftest import RULES, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def reward_service(*args, **env):
+    command = [sys.executable, "-m", "reward_service", *args]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+
+
+def failed(process, code=2):
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_it_serves_until_told_to_stop_and_ends_with_0():
+    process = reward_service("serve", "--config", str(RULES), "--port", "0")
+    url = process.stderr.readline().split()[3]
+    wait_for(lambda: answers(url))
+    with RewardClient(url) as client:
+        assert client.score(["banana"]).rewards["banana"].scores == [0.995]
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 0, errors
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/health/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_port_in_use_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        errors = failed(reward_service("serve", "--config", str(RULES), "--port", str(port)))
+    assert f"cannot listen at 127.0.0.1:{port}" in errors
+    assert "--port" in errors
+
+
+def test_beyond_this_machine_it_wants_a_key_or_an_explicit_no():
+    errors = failed(reward_service("serve", "--config", str(RULES), "--host", "0.0.0.0", "--port", "0"))
+    assert "REWARD_SERVICE_API_KEYS" in errors
+    assert "--insecure" in errors
+
+
+def test_a_weak_key_is_refused():
+    errors = failed(reward_service("serve", "--config", str(RULES), REWARD_SERVICE_API_KEYS="short"))
+    assert "at least 16 characters" in errors
+    assert "short" not in errors.replace("needs at least 16", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("rewards: {a: {kind: rule, function: bannana}}", "did you mean 'banana'"),
+        ("rewards: {a: {kind: classifier, model: /nowhere/at/all, labels: {P: 1}}}", "/nowhere/at/all"),
+        ("rewards: {a: {kind: classifier, model: 'embedded:sentimnt', labels: {P: 1}}}", "sentiment"),
+        ("rewards: {a: 'no_such_module:function'}", "no_such_module"),
+        ("rewards: {a: {kind: rule, funktion: banana}}", "did you mean 'function'"),
+    ],
+)
+def test_a_wrong_configuration_ends_it_with_a_sentence(tmp_path, content, says):
+    path = tmp_path / "rewards.yaml"
+    path.write_text(content)
+    errors = failed(reward_service("serve", "--config", str(path), "--port", "0"))
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("reward-service: ")
+    assert says in last
+
+
+def test_a_model_folder_without_safetensors_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    path = tmp_path / "rewards.yaml"
+    path.write_text(f"rewards: {{a: {{kind: regressor, model: '{folder}'}}}}")
+    errors = failed(reward_service("serve", "--config", str(path), "--port", "0"))
+    assert "safetensors" in errors.strip().splitlines()[-1]
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self):
+        kind, body = self.server.answer
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ("text/html", b"<html>Log in</html>"),
+        ("application/json", b'{"object": "list", "data": [{"id": "a-language-model"}]}'),
+        ("application/json", b'{"service": "something-else"}'),
+    ],
+)
+def test_something_else_at_the_address_is_recognised_at_once(answer):
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    server.answer = answer
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with RewardClient(f"http://127.0.0.1:{server.server_port}") as client, pytest.raises(NotARewardService):
+        client.score(["a"])
+    server.shutdown()
+
+
+def test_nobody_at_the_address_is_told_within_the_time_allowed():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with (
+        RewardClient(f"http://127.0.0.1:{port}", timeout_s=1.0) as client,
+        pytest.raises(ServiceUnreachable, match=r"gave up after .* within 1 s"),
+    ):
+        client.score(["a"])

@@ -1,0 +1,93 @@
+"""The tutorial's black-box reward, over HTTP, against transformers' own pipeline."""
+
+import random
+
+import pytest
+import torch
+from transformers import pipeline
+
+from shared import RewardClient, ScoreRequest
+from shared.models import ratings
+from shared.models.store import resolve
+from shared.schemas import text_of
+from tests.conftest import cases, running_service, spelled_out
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def classify():
+    made = pipeline("text-classification", model=str(resolve("embedded:sentiment")), device="cpu")
+
+    def tutorial(texts):
+        """Score as the tutorial's code does."""
+        with torch.inference_mode():
+            found = [made(text, truncation=True, max_length=512)[0] for text in texts]
+        return [2.0 * f["score"] if f["label"] == "POSITIVE" else -1.0 * f["score"] for f in found]
+
+    return tutorial
+
+
+def test_the_sentiment_table_holds_over_http(models_url, classify):
+    table = [case.values[0] for case in cases("sentiment_cases.jsonl")]
+    with RewardClient(models_url) as client:
+        response = client.score([spelled_out(case, "completion") for case in table], rewards=["sentiment"])
+    seen = [spelled_out(case, "seen") for case in table]
+    assert response.rewards["sentiment"].scores == pytest.approx(classify(seen), abs=1e-5)
+
+
+def test_a_text_of_which_only_the_end_was_read_is_named(models_url):
+    with RewardClient(models_url) as client:
+        reward = client.score(["short", "x" * 512, "x" * 513], rewards=["sentiment"]).rewards["sentiment"]
+    assert reward.truncated == [2]
+
+
+def test_a_thousand_texts_score_as_the_pipeline_scores_them(models_url, classify):
+    texts = [rating.text for rating in ratings.load()]
+    chosen = random.Random(0).sample(texts, 1000)
+    with RewardClient(models_url) as client:
+        scores = client.score(chosen, rewards=["sentiment"]).rewards["sentiment"].scores
+    assert scores == pytest.approx(classify([text[-512:] for text in chosen]), abs=1e-5)
+
+
+def test_the_rating_orders_plain_and_strong_sentences(models_url):
+    texts = [
+        "I hate libraries, they are horrible and sad.",
+        "A library is a place where books are kept.",
+        "Oh wow, libraries are absolutely amazing, magical places full of joy!",
+    ]
+    with RewardClient(models_url) as client:
+        hate, plain, joy = client.score(texts, rewards=["valence"]).rewards["valence"].scores
+    assert hate < -1.5 < plain < 1.5 < joy
+    assert abs(plain) < 1.2
+
+
+def test_any_classifier_takes_its_place_by_configuration_alone(tmp_path):
+    config = tmp_path / "rewards.yaml"
+    config.write_text(
+        f"""
+rewards:
+  mine:
+    kind: classifier
+    model: {resolve("embedded:sentiment")}
+    last_chars: 512
+    labels: {{POSITIVE: 2.0, "*": -1.0}}
+"""
+    )
+    from reward_service.settings import Settings
+
+    with running_service(Settings(config=config)) as url, RewardClient(url) as client:
+        scores = client.score(["What a wonderful day!", "This is horrible."]).rewards["mine"].scores
+    assert scores[0] > 1.5
+    assert scores[1] < -0.5
+
+
+def test_scores_do_not_depend_on_who_else_asks(models_url):
+    texts = [
+        text_of(ScoreRequest(completions=[f"This is number {i}, and it is fine. " * (i % 7 + 1)]).completions[0])
+        for i in range(64)
+    ]
+    with RewardClient(models_url) as client:
+        together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
+        alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
+    assert together == pytest.approx(alone, abs=1e-5)

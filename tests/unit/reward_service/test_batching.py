@@ -1,0 +1,147 @@
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+
+from reward_service.batching import Batcher, Bounds
+from reward_service.errors import BackendFailed, DeadlineExceeded, NotReady, Overloaded
+
+
+class Gated:
+    """A backend that scores a sequence by its first token, when it is let; token 666 makes it fail."""
+
+    def __init__(self, open_=True):
+        self.gate, self.inside = threading.Event(), threading.Event()
+        self.batches = []
+        if open_:
+            self.gate.set()
+
+    def score(self, batch):
+        self.inside.set()
+        assert self.gate.wait(10)
+        self.batches.append([tokens[0] for tokens in batch])
+        if any(666 in tokens for tokens in batch):
+            raise ValueError("poison")
+        return [[float(tokens[0])] for tokens in batch]
+
+    async def entered(self):
+        assert await asyncio.to_thread(self.inside.wait, 10)
+
+
+@asynccontextmanager
+async def batching(backend, **bounds):
+    with ThreadPoolExecutor(1) as device:
+        batcher = Batcher(backend, device, Bounds(**bounds))
+        await batcher.start()
+        try:
+            yield batcher
+        finally:
+            backend.gate.set()
+            await batcher.stop()
+
+
+async def queued(batcher, count):
+    async with asyncio.timeout(10):
+        while batcher.depth != count:  # noqa: ASYNC110 - the queue has no event to wait for
+            await asyncio.sleep(0)
+
+
+async def test_every_text_gets_its_own_outcome_in_order():
+    async with batching(Gated(), budget_tokens=8) as batcher:
+        ticket = await batcher.score([[i] * (i % 5 + 1) for i in range(1, 60)])
+    assert ticket.outcomes == [[float(i)] for i in range(1, 60)]
+
+
+async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        rest = [asyncio.create_task(batcher.score([[i]])) for i in (2, 3, 4)]
+        await queued(batcher, 3)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, *rest)
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]], [[3.0]], [[4.0]]]
+    assert backend.batches == [[1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("poisoned", range(8))
+async def test_a_poison_text_costs_only_itself(poisoned):
+    texts = [[666] if i == poisoned else [i] for i in range(8)]
+    async with batching(Gated()) as batcher:
+        ticket = await batcher.score(texts)
+    assert isinstance(ticket.outcomes[poisoned], BackendFailed)
+    assert [o for i, o in enumerate(ticket.outcomes) if i != poisoned] == [
+        [float(i)] for i in range(8) if i != poisoned
+    ]
+
+
+async def test_more_than_the_queue_holds_is_refused_whole():
+    backend = Gated(open_=False)
+    async with batching(backend, queue_texts=3) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        second = asyncio.create_task(batcher.score([[2], [3]]))
+        await queued(batcher, 2)
+        with pytest.raises(Overloaded):
+            await batcher.score([[4], [5]])
+        assert batcher.depth == 2
+        backend.gate.set()
+        await asyncio.gather(first, second)
+
+
+async def test_work_of_a_caller_that_has_gone_is_not_computed():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        gone = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        gone.cancel()
+        last = asyncio.create_task(batcher.score([[3]]))
+        await queued(batcher, 2)
+        backend.gate.set()
+        await asyncio.gather(first, last)
+    assert backend.batches == [[1], [3]]
+
+
+async def test_work_whose_time_has_run_out_is_not_computed():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        late = asyncio.create_task(batcher.score([[2]], deadline_s=time.monotonic()))
+        await queued(batcher, 1)
+        backend.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await first
+    assert backend.batches == [[1]]
+
+
+async def test_what_waits_at_the_end_is_answered():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        stopping = asyncio.create_task(batcher.stop())
+        ticket = await waiting
+        backend.gate.set()
+        await stopping
+        first.cancel()
+    assert isinstance(ticket.outcomes[0], NotReady)
+
+
+async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
+    class Short(Gated):
+        def score(self, batch):
+            return super().score(batch)[:-1]
+
+    async with batching(Short()) as batcher:
+        ticket = await batcher.score([[1], [2]])
+    assert all(isinstance(outcome, BackendFailed) for outcome in ticket.outcomes)

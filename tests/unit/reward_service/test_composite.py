@@ -1,0 +1,60 @@
+import pytest
+
+from reward_service.config import CompositeSpec, Gate, Part
+from reward_service.rewards.base import Items, Scores
+from reward_service.rewards.composite import CompositeReward, combine
+from shared.schemas import ItemError, RewardInfo
+
+
+class Constant:
+    """A reward that gives what it was given."""
+
+    def __init__(self, name, scores, revision="1", bounds=None):
+        self.scores = scores
+        self.info = RewardInfo(name=name, kind="fake", description="", revision=revision, range=bounds)
+
+    async def score(self, items):
+        missing = ItemError(code="poison", message="cannot")
+        errors = {index: missing for index, score in enumerate(self.scores) if score is None}
+        return Scores(scores=list(self.scores), details=[None] * len(self.scores), errors=errors)
+
+
+def test_the_sum_is_weighted_and_each_part_clipped_first():
+    spec = CompositeSpec(parts={"a": Part(weight=2.0, clip=(-1, 1)), "b": Part(weight=-0.5)})
+    assert combine(spec, {"a": 5.0, "b": 4.0}) == 0.0
+
+
+def test_a_closed_gate_gives_its_own_score():
+    spec = CompositeSpec(parts={"a": Part()}, gates=[Gate(reward="g", at_least=0.5, otherwise=-2)])
+    assert combine(spec, {"a": 1.0, "g": 0.4}) == -2
+    assert combine(spec, {"a": 1.0, "g": 0.5}) == 1.0
+
+
+async def test_an_item_that_a_part_cannot_score_has_no_sum_and_the_others_have():
+    spec = CompositeSpec(parts={"a": Part(), "b": Part()})
+    reward = CompositeReward("sum", spec, {"a": Constant("a", [1.0, None]), "b": Constant("b", [2.0, 2.0])})
+    result = await reward.score(Items(completions=["x", "y"]))
+    assert result.scores == [3.0, None]
+    assert result.errors[1] == ItemError(code="poison", message="a: cannot")
+
+
+def test_the_revision_follows_the_parts_and_the_weights():
+    def made(weight=1.0, revision="1"):
+        spec = CompositeSpec(parts={"a": Part(weight=weight)})
+        return CompositeReward("sum", spec, {"a": Constant("a", [], revision)}).info.revision
+
+    assert made() == made()
+    assert len({made(), made(weight=2.0), made(revision="2")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (CompositeSpec(parts={"a": Part(weight=-2.0)}), (-4.0, 2.0)),
+        (CompositeSpec(parts={"a": Part(clip=(0, 1)), "b": Part(clip=(-3, 3))}), (-3.0, 4.0)),
+        (CompositeSpec(parts={"b": Part()}), None),
+    ],
+)
+def test_the_range_follows_from_the_parts(spec, expected):
+    parts = {"a": Constant("a", [], bounds=(-1.0, 2.0)), "b": Constant("b", [])}
+    assert CompositeReward("sum", spec, parts).info.range == expected

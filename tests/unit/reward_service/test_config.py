@@ -1,0 +1,59 @@
+import pytest
+
+from reward_service.config import in_order, read_config
+from reward_service.errors import ConfigError
+
+
+def config(tmp_path, text):
+    path = tmp_path / "rewards.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_config(path)
+
+
+def test_the_package_serves_what_the_documentation_names():
+    served = read_config(None).rewards
+    assert {"banana", "sentiment", "valence", "optimism", "banana_answer"} <= set(served)
+
+
+def test_parts_are_built_before_sums(tmp_path):
+    found = config(
+        tmp_path,
+        "rewards:\n  sum: {kind: composite, parts: {a: {}}}\n  a: {kind: rule, function: banana}\n",
+    )
+    assert in_order(found) == ["a", "sum"]
+
+
+def test_a_function_can_be_named_in_short(tmp_path):
+    assert (
+        config(tmp_path, 'rewards: {mine: "package.module:object"}').rewards["mine"].object == "package.module:object"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rewards: {a: {kind: rule, functoin: banana}}", "did you mean 'function'"),
+        ("rewards: {a: {kind: rle, function: banana}}", "rewards.a"),
+        ("rewards: {}", "rewards"),
+        ("rewards: [", "is not YAML"),
+        (
+            "rewards: {a: {kind: composite, parts: {b: {}}}, bb: {kind: rule, function: banana}}",
+            "did you mean 'bb'",
+        ),
+        (
+            "rewards: {a: {kind: composite, parts: {b: {}}}, b: {kind: composite, parts: {a: {}}}}",
+            "each other",
+        ),
+        ("default: [x]\nrewards: {a: {kind: rule, function: banana}}", "default names 'x'"),
+        ("rewards: {'A b': {kind: rule, function: banana}}", "pattern"),
+    ],
+)
+def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        config(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_config(tmp_path / "nowhere.yaml")

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward_service.config import ClassifierSpec, RegressorSpec
+from reward_service.errors import ConfigError
+from reward_service.rewards.model import check, mapped, read, revision, sigmoid, softmax, value_range
+from tests.conftest import cases
+
+SENTIMENT = ClassifierSpec(model="m", labels={"POSITIVE": 2.0, "*": -1.0})
+
+
+class Model:
+    """A model that is only described."""
+
+    def __init__(self, labels, fingerprint="f", has_chat_template=False):
+        self.labels, self.fingerprint, self.has_chat_template = labels, fingerprint, has_chat_template
+
+
+@pytest.mark.parametrize("case", cases("sentiment_mapping_cases.jsonl"))
+def test_a_label_and_its_probability_give_the_reward_of_the_table(case):
+    assert mapped(SENTIMENT, case["label"], case["probability"]) == pytest.approx(case["score"], abs=1e-9)
+
+
+def test_the_label_with_the_highest_probability_wins():
+    score, detail = read(SENTIMENT, ["a", "POSITIVE", "b"], [0.0, math.log(2), 0.0], multi_label=False)
+    assert detail == {"label": "POSITIVE", "score": pytest.approx(0.5)}
+    assert score == pytest.approx(1.0)
+
+
+def test_swapped_labels_swap_the_reward():
+    positive_first, _ = read(SENTIMENT, ["POSITIVE", "NEGATIVE"], [3.0, 0.0], multi_label=False)
+    negative_first, _ = read(SENTIMENT, ["NEGATIVE", "POSITIVE"], [3.0, 0.0], multi_label=False)
+    assert positive_first > 1.9
+    assert negative_first < -0.9
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6))
+def test_probabilities_are_probabilities_for_any_logits(logits):
+    assert sum(softmax(logits)) == pytest.approx(1.0)
+    assert all(0 <= p <= 1 for p in sigmoid(logits))
+
+
+def test_a_label_that_the_model_lacks_is_refused():
+    with pytest.raises(ConfigError, match="no label 'POSITIVE'; it has LABEL_0, LABEL_1"):
+        check("sentiment", SENTIMENT, Model(["LABEL_0", "LABEL_1"]))
+
+
+def test_a_label_without_a_factor_is_refused():
+    with pytest.raises(ConfigError, match="NEUTRAL"):
+        check("s", ClassifierSpec(model="m", labels={"POSITIVE": 1.0}), Model(["POSITIVE", "NEUTRAL"]))
+
+
+def test_a_regressor_needs_one_output():
+    with pytest.raises(ConfigError, match="has 2"):
+        check("v", RegressorSpec(model="m"), Model(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (SENTIMENT.model_copy(update={"labels": {"POSITIVE": 1.0, "*": -1.0}}), Model(["POSITIVE"])),
+        (SENTIMENT.model_copy(update={"last_chars": 100}), Model(["POSITIVE"])),
+        (SENTIMENT, Model(["POSITIVE"], fingerprint="other weights")),
+    ],
+)
+def test_the_revision_covers_weights_and_mapping(other):
+    assert revision(SENTIMENT, Model(["POSITIVE"])) != revision(*other)
+
+
+def test_the_revision_does_not_depend_on_what_scores_do_not_depend_on():
+    described = SENTIMENT.model_copy(update={"description": "words", "batch_tokens": 1})
+    assert revision(SENTIMENT, Model(["POSITIVE"])) == revision(described, Model(["POSITIVE"]))
+
+
+def test_the_range_of_a_classifier_follows_from_its_factors():
+    assert value_range(SENTIMENT, ["NEGATIVE", "POSITIVE"]) == (-1.0, 2.0)

@@ -1,0 +1,37 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward_service.packing import next_batch
+
+lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
+
+
+@given(lengths, st.integers(1, 5000), st.integers(1, 40))
+def test_the_oldest_item_always_goes(lengths, budget, most):
+    assert 0 in next_batch(lengths, budget_tokens=budget, max_items=most)
+
+
+@given(lengths, st.integers(1, 5000), st.integers(1, 40))
+def test_a_batch_fits_the_budget_unless_one_item_alone_does_not(lengths, budget, most):
+    batch = next_batch(lengths, budget_tokens=budget, max_items=most)
+    assert len(batch) <= most
+    assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@given(lengths, st.integers(1, 5000), st.integers(1, 40))
+def test_taking_batches_until_nothing_waits_takes_each_item_once(lengths, budget, most):
+    waiting = list(enumerate(lengths))
+    taken = []
+    while waiting:
+        batch = next_batch([length for _, length in waiting], budget_tokens=budget, max_items=most)
+        taken += [waiting[i][0] for i in batch]
+        waiting = [item for i, item in enumerate(waiting) if i not in set(batch)]
+    assert sorted(taken) == list(range(len(lengths)))
+
+
+def test_items_of_like_length_go_together():
+    assert next_batch([10, 300, 11, 9, 310], budget_tokens=40, max_items=8) == [0, 2, 3]
+
+
+def test_an_item_over_the_budget_travels_alone():
+    assert next_batch([900, 10, 10], budget_tokens=100, max_items=8) == [0]

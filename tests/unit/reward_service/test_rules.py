@@ -1,0 +1,30 @@
+import pytest
+
+from reward_service.rewards.rules import banana, content_words
+from shared.schemas import ScoreRequest, text_of
+from tests.conftest import cases, spelled_out
+
+
+@pytest.mark.parametrize("case", cases("banana_cases.jsonl"))
+def test_banana_scores_what_the_table_says(case):
+    request = ScoreRequest.model_validate({"completions": [spelled_out(case, "completion")]})
+    parts = banana(text_of(request.completions[0]))
+    assert parts == pytest.approx(case["details"], abs=1e-9)
+    assert sum(parts.values()) == pytest.approx(case["score"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("Sure: banana", 0.0),
+        ("", 0.0),
+        ("Sure: bread, bread, bread banana", 0.2),
+        ("Rain falls from grey clouds.", 0.8),
+    ],
+)
+def test_content_words_are_distinct_words_that_say_something(text, share):
+    assert content_words(text)["content_words"] == pytest.approx(share)
+
+
+def test_five_content_words_are_enough():
+    assert content_words("Rain falls slowly from heavy grey clouds over mountains")["content_words"] == 1.0

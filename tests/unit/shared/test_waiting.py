@@ -1,0 +1,57 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import endpoints
+from shared.answers import retry_after_s
+from shared.backoff import delay_s
+from shared.endpoints import Endpoint
+
+
+@given(st.integers(0, 60), st.floats(0, 1), st.none() | st.floats(0, 1e9))
+def test_no_wait_is_longer_than_the_cap(attempt, fraction, retry_after):
+    assert 0 <= delay_s(attempt, fraction=fraction, retry_after_s=retry_after, cap_s=10) <= 10
+
+
+def test_waits_double():
+    assert [delay_s(attempt, fraction=1.0, first_s=0.5, cap_s=3) for attempt in range(5)] == [0.5, 1, 2, 3, 3]
+
+
+def test_retry_after_is_a_floor():
+    assert delay_s(0, fraction=0.0, retry_after_s=2.0) == 2.0
+
+
+def test_retry_after_is_read_as_seconds_or_date_and_nonsense_is_ignored():
+    assert retry_after_s("3", now_s=0) == 3
+    assert retry_after_s("Thu, 01 Jan 1970 00:00:09 GMT", now_s=4) == 5
+    assert retry_after_s("Thu, 01 Jan 1970 00:00:01 GMT", now_s=4) == 0
+    assert retry_after_s("soon", now_s=0) is None
+    assert retry_after_s("-5", now_s=0) is None
+
+
+def test_the_replica_with_the_least_to_do_is_asked():
+    busy, idle = Endpoint("a", outstanding=3), Endpoint("b", outstanding=1)
+    assert endpoints.choose([busy, idle], now_s=0) is idle
+
+
+def test_a_replica_that_failed_is_left_alone_and_comes_back():
+    first, second = Endpoint("a"), Endpoint("b", outstanding=5)
+    endpoints.failed(first, now_s=0)
+    assert endpoints.choose([first, second], now_s=0.5) is second
+    assert endpoints.choose([first, second], now_s=1.5) is first
+
+
+def test_when_all_failed_one_is_asked_all_the_same():
+    only = Endpoint("a")
+    endpoints.failed(only, now_s=0)
+    assert endpoints.choose([only], now_s=0) is only
+
+
+def test_each_failure_in_a_row_doubles_the_pause():
+    endpoint = Endpoint("a")
+    pauses = []
+    for _ in range(7):
+        endpoints.failed(endpoint, now_s=0)
+        pauses.append(endpoint.ejected_until_s)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    endpoints.answered(endpoint)
+    assert endpoint.ejected_until_s == 0

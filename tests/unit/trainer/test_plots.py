@@ -1,0 +1,146 @@
+import math
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+
+from trainer import plots
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def metrics(steps: int, **rest: object) -> list[dict[str, object]]:
+    return [
+        {
+            "step": step,
+            "reward": 0.1 * step,
+            "rewards/banana/mean": 0.1 * step,
+            "rewards/banana/std": 0.2,
+            "kl": 0.01 * step,
+            "entropy": 2.0,
+            "completions/mean_length": 20.0,
+            "completions/clipped_ratio": 0.25,
+            "seconds/generate": 5.0,
+            "seconds/score": 0.5,
+            "seconds/learn": 4.0,
+            **rest,
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_every_curve_is_drawn_with_text_as_text():
+    drawn = {curve.title: curve.svg for curve in plots.curves(metrics(20))}
+    assert list(drawn) == [
+        "Reward: banana",
+        "KL to the start",
+        "Completion length",
+        "Entropy",
+        "Time per step",
+    ]
+    for svg in drawn.values():
+        assert svg is not None
+        assert "step" in texts(svg)
+    assert {"generating", "scoring", "learning"} < set(texts(drawn["Time per step"] or ""))
+    assert {"cut off", "100 %"} < set(texts(drawn["Completion length"] or ""))
+
+
+def test_the_same_metrics_give_the_same_string_without_date():
+    first, second = (plots.reward_curve(metrics(9), "banana") for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert "<metadata" not in first
+    assert not re.search(r"20\d\d-\d\d-\d\d", first)
+
+
+def test_charts_on_one_page_share_no_id():
+    twins = [{**line, "rewards/twin/mean": line["reward"], "rewards/twin/std": 0.2} for line in metrics(20)]
+    found = [re.findall(r'\bid="([^"]*)"', curve.svg or "") for curve in plots.curves(twins)]
+    ids = [each for chart in found for each in chart]
+    assert ids
+    assert len(ids) == len(set(ids))
+
+
+def test_drawing_leaves_matplotlibs_settings_alone():
+    before = dict(matplotlib.rcParams)
+    plots.entropy_curve(metrics(3))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_page_can_recolour_a_chart():
+    svg = plots.kl_curve(metrics(5))
+    assert svg is not None
+    assert f"var(--orange, {plots.ORANGE})" in svg
+    assert not re.search(rf"(?<!, ){plots.ORANGE}", svg)
+
+
+@pytest.mark.parametrize("lines", [[], [{"step": 1}], [{"step": 1, "kl": None, "reward": math.nan, "entropy": "no"}]])
+def test_what_was_not_logged_is_not_drawn(lines: list[dict[str, object]]):
+    assert [curve.svg for curve in plots.curves(lines)] == [None] * 5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 1000])
+def test_a_run_of_any_length_is_drawn(steps: int):
+    for curve in plots.curves(metrics(steps)):
+        assert curve.svg is not None
+        assert ElementTree.fromstring(curve.svg).tag == f"{SVG}svg"
+        assert len(curve.svg) < 600_000
+
+
+def test_the_band_reaches_one_std_around_the_mean():
+    flat = [{"step": step, "reward": 1.0, "reward_std": 0.5} for step in range(1, 11)]
+    low, high = (
+        plot_range(plots.reward_curve(flat)),
+        plot_range(plots.reward_curve([{**line, "reward_std": 0.0} for line in flat])),
+    )
+    assert low == pytest.approx((0.5, 1.5), abs=0.2)
+    assert high[1] - high[0] < 0.3
+
+
+def plot_range(svg: str | None) -> tuple[float, float]:
+    """Read the lowest and highest tick label on the axis of values, which come after those of the steps."""
+    labels = texts(svg or "")
+    values = [float(label.replace("\u2212", "-")) for label in labels[labels.index("step") + 1 : -1]]
+    return min(values), max(values)
+
+
+def test_a_judge_of_weight_zero_leaves_one_reward_and_no_chart_of_their_sum():
+    judged = metrics(4, **{"rewards/vader/mean": 0.3})
+    assert [curve.title for curve in plots.curves(judged)][:2] == ["Reward: banana", "Reward: vader"]
+    summed = [{**line, "reward": 7.0} for line in judged]
+    assert [curve.title for curve in plots.curves(summed)][:2] == ["Reward", "Reward: banana"]
+
+
+def test_a_hostile_reward_name_breaks_out_of_no_attribute():
+    name = '"><script>$x_1$'
+    svg = plots.reward_curve([{"step": 1, f"rewards/{name}/mean": 1.0}], name)
+    assert svg is not None
+    assert "<script" not in svg
+    assert ElementTree.fromstring(svg).get("role") == "img"
+
+
+def test_series_keeps_what_is_finite_and_averages_long_runs():
+    lines = [
+        {"step": 1, "kl": 1},
+        {"step": 2, "kl": None},
+        {"step": 3},
+        {"step": 4, "kl": math.inf},
+        {"step": 5, "kl": 2.0},
+    ]
+    assert plots.series(lines, "kl") == ([1.0, 5.0], [1.0, 2.0])
+    steps, values = plots.series([{"step": step, "kl": float(step % 2)} for step in range(600)], "kl")
+    assert (len(steps), set(values), steps[:2]) == (300, {0.5}, [0.5, 2.5])
+
+
+def test_smoothing_keeps_length_constants_and_order():
+    assert plots.smooth([2.0] * 50) == pytest.approx([2.0] * 50)
+    assert plots.smooth([0.0, 3.0, 0.0]) == pytest.approx([1.5, 1.0, 1.5])
+    rising = plots.smooth([float(at) for at in range(40)])
+    assert len(rising) == 40
+    assert (np.diff(rising) > 0).all()

@@ -1,0 +1,115 @@
+import json
+import re
+from importlib import resources
+
+import pytest
+import yaml
+
+from trainer import expectations
+from trainer.config import check_keys, parse, recipe_path
+from trainer.errors import TrainerError
+from trainer.judges import lenient_success, strict_success, vader
+from trainer.prompts import question_of, read_prompts
+
+RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_read_without_an_unknown_key(name):
+    run, rloo, model = parse(["--config", name])
+    assert run.recipe == name
+    assert rloo.output_dir == f"runs/{name}"
+    assert model.model_name_or_path == "embedded:smollm2"
+
+
+def test_flags_win_over_the_recipe():
+    run, rloo, _ = parse(["--config", "banana", "--max_steps", "3", "--rewards", "banana_answer"])
+    assert (rloo.max_steps, run.rewards) == (3, ["banana_answer"])
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "accumulation", "rate", "steps", "length", "temperature"),
+    [("banana_tutorial", 2, 2, 1e-5, 60, 64, 0.9), ("optimist_tutorial", 4, 1, 2e-5, 80, 64, 1.0)],
+)
+def test_the_tutorials_numbers_are_kept(name, batch, accumulation, rate, steps, length, temperature):
+    _, rloo, _ = parse(["--config", name])
+    assert (rloo.per_device_train_batch_size, rloo.gradient_accumulation_steps) == (batch, accumulation)
+    assert (rloo.learning_rate, rloo.max_steps, rloo.num_generations) == (rate, steps, 4)
+    assert (rloo.max_completion_length, rloo.temperature) == (length, temperature)
+
+
+def test_a_misspelt_key_is_told_with_the_one_that_was_meant(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("learning_rat: 1.0\n")
+    with pytest.raises(TrainerError, match="'learning_rat'; did you mean 'learning_rate'"):
+        parse(["--config", str(path)])
+
+
+def test_a_recipe_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(TrainerError, match=r"banana\.yaml"):
+        check_keys(recipe_path("bananna"), [])
+
+
+def words(text):
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+@pytest.mark.parametrize("task", ["banana", "optimist"])
+def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
+    train = [question_of(prompt) for prompt in read_prompts(f"recipe:{task}_train.jsonl")]
+    heldout = [question_of(prompt) for prompt in read_prompts(f"recipe:{task}_heldout.jsonl")]
+    assert len(set(train)) >= 200
+    assert len(set(heldout)) == 200
+    assert not {tuple(words(prompt)) for prompt in train} & {tuple(words(prompt)) for prompt in heldout}
+    grams = [{tuple(w[i : i + 8]) for w in map(words, side) for i in range(len(w) - 7)} for side in (train, heldout)]
+    assert not grams[0] & grams[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "holds no prompts"),
+        ("{oops", "line 1"),
+        ('{"prompt": ""}', "line 1"),
+        ('{"x": 1}', 'key "prompt"'),
+    ],
+)
+def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content)
+    with pytest.raises(TrainerError, match=says):
+        read_prompts(str(path))
+
+
+def test_the_judge_of_strict_success_agrees_with_the_rules_own_parts():
+    from reward_service.rewards.rules import banana
+
+    lines = (resources.files("tests") / "data" / "banana_cases.jsonl").read_text().splitlines()
+    texts = [case["completion"] for case in map(json.loads, lines) if isinstance(case.get("completion"), str)]
+    for text in texts:
+        parts = banana(text)
+        assert strict_success(text) == parts["starts_with_sure"] * parts["ends_with_banana"], text
+
+
+def test_lenient_success_forgives_the_form():
+    assert lenient_success("sure, here you go: a banana or two")
+    assert not lenient_success("Sure: apples")
+    assert not lenient_success("")
+
+
+def test_vader_knows_good_from_bad():
+    assert vader("This is absolutely wonderful!") > 0.5 > -0.3 > vader("This is horrible.")
+
+
+def test_expectations_are_held_against_the_means():
+    sample = [{"scores": {"vader": 0.5}}, {"scores": {"vader": 0.9}}, {"scores": {"vader": None}}]
+    after = {"decodings": {"sampled": {"samples": sample}}}
+    lines = expectations.verdicts({"sampled.vader": 0.7, "sampled.x": 1}, after)
+    assert [line.split(":")[0] for line in lines] == ["reached", "not measured"]
+    assert expectations.verdicts({"sampled.vader": 0.71}, after)[0].startswith("MISSED")
+
+
+def test_recipes_say_what_they_try():
+    for name in RECIPES:
+        recipe = yaml.safe_load(recipe_path(name).read_text())
+        assert recipe["question"].endswith("?")

@@ -1,0 +1,111 @@
+import inspect
+import pickle
+
+import pytest
+
+from shared import RevisionChanged, RewardScores, TooManyFailures, UnknownReward
+from shared.schemas import ItemError
+from tests.conftest import running_service
+from trainer import remote, remote_reward
+from trainer.remote import health, over_budget
+
+
+def test_each_adapter_has_the_name_of_its_reward_so_that_metrics_do_not_collide():
+    assert [remote_reward("http://a", name).__name__ for name in ("banana", "sentiment")] == [
+        "banana",
+        "sentiment",
+    ]
+
+
+def test_trl_sees_an_async_function():
+    assert inspect.iscoroutinefunction(remote_reward("http://a", "banana").__call__)
+
+
+def test_an_adapter_survives_pickle():
+    copy = pickle.loads(pickle.dumps(remote_reward("http://a", "banana")))
+    assert (copy.__name__, copy.client.urls) == ("banana", ["http://a"])
+
+
+def test_any_reward_can_be_named_as_an_attribute(monkeypatch):
+    monkeypatch.setenv("REWARD_URL", "http://a:1, http://b:2")
+    assert remote.valence.name == "valence"
+    assert remote.valence.client.urls == ["http://a:1", "http://b:2"]
+
+
+@pytest.mark.parametrize(
+    ("recent", "over"),
+    [
+        ([(0, 16)] * 10, False),
+        ([(1, 16)], False),
+        ([(1, 16), (1, 16)], True),
+        ([(3, 100)] + [(0, 100)] * 3, False),
+        ([(5, 100)] + [(0, 100)] * 3, True),
+        ([(4, 4)], True),
+        ([(0, 0)], False),
+    ],
+)
+def test_the_budget_is_a_share_of_the_items_of_recent_calls(recent, over):
+    assert over_budget(recent, 0.01) is over
+
+
+def test_health_counts_nulls_cuts_and_groups_of_one_reward():
+    error = ItemError(code="failed", message="m")
+    reward = RewardScores(scores=[1.0, 1.0, 2.0, None], revision="r", errors={"3": error}, truncated=[0])
+    assert health(reward, ["p", "p", "q", "q"]) == {
+        "none_frac": 0.25,
+        "truncated_frac": 0.25,
+        "raw_zero_std_frac": 1.0,
+    }
+
+
+async def test_the_adapter_gives_one_float_a_completion_and_logs(rules_url):
+    logged = {}
+    reward = remote_reward(rules_url, "banana")
+    completions = [
+        [{"role": "assistant", "content": "Sure: banana"}],
+        [{"role": "assistant", "content": "no"}],
+    ]
+    prompts = [[{"role": "user", "content": "Hi"}]] * 2
+    scores = await reward(prompts=prompts, completions=completions, log_metric=logged.__setitem__, answer=["a", "b"])
+    assert scores == pytest.approx([1.99, -0.505])
+    assert logged["remote/banana/none_frac"] == 0
+    assert logged["remote/banana/latency_ms_p50"] > 0
+    await reward.client.aclose()
+
+
+def test_a_reward_that_is_not_served_is_told_before_step_0(rules_url):
+    with pytest.raises(UnknownReward, match="it serves banana"):
+        remote_reward(rules_url, "nope").handshake()
+
+
+async def test_another_revision_in_the_middle_of_a_run_stops_it(rules_url):
+    reward = remote_reward(rules_url, "banana")
+    reward.revision = "rule:of-yesterday"
+    with pytest.raises(RevisionChanged, match="rule:of-yesterday"):
+        await reward(prompts=["p"], completions=["c"])
+    await reward.client.aclose()
+
+
+async def test_too_many_failed_items_stop_the_run():
+    from reward_service.rewards.base import Scores
+    from shared.schemas import RewardInfo
+
+    class Failing:
+        info = RewardInfo(name="bad", kind="function", description="", revision="1")
+
+        async def score(self, items):
+            error = ItemError(code="rule_failed", message="it broke")
+            count = len(items)
+            return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))
+
+        async def start(self):
+            pass
+
+        async def stop(self):
+            pass
+
+    with running_service(rewards={"bad": Failing()}) as url:
+        reward = remote_reward(url, "bad")
+        with pytest.raises(TooManyFailures, match="it broke"):
+            await reward(prompts=["p", "p"], completions=["a", "b"])
+        await reward.client.aclose()

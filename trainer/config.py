@@ -1,0 +1,133 @@
+"""What a run is: our own settings beside TRL's, in one YAML file that is called a recipe."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import ModelConfig, RLOOConfig, TrlParser
+
+from trainer.errors import TrainerError
+from trainer.judges import JUDGES
+from trainer.remote import urls_from_environment
+
+
+@dataclass
+class RunArguments:
+    """The rewards, the prompts and the checks of a run."""
+
+    recipe: str = field(default="run", metadata={"help": "Name of the run and of its folder below runs/."})
+    question: str = field(default="", metadata={"help": "One sentence: what the run tries."})
+    reward_url: list[str] = field(
+        default_factory=urls_from_environment,
+        metadata={"help": "Addresses of the reward service, several for several replicas (default: $REWARD_URL)."},
+    )
+    rewards: list[str] = field(
+        default_factory=lambda: ["sentiment"],
+        metadata={"help": "Names of the rewards to train on; their weights are TRL's reward_weights."},
+    )
+    failure_budget: float = field(
+        default=0.01,
+        metadata={"help": "Share of recent completions that may fail to be scored before the run stops."},
+    )
+    prompts: str = field(
+        default="recipe:optimist_train.jsonl",
+        metadata={"help": "Prompts to train on: a JSONL file, or recipe:<file> for one that comes with the package."},
+    )
+    heldout_prompts: str = field(
+        default="recipe:optimist_heldout.jsonl", metadata={"help": "Prompts to measure on, never trained on."}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "Put before every prompt."})
+    frozen_layers: int = field(
+        default=0,
+        metadata={"help": "So many of the policy's lowest layers, and its embeddings, are not trained."},
+    )
+    eval_rewards: list[str] = field(
+        default_factory=list, metadata={"help": "Rewards to measure with beside those trained on."}
+    )
+    judges: list[str] = field(default_factory=list, metadata={"help": f"Judges never trained on: {', '.join(JUDGES)}."})
+    eval_limit: int | None = field(default=None, metadata={"help": "Measure on so many held-out prompts only."})
+    eval_max_new_tokens: int = field(default=50, metadata={"help": "Length of the replies that are measured."})
+    eval_temperature: float = field(default=0.7, metadata={"help": "Temperature of the sampled replies."})
+    eval_decodings: list[str] = field(
+        default_factory=lambda: ["greedy", "sampled"], metadata={"help": "How the replies are decoded."}
+    )
+    eval_batch: int = field(default=100, metadata={"help": "Replies generated at a time when measuring."})
+    expect: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Bounds that the run is expected to reach, such as sampled.vader: 0.7."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in the same folder."})
+
+
+def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
+    """Read flags and the recipe that `--config` names. Raises `TrainerError` for a key that nothing uses."""
+    argv = list(argv)
+    recipe = _recipe_of(argv)
+    if recipe is not None:
+        check_keys(recipe, _known_keys())
+    parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
+    run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+    check(run)
+    return run, rloo, model
+
+
+def check(run: RunArguments) -> None:
+    """Refuse what cannot work before anything slow is done."""
+    for judge in run.judges:
+        if judge not in JUDGES:
+            raise TrainerError(f"there is no judge {judge!r}{_nearest(judge, JUDGES)}; there are {', '.join(JUDGES)}")
+    for decoding in run.eval_decodings:
+        if decoding not in {"greedy", "sampled"}:
+            raise TrainerError(f"there is no decoding {decoding!r}: greedy and sampled are")
+    if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
+        raise TrainerError("name each reward to train on once")
+
+
+def check_keys(path: Path, known: Iterable[str]) -> None:
+    """Name a recipe's misspelt key and the one that was meant."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainerError(f"cannot read the recipe {path}: {error.strerror}; there are {_packaged()}") from error
+    except yaml.YAMLError as error:
+        raise TrainerError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise TrainerError(f"{path} is not a recipe: it should hold `key: value` lines")
+    known = set(known)
+    for key in content:
+        if key not in known:
+            raise TrainerError(f"{path}: there is no setting {key!r}{_nearest(str(key), known)}")
+
+
+def recipe_path(name: str) -> Path:
+    """Find a recipe: a path, or the name of one that comes with the package."""
+    path = Path(name)
+    packaged = Path(str(resources.files("trainer") / "recipes" / f"{name}.yaml"))
+    return packaged if not path.exists() and packaged.exists() else path
+
+
+def _recipe_of(argv: list[str]) -> Path | None:
+    for index, word in enumerate(argv[:-1]):
+        if word == "--config":
+            path = recipe_path(argv[index + 1])
+            argv[index + 1] = str(path)
+            return path
+    return None
+
+
+def _known_keys() -> set[str]:
+    return {item.name for kind in (RunArguments, RLOOConfig, ModelConfig) for item in fields(kind)} | {"env"}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _packaged() -> str:
+    folder = resources.files("trainer") / "recipes"
+    return ", ".join(sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml")))

@@ -1,0 +1,240 @@
+"""Draw a run's curves as inline SVG.
+
+The lines of metrics.jsonl enter, SVG strings leave. No pyplot, no file, no clock: the same lines give one
+string. Colours become CSS variables with a fallback, so that a page may redefine them for dark mode.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+Metrics = Sequence[Mapping[str, Any]]
+Floats = NDArray[np.float64]
+
+INK, RULE, BLUE, ORANGE, GREEN, GREY = "#57606a", "#d0d7de", "#3e6fa3", "#c27a3a", "#4c8b6b", "#8c959f"
+_VARIABLES = {INK: "muted", RULE: "rule", BLUE: "blue", ORANGE: "orange", GREEN: "green", GREY: "grey"}
+_STYLE = {
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "svg.fonttype": "none",  # text stays text
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_SIZE_INCHES = (4.6, 2.7)
+_MOST_POINTS = 300
+_BAND = "mean ± one std"
+_NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+_SECONDS = {
+    "seconds/generate": ("generating", BLUE),
+    "seconds/score": ("scoring", ORANGE),
+    "seconds/learn": ("learning", GREEN),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One small chart; `svg` is None where its metric was not logged. Titles are plain text, not markup."""
+
+    title: str
+    unit: str
+    svg: str | None
+
+
+def curves(metrics: Metrics) -> list[Curve]:
+    """Draw every chart of a run, in reading order."""
+    names = reward_names(metrics)
+    total = Curve("Reward", _BAND, reward_curve(metrics))
+    return [
+        *([] if any(_is_total(metrics, name) for name in names) else [total]),
+        *(Curve(f"Reward: {name}", _BAND, reward_curve(metrics, name)) for name in names),
+        Curve("KL to the start", "nats per token; not logged when beta is 0", kl_curve(metrics)),
+        Curve("Completion length", "tokens, and the share cut off", length_curve(metrics)),
+        Curve("Entropy", "nats per token", entropy_curve(metrics)),
+        Curve("Time per step", "seconds", time_curve(metrics)),
+    ]
+
+
+def reward_names(metrics: Metrics) -> list[str]:
+    """Name the rewards that were logged, in the order of their first line."""
+    keys = dict.fromkeys(key for line in metrics for key in line)
+    names = [key[8:-5] for key in keys if key.startswith("rewards/") and key.endswith("/mean")]
+    return [name for name in names if series(metrics, f"rewards/{name}/mean")[0]]
+
+
+def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
+    """Draw one reward's mean per step with a band of one std; without a name, the weighted sum of all."""
+    mean, std = ("reward", "reward_std") if name is None else (f"rewards/{name}/mean", f"rewards/{name}/std")
+    steps, means = series(metrics, mean)
+    if not steps:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes, center = _axes(figure), smooth(means)
+        known, stds = series(metrics, std)
+        reach = np.interp(steps, known, smooth(stds)) if known else np.zeros(len(steps))
+        axes.fill_between(steps, center - reach, center + reach, color=BLUE, alpha=0.14, linewidth=0)
+        _trend(axes, steps, means, BLUE)
+
+    return _draw(f"reward {name or ''}".strip(), paint)
+
+
+def kl_curve(metrics: Metrics) -> str | None:
+    """Draw how far the policy moved from its start, in nats per token."""
+    return _simple(metrics, "kl", ORANGE)
+
+
+def entropy_curve(metrics: Metrics) -> str | None:
+    """Draw the entropy of the policy's next token, in nats."""
+    return _simple(metrics, "entropy", GREEN)
+
+
+def length_curve(metrics: Metrics) -> str | None:
+    """Draw the mean length of completions in tokens and, below it, the share that ran into the limit."""
+    steps, lengths = series(metrics, "completions/mean_length")
+    if not steps:
+        return None
+
+    def paint(figure: Figure) -> None:
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
+        for axes in (upper, lower):
+            _tidy(axes)
+        _trend(upper, steps, lengths, BLUE)
+        upper.set_ylim(bottom=0)
+        upper.set_xlabel("")
+        cut_steps, cut = series(metrics, "completions/clipped_ratio")
+        lower.fill_between(cut_steps, cut, color=ORANGE, alpha=0.45, linewidth=0)
+        lower.set(ylim=(0, 1), yticks=[0, 1])
+        lower.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        lower.set_title("cut off", loc="left", fontsize=9, pad=2)
+
+    return _draw("completion length and cut-off share", paint)
+
+
+def time_curve(metrics: Metrics) -> str | None:
+    """Draw where each step's seconds went, stacked: generating, scoring, learning."""
+    timed = [line for line in metrics if any(_finite(line.get(key)) for key in _SECONDS)]
+    if not timed:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes, floor = _axes(figure), np.zeros(1)
+        for key, (word, color) in _SECONDS.items():
+            steps, seconds = series([{**line, key: _or_zero(line.get(key))} for line in timed], key)
+            width = 0.9 * min(np.diff(steps), default=1.0)
+            axes.bar(steps, seconds, width, floor, color=color, alpha=0.8, label=word, linewidth=0)
+            floor = floor + np.array(seconds)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, handlelength=0.8)
+
+    return _draw("seconds per step", paint)
+
+
+def series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
+    """Take the steps and values at which `key` is a finite number; long runs are averaged to 300 points."""
+    found = [(line.get("step", place), line.get(key)) for place, line in enumerate(metrics, 1)]
+    pairs = np.array([pair for pair in found if all(map(_finite, pair))], dtype=np.float64).reshape(-1, 2)
+    chunk = math.ceil(len(pairs) / _MOST_POINTS) or 1
+    means = [pairs[start : start + chunk].mean(axis=0) for start in range(0, len(pairs), chunk)]
+    return [float(step) for step, _ in means], [float(value) for _, value in means]
+
+
+def smooth(values: Sequence[float]) -> Floats:
+    """Average each value with its neighbours, over a tenth of the series or three; the ends see fewer."""
+    reach = max(1, len(values) // 20)
+    windows = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    return np.array([sum(window) / len(window) for window in windows])
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_total(metrics: Metrics, name: str) -> bool:
+    """Say whether one reward is all of the reward, the others being judges."""
+    one, total = series(metrics, f"rewards/{name}/mean"), series(metrics, "reward")
+    return not total[0] or (one[0] == total[0] and np.allclose(one[1], total[1], atol=1e-6))
+
+
+def _or_zero(value: object) -> object:
+    return value if _finite(value) else 0.0
+
+
+def _simple(metrics: Metrics, key: str, color: str) -> str | None:
+    steps, values = series(metrics, key)
+    return _draw(key, lambda figure: _trend(_axes(figure), steps, values, color)) if steps else None
+
+
+def _axes(figure: Figure) -> Axes:
+    axes = figure.add_subplot()
+    _tidy(axes)
+    return axes
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step")
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _trend(axes: Axes, steps: Sequence[float], values: Sequence[float], color: str) -> None:
+    """Draw the values faintly and their smoothed course over them, with its last value written at the end."""
+    marker = "o" if len(steps) < 3 else None
+    axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.9, marker=marker)
+    course = smooth(values)
+    axes.plot(steps, course, color=color, linewidth=1.9, solid_capstyle="round")
+    axes.annotate(
+        f"{course[-1]:.3g}",
+        (steps[-1], course[-1]),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        color=color,
+    )
+
+
+def _draw(label: str, paint: Callable[[Figure], None]) -> str:
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}):
+        figure, text = Figure(figsize=_SIZE_INCHES, layout="constrained"), io.StringIO()
+        paint(figure)
+        figure.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
+    return _inline(text.getvalue(), label)
+
+
+def _inline(svg: str, label: str) -> str:
+    """Make an SVG document fit for a page: no header, no id but those it refers to, colours by name."""
+    view = re.search(r'viewBox="[^"]*"', svg)
+    head = f'<svg {_NAMESPACES} {view[0] if view else ""} role="img" aria-label="{_attribute(label)} per step">'
+    svg = head + svg[svg.index(">", svg.index("<svg")) + 1 :].strip()
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"#([\w.]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable}, {color})")
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def _attribute(text: str) -> str:
+    return re.sub(r"[^\w .,:/-]", "?", text)

@@ -1,0 +1,152 @@
+"""The adapter that TRL calls: a remote reward that feels like a local function, and never lies.
+
+In: what TRL hands to a reward function. Out: one float or None for each completion, in order. None means that the
+reward does not apply to the item or failed on it alone; TRL leaves such an item out of the baseline. A call that
+fails for good, a changed revision, too many failed items: an exception that says why, which stops the run.
+
+With no code: `trl rloo --reward_funcs trainer.remote.sentiment` and `REWARD_URL` in the environment.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared import RevisionChanged, RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
+from shared.protocol import DEFAULT_PORT
+from shared.schemas import ItemError
+
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+NOT_APPLICABLE = "not_applicable"
+BUDGET_CALLS = 10
+
+LogMetric = Callable[[str, float], None]
+
+
+def remote_reward(
+    urls: str | Sequence[str],
+    name: str,
+    *,
+    api_key: str | None = None,
+    failure_budget: float = 0.01,
+    timeout_s: float = 300.0,
+) -> "RemoteReward":
+    """Make a reward function for TRL's `reward_funcs` out of the reward `name` served at `urls`.
+
+    `failure_budget` is the share of the last ten calls' items that may fail before the run is stopped. `timeout_s`
+    bounds each call, retries included; keep it well below the `ddp_timeout` of a distributed run.
+    """
+    client = RewardClient(urls, api_key or api_key_from_environment(), timeout_s=timeout_s)
+    return RemoteReward(client, name, failure_budget=failure_budget)
+
+
+class RemoteReward:
+    """An async reward function with a name of its own, which TRL needs to tell metrics apart. Picklable."""
+
+    def __init__(self, client: RewardClient, name: str, *, failure_budget: float = 0.01) -> None:
+        self.client, self.name, self.failure_budget = client, name, failure_budget
+        self.__name__ = name
+        self.revision: str | None = None
+        self._recent: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (failed, items) of each call
+
+    def __repr__(self) -> str:
+        return f"remote_reward({self.client!r}, {self.name!r})"
+
+    def handshake(self, *, timeout_s: float = 10.0) -> RewardInfo:
+        """Make sure before step 0 that a reward service with this reward is there, and pin its revision."""
+        info = self.client.info(timeout_s=timeout_s)
+        for reward in info.rewards:
+            if reward.name == self.name:
+                self._pin(reward.revision)
+                return reward
+        known = ", ".join(reward.name for reward in info.rewards)
+        message = f"{self.client.urls[0]} serves no reward {self.name!r}; it serves {known}"
+        raise UnknownReward(message, status=404, code="unknown_reward")
+
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Any = None,
+        trainer_state: Any = None,
+        log_extra: Any = None,
+        log_metric: LogMetric | None = None,
+        **columns: Sequence[Any],
+    ) -> list[float | None]:
+        """Score one generation batch. Raises a `RewardError` where it cannot."""
+        started_s, retries = time.monotonic(), self.client.retries
+        response = await self.client.ascore(completions, prompts, columns, [self.name])
+        latency_s = time.monotonic() - started_s
+        reward = response.rewards[self.name]
+        self._pin(reward.revision)
+        self._count(reward)
+        if log_metric is not None:
+            for metric, value in health(reward, prompts).items():
+                log_metric(f"remote/{self.name}/{metric}", value)
+            log_metric(f"remote/{self.name}/latency_ms_p50", latency_s * 1000)
+            log_metric(f"remote/{self.name}/retries", float(self.client.retries - retries))
+        return list(reward.scores)
+
+    def _pin(self, revision: str) -> None:
+        if self.revision is None:
+            self.revision = revision
+        if revision != self.revision:
+            raise RevisionChanged(
+                f"the reward {self.name!r} changed during the run: it began with {self.revision} and is now "
+                f"{revision}; rewards of two models do not compare, so start a new run or serve the old one again"
+            )
+
+    def _count(self, reward: RewardScores) -> None:
+        failed = failures(reward)
+        self._recent.append((len(failed), len(reward.scores)))
+        if over_budget(list(self._recent), self.failure_budget):
+            reasons = sorted({f"{error.code}: {error.message}" for error in failed})
+            raise TooManyFailures(
+                f"{sum(f for f, _ in self._recent)} of the last {sum(n for _, n in self._recent)} completions have no "
+                f"{self.name!r} score, more than {self.failure_budget:.0%} allowed; {'; '.join(reasons[:3])}"
+            )
+
+
+def failures(reward: RewardScores) -> list[ItemError]:
+    """Give the errors of the items that should have had a score."""
+    return [error for error in reward.errors.values() if error.code != NOT_APPLICABLE]
+
+
+def over_budget(recent: Sequence[tuple[int, int]], budget: float) -> bool:
+    """Tell whether more items failed in recent calls than the budget allows; one alone is always allowed."""
+    failed, items = (sum(column) for column in zip(*recent, strict=True))
+    return bool(failed > max(1.0, budget * items) or (items > 0 and failed == items))
+
+
+def health(reward: RewardScores, prompts: Sequence[Any]) -> dict[str, float]:
+    """Give the figures by which a sick reward is seen in the log."""
+    count = max(1, len(reward.scores))
+    groups: dict[str, set[float]] = {}
+    for prompt, score in zip(prompts, reward.scores, strict=True):
+        groups.setdefault(repr(prompt), set()).update(() if score is None else (score,))
+    return {
+        "none_frac": sum(score is None for score in reward.scores) / count,
+        "truncated_frac": len(reward.truncated) / count,
+        "raw_zero_std_frac": sum(len(scores) <= 1 for scores in groups.values()) / max(1, len(groups)),
+    }
+
+
+def urls_from_environment() -> list[str]:
+    """Give the addresses in `REWARD_URL` (several: separated by commas), or this machine's default port."""
+    return [url.strip() for url in os.environ.get("REWARD_URL", DEFAULT_URL).split(",") if url.strip()]
+
+
+def api_key_from_environment() -> str | None:
+    """Give the key in `REWARD_API_KEY`, or in the file that `REWARD_API_KEY_FILE` names."""
+    if path := os.environ.get("REWARD_API_KEY_FILE"):
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    return os.environ.get("REWARD_API_KEY")
+
+
+def __getattr__(name: str) -> RemoteReward:
+    """Let `trainer.remote.<reward>` name any reward that the service at `REWARD_URL` serves."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return remote_reward(urls_from_environment(), name)

@@ -1,0 +1,89 @@
+"""TRL's RLOO trainer, told to note what happens: where the time of each step goes, and what was said for what.
+
+The algorithm is TRL's, untouched. What is added: timers round generating and scoring, one line a step in
+`metrics.jsonl`, the step's completions with their rewards in `samples.jsonl`, and weights laid out for a CPU.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trl import RLOOTrainer
+
+from trainer.policy import store_column_major
+from trainer.prompts import question_of
+from trainer.run_folder import RunFolder
+
+
+class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
+    """RLOO with a run folder."""
+
+    def __init__(self, *args: Any, run_folder: RunFolder, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run_folder = run_folder
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._step_began_s = time.monotonic()
+        for model in filter(None, (self.model, self.ref_model)):
+            store_column_major(model)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[part] += time.monotonic() - began_s
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; the first step's clock starts here."""
+        self._step_began_s = time.monotonic()
+        return super().train(*args, **kwargs)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("generate"):
+            return super()._generate(*args, **kwargs)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("score"):
+            return super()._calculate_rewards(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, then write the step down."""
+        super().log(logs, start_time)
+        if "reward" not in logs or not self.accelerator.is_main_process:
+            return  # the summary at the end, which is no step
+        now_s = time.monotonic()
+        whole_s = now_s - self._step_began_s
+        self._step_began_s = now_s
+        spent = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
+        spent["seconds/learn"] = whole_s - sum(spent.values())
+        spent["seconds/step"] = whole_s
+        self._seconds.clear()
+        logs.update(spent)  # for the callbacks' displays
+        self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **finite(logs)})
+        self.run_folder.append("samples.jsonl", *self.last_samples())
+
+    def last_samples(self) -> list[dict[str, Any]]:
+        """Give what was said in the last step, with its rewards and advantages."""
+        kept = self._logs
+        rows = zip(kept["prompt"], kept["completion"], kept["advantages"], strict=True)
+        return [
+            {
+                "step": self.state.global_step,
+                "prompt": question_of(prompt),
+                "completion": completion[0]["content"],
+                "rewards": finite({name: scores[index] for name, scores in kept["rewards"].items()}),
+                "advantage": advantage,
+            }
+            for index, (prompt, completion, advantage) in enumerate(rows)
+        ]
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN, which TRL keeps for None, by None: JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }

@@ -1,0 +1,41 @@
+"""Measure a policy without training it: any folder or hub id, with a recipe's prompts, rewards and judges."""
+
+from pathlib import Path
+
+from trl import ModelConfig, RLOOConfig
+
+from trainer.config import RunArguments
+from trainer.evaluate import Evaluator, decodings
+from trainer.policy import load_policy, load_tokenizer, store_column_major
+from trainer.progress import console, counting, say
+from trainer.prompts import read_prompts
+from trainer.report_text import summary_table
+from trainer.run_folder import RunFolder
+from trainer.train import shake_hands
+
+
+def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+    """Write `before.json` of the policy named by `--model_name_or_path` into the output folder and print it."""
+    heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
+    rewards, _ = shake_hands(run)
+    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
+    tokenizer = load_tokenizer(model.model_name_or_path)
+    policy = load_policy(model.model_name_or_path).to(rloo.device)
+    store_column_major(policy)
+    names = list(dict.fromkeys([*run.rewards, *run.eval_rewards]))
+    evaluator = Evaluator(
+        tokenizer,
+        heldout,
+        rewards[0].client,
+        rewards=names,
+        judges=run.judges,
+        batch=run.eval_batch,
+        seed=rloo.seed,
+    )
+    ways = decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens)
+    with counting("measuring on held-out prompts") as progress:
+        result = evaluator.evaluate(policy, ways, step=0, progress=progress)
+    folder.write_json("before.json", result)
+    console.print(summary_table(result, None))
+    say(f"replies and scores: {folder.path / 'before.json'}")
+    return folder.path

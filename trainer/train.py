@@ -1,0 +1,117 @@
+"""One run: shake hands with the rewards, measure, train, measure again, report."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import ModelConfig, RLOOConfig
+
+from shared import RewardInfo
+from trainer import expectations
+from trainer.config import RunArguments
+from trainer.errors import TrainerError
+from trainer.evaluate import Evaluator, decodings
+from trainer.policy import load_policy, load_tokenizer
+from trainer.progress import LiveProgress, console, counting, say
+from trainer.prompts import question_of, read_prompts
+from trainer.remote import RemoteReward, remote_reward
+from trainer.report import write_report
+from trainer.report_text import summary_table
+from trainer.rloo import RecordedRLOOTrainer
+from trainer.run_folder import RunFolder
+
+
+def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+    """Run a recipe to its report; give the run folder. Nothing slow is done before the rewards have answered."""
+    prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
+    heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
+    refuse_overlap(prompts, heldout)
+    rewards, infos = shake_hands(run)
+    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=bool(rloo.resume_from_checkpoint))
+    folder.write_config(resolved(run, rloo, model))
+    folder.write_json("rewards.json", manifest(run, rloo, infos))
+
+    tokenizer = load_tokenizer(model.model_name_or_path)
+    policy = load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers)
+    trainer = RecordedRLOOTrainer(
+        model=policy,
+        reward_funcs=list(rewards),
+        args=rloo,
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        processing_class=tokenizer,
+        run_folder=folder,
+    )
+    trainer.add_callback(LiveProgress(trainer.last_samples))
+    evaluator = Evaluator(
+        tokenizer,
+        heldout,
+        rewards[0].client,
+        rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
+        judges=run.judges,
+        batch=run.eval_batch,
+        seed=rloo.seed,
+    )
+    if not rloo.resume_from_checkpoint:
+        measure(evaluator, trainer, run, folder, "before")
+    say(f"training {rloo.max_steps} steps on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+    trainer.train(resume_from_checkpoint=rloo.resume_from_checkpoint)
+    after = measure(evaluator, trainer, run, folder, "after")
+    trainer.save_model(str(folder.path / "policy"))
+    finish(folder, after, run)
+    return folder.path
+
+
+def refuse_overlap(prompts: Sequence[Any], heldout: Sequence[Any]) -> None:
+    """Refuse to measure on what is trained on."""
+    seen = {question_of(prompt).strip().lower() for prompt in prompts}
+    shared = [question_of(prompt) for prompt in heldout if question_of(prompt).strip().lower() in seen]
+    if shared:
+        raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
+
+
+def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]]:
+    """Make the reward functions, and make sure that the service has each of them."""
+    rewards = [remote_reward(run.reward_url, name, failure_budget=run.failure_budget) for name in run.rewards]
+    infos = [reward.handshake() for reward in rewards]
+    for name in run.eval_rewards:
+        remote_reward(run.reward_url, name).handshake()
+    for info in infos:
+        say(f"reward {info.name} ({info.kind}), revision {info.revision}")
+    return rewards, infos
+
+
+def measure(
+    evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder, when: str
+) -> dict[str, Any]:
+    """Measure the policy as it is now, and write `before.json` or `after.json`."""
+    ways = decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens)
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    with counting(f"measuring on held-out prompts, {when}") as progress:
+        result = evaluator.evaluate(policy, ways, step=trainer.state.global_step, progress=progress)
+    folder.write_json(f"{when}.json", result)
+    return result
+
+
+def manifest(run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo]) -> dict[str, Any]:
+    """Say which rewards, of which revision, with which weight, from where."""
+    weights = rloo.reward_weights or [1.0] * len(infos)
+    rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
+    return {"urls": run.reward_url, "rewards": rows}
+
+
+def resolved(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:
+    """Give the configuration as it was used, ours first."""
+    ours = dataclasses.asdict(run)
+    return {**ours, "policy": model.model_name_or_path, **rloo.to_dict(), "model": dataclasses.asdict(model)}
+
+
+def finish(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
+    """Write the report and say what came of it."""
+    before = folder.read_json("before.json")
+    page = write_report(folder.path)
+    console.print(summary_table(before, after))
+    for line in expectations.verdicts(run.expect, after):
+        say(line)
+    say(f"report: {page}")

@@ -60,6 +60,9 @@ class RunArguments:
         default=None,
         metadata={"help": "Bounds that the run is expected to reach, such as sampled.vader: 0.7."},
     )
+    expect_gain: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "The same for the difference between after and before."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in the same folder."})
 
 

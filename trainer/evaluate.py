@@ -3,6 +3,7 @@
 Base and trained policy go through this one path, with the same prompts, seeds and batches.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from shared import RewardClient
 from trainer.judges import JUDGES
@@ -121,21 +122,37 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
+class InverseCdfSampler(LogitsProcessor):  # type: ignore[misc]
+    """Draw each row's token with one uniform number, and leave nothing else to choose for a greedy search.
+
+    `torch.multinomial` draws a number for every word of the vocabulary, which on a CPU takes a third of generating.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Give scores (batch, vocabulary) that are 0 for the token drawn and -inf for all others."""
+        cumulated = torch.softmax(scores / self.temperature, dim=-1).cumsum(dim=-1)
+        drawn = torch.rand(len(scores), 1, device=scores.device) * cumulated[:, -1:]
+        tokens = torch.searchsorted(cumulated, drawn).clamp_(max=scores.shape[-1] - 1)  # (batch, 1)
+        return torch.full_like(scores, -math.inf).scatter_(1, tokens, 0.0)
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], way: Decoding
 ) -> list[tuple[str, int, bool]]:
     """Reply to laid-out chats: (reply, its tokens, whether it was cut off), in order."""
     inputs = tokenizer(list(texts), padding=True, return_tensors="pt", add_special_tokens=False).to(model.device)
-    sampling = (
-        {"do_sample": True, "temperature": way.temperature, "top_k": 0} if way.temperature else {"do_sample": False}
-    )
+    sampler = [InverseCdfSampler(way.temperature)] if way.temperature else []
     ids = model.generate(
         **inputs,
         max_new_tokens=way.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **sampling,
+        do_sample=False,
+        logits_processor=LogitsProcessorList(sampler),
     )
     made = []
     for row in ids[:, inputs["input_ids"].shape[1] :].tolist():  # (batch, new tokens)

@@ -5,11 +5,26 @@ from statistics import fmean
 from typing import Any
 
 
-def verdicts(expect: Mapping[str, float] | str | None, after: Mapping[str, Any]) -> list[str]:
+Bounds = Mapping[str, float] | str | None
+
+
+def verdicts(expect: Bounds, after: Mapping[str, Any]) -> list[str]:
     """Say for each bound, such as `sampled.vader: 0.7`, whether the mean over the held-out prompts reaches it."""
-    if not isinstance(expect, Mapping):
-        return []
-    return [verdict(key, float(bound), mean_of(key, after)) for key, bound in expect.items()]
+    return [verdict(key, float(bound), mean_of(key, after)) for key, bound in _items(expect)]
+
+
+def gains(expect: Bounds, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say for each bound whether the mean rose by that much."""
+    lines = []
+    for key, bound in _items(expect):
+        start, end = mean_of(key, before), mean_of(key, after)
+        rise = None if start is None or end is None else end - start
+        lines.append(verdict(f"gain in {key}", float(bound), rise))
+    return lines
+
+
+def _items(expect: Bounds) -> list[tuple[str, float]]:
+    return list(expect.items()) if isinstance(expect, Mapping) else []
 
 
 def verdict(key: str, bound: float, value: float | None) -> str:

@@ -52,19 +52,21 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, then write the step down."""
+        is_step = "loss" in logs  # the summary at the end has none
+        if is_step:
+            logs.update(self._spent())
         super().log(logs, start_time)
-        if "reward" not in logs or not self.accelerator.is_main_process:
-            return  # the summary at the end, which is no step
+        if is_step and self.accelerator.is_main_process:
+            self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **finite(logs)})
+            self.run_folder.append("samples.jsonl", *self.last_samples())
+
+    def _spent(self) -> dict[str, float]:
+        """Give the seconds that each part of the step took, and begin the next step."""
         now_s = time.monotonic()
-        whole_s = now_s - self._step_began_s
-        self._step_began_s = now_s
+        whole_s, self._step_began_s = now_s - self._step_began_s, now_s
         spent = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
-        spent["seconds/learn"] = whole_s - sum(spent.values())
-        spent["seconds/step"] = whole_s
         self._seconds.clear()
-        logs.update(spent)  # for the callbacks' displays
-        self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **finite(logs)})
-        self.run_folder.append("samples.jsonl", *self.last_samples())
+        return {**spent, "seconds/learn": whole_s - sum(spent.values()), "seconds/step": whole_s}
 
     def last_samples(self) -> list[dict[str, Any]]:
         """Give what was said in the last step, with its rewards and advantages."""

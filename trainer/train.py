@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
 from shared import RewardInfo
@@ -43,6 +44,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         processing_class=tokenizer,
         run_folder=folder,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(LiveProgress(trainer.last_samples))
     evaluator = Evaluator(
         tokenizer,
@@ -112,6 +114,6 @@ def finish(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
     before = folder.read_json("before.json")
     page = write_report(folder.path)
     console.print(summary_table(before, after))
-    for line in expectations.verdicts(run.expect, after):
+    for line in expectations.verdicts(run.expect, after) + expectations.gains(run.expect_gain, before or after, after):
         say(line)
     say(f"report: {page}")

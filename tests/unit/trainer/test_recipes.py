@@ -109,6 +109,14 @@ def test_expectations_are_held_against_the_means():
     assert expectations.verdicts({"sampled.vader": 0.71}, after)[0].startswith("MISSED")
 
 
+def test_an_expected_gain_is_held_against_the_difference():
+    def measured(value):
+        return {"decodings": {"sampled": {"samples": [{"scores": {"valence": value}}]}}}
+
+    lines = expectations.gains({"sampled.valence": 1.5}, measured(0.5), measured(2.1))
+    assert lines == ["reached: gain in sampled.valence 1.600 (expected at least 1.5)"]
+
+
 def test_recipes_say_what_they_try():
     for name in RECIPES:
         recipe = yaml.safe_load(recipe_path(name).read_text())

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from trainer.evaluate import InverseCdfSampler, batches, decodings
+
+
+def test_tokens_are_drawn_with_the_probabilities_of_the_temperature():
+    torch.manual_seed(0)
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).repeat(20_000, 1)
+    drawn = InverseCdfSampler(0.7)(torch.empty(0), logits).argmax(dim=-1)
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert shares.tolist() == pytest.approx(torch.softmax(logits[0] / 0.7, dim=-1).tolist(), abs=0.01)
+
+
+def test_a_token_without_probability_is_never_drawn():
+    torch.manual_seed(0)
+    logits = torch.tensor([[-float("inf"), 0.0, -float("inf")]]).repeat(5_000, 1)
+    assert set(InverseCdfSampler(1.0)(torch.empty(0), logits).argmax(dim=-1).tolist()) == {1}
+
+
+def test_each_prompt_is_in_one_batch_with_those_of_its_length():
+    made = list(batches([5, 1, 4, 1, 3], size=2))
+    assert made == [[1, 3], [4, 2], [0]]
+
+
+def test_greedy_is_temperature_zero():
+    assert [way.temperature for way in decodings(["greedy", "sampled"], 0.7, 32)] == [0.0, 0.7]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-
 Bounds = Mapping[str, float] | str | None
 
 

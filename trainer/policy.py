@@ -1,5 +1,7 @@
 """Load a policy and its tokenizer, and lay its weights out for generating on a CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,12 +49,29 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
         block.requires_grad_(False)
 
 
-def store_column_major(model: torch.nn.Module) -> None:
+def store_by_columns(model: torch.nn.Module) -> None:
     """Store each linear layer's weight by columns, on a CPU. Values and shapes stay as they are.
 
     Generating multiplies a few rows at a time; for those, MKL's kernel for a matrix that needs no transposing is
     two to four times as fast as the one for torch's row-major weights.
     """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and module.weight.device.type == "cpu":
-            module.weight.data = module.weight.data.t().contiguous().t()
+    for weight in _linear_weights(model):
+        weight.data = weight.data.t().contiguous().t()
+
+
+@contextmanager
+def stored_by_rows(model: torch.nn.Module) -> Iterator[None]:
+    """Store the weights by rows for a while, as a file wants them."""
+    columns = [weight for weight in _linear_weights(model) if not weight.is_contiguous()]
+    for weight in columns:
+        weight.data = weight.data.contiguous()
+    try:
+        yield
+    finally:
+        if columns:
+            store_by_columns(model)
+
+
+def _linear_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    linear = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    return [module.weight for module in linear if module.weight.device.type == "cpu"]

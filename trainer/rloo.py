@@ -13,7 +13,7 @@ from typing import Any
 
 from trl import RLOOTrainer
 
-from trainer.policy import store_column_major
+from trainer.policy import store_by_columns, stored_by_rows
 from trainer.prompts import question_of
 from trainer.run_folder import RunFolder
 
@@ -27,7 +27,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_began_s = time.monotonic()
         for model in filter(None, (self.model, self.ref_model)):
-            store_column_major(model)
+            store_by_columns(model)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -67,6 +67,10 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         spent = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         self._seconds.clear()
         return {**spent, "seconds/learn": whole_s - sum(spent.values()), "seconds/step": whole_s}
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        with stored_by_rows(self.model):
+            super()._save(*args, **kwargs)
 
     def last_samples(self) -> list[dict[str, Any]]:
         """Give what was said in the last step, with its rewards and advantages."""

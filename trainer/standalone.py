@@ -6,7 +6,7 @@ from trl import ModelConfig, RLOOConfig
 
 from trainer.config import RunArguments
 from trainer.evaluate import Evaluator, decodings
-from trainer.policy import load_policy, load_tokenizer, store_column_major
+from trainer.policy import load_policy, load_tokenizer, store_by_columns
 from trainer.progress import console, counting, say
 from trainer.prompts import read_prompts
 from trainer.report_text import summary_table
@@ -21,7 +21,7 @@ def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
     tokenizer = load_tokenizer(model.model_name_or_path)
     policy = load_policy(model.model_name_or_path).to(rloo.device)
-    store_column_major(policy)
+    store_by_columns(policy)
     names = list(dict.fromkeys([*run.rewards, *run.eval_rewards]))
     evaluator = Evaluator(
         tokenizer,

@@ -105,6 +105,8 @@ class RewardInfo(BaseModel):
     """Lowest and highest score possible; null where it is not known."""
     max_tokens: int | None = None
     """Tokens the model sees of a text; null where the reward reads all of it."""
+    parts: list[str] = Field(default_factory=list)
+    """The rewards that a composite is made of."""
 
 
 class Limits(BaseModel):

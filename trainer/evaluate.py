@@ -108,7 +108,7 @@ class Evaluator:
             sentiment = reply.scores.get("sentiment")
             if sentiment is not None:
                 reply.scores["positive_share"] = float(sentiment > 0)
-            reply.scores |= {judge: JUDGES[judge](reply.completion) for judge in self.judges}
+            reply.scores |= {judge: JUDGES[judge](reply.prompt, reply.completion) for judge in self.judges}
 
 
 def _from(progress: Progress, base: int, total: int) -> Callable[[int], None]:

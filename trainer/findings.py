@@ -27,7 +27,7 @@ FUNCTION_WORDS = frozenset(
     i've if in into is isn't it it's its just let let's like may me might more most much must my no nor not
     of on one only or other our out over own she should so some such than that that's the their them then
     there these they this those through to too under up us very was we we're were what when where which
-    while who why will with would you you'll you're your""".split()  # noqa: SIM905 - a hundred quoted words read worse
+    while who why will with would you you'll you're your""".split()
 )
 
 

@@ -51,8 +51,9 @@ class Run:
 
     @property
     def trained(self) -> list[str]:
-        """Name the rewards that the policy was trained on: those with a weight other than 0."""
-        named = [reward["name"] for reward in self.rewards.get("rewards", []) if reward.get("weight") != 0]
+        """Name the rewards that the policy was trained on, those with a weight other than 0, and their parts."""
+        weighted = [reward for reward in self.rewards.get("rewards", []) if reward.get("weight") != 0]
+        named = [name for reward in weighted for name in (reward["name"], *reward.get("parts", []))]
         return named or plots.reward_names(self.metrics)
 
     @property

@@ -24,6 +24,7 @@ class CompositeReward:
             kind=spec.kind,
             description=spec.description,
             revision="composite:" + hashlib.sha256(content.encode()).hexdigest()[:16],
+            parts=list(self._rewards),
             range=_range(spec, {part: reward.info.range for part, reward in self._rewards.items()}),
         )
 

@@ -8,7 +8,7 @@ import yaml
 from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
-from trainer.judges import lenient_success, strict_success, vader
+from trainer.judges import lenient_success, on_topic, strict_success, vader
 from trainer.prompts import question_of, read_prompts
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
@@ -88,17 +88,23 @@ def test_the_judge_of_strict_success_agrees_with_the_rules_own_parts():
     texts = [case["completion"] for case in map(json.loads, lines) if isinstance(case.get("completion"), str)]
     for text in texts:
         parts = banana(text)
-        assert strict_success(text) == parts["starts_with_sure"] * parts["ends_with_banana"], text
+        assert strict_success("", text) == parts["starts_with_sure"] * parts["ends_with_banana"], text
 
 
 def test_lenient_success_forgives_the_form():
-    assert lenient_success("sure, here you go: a banana or two")
-    assert not lenient_success("Sure: apples")
-    assert not lenient_success("")
+    assert lenient_success("", "sure, here you go: a banana or two")
+    assert not lenient_success("", "Sure: apples")
+    assert not lenient_success("", "")
 
 
 def test_vader_knows_good_from_bad():
-    assert vader("This is absolutely wonderful!") > 0.5 > -0.3 > vader("This is horrible.")
+    assert vader("", "This is absolutely wonderful!") > 0.5 > -0.3 > vader("", "This is horrible.")
+
+
+def test_a_reply_is_on_topic_as_far_as_it_takes_up_the_questions_words():
+    assert on_topic("How does a stapler work?", "Staplers work by bending wire.") == 1.0
+    assert on_topic("How does a stapler work?", "The world of craft is a marvel.") == 0.0
+    assert on_topic("Why?", "Because.") == 1.0
 
 
 def test_expectations_are_held_against_the_means():

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -84,6 +85,8 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     life.on_failure = lambda: setattr(server, "should_exit", True)
     host, port = listener.getsockname()[:2]
     print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn drains, then raises it again: being told to stop is no failure
     server.run(sockets=[listener])
     if life.failure is not None:
         raise life.failure

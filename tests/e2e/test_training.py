@@ -35,7 +35,7 @@ def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tm
     folder = tmp_path / "run"
     done = command(
         *("reward-trainer", "train", "--config", "banana", "--output_dir", str(folder)),
-        *("--max_steps", "16", "--eval_limit", "16", "--eval_decodings", "sampled", "--eval_batch", "16"),
+        *("--max_steps", "12", "--eval_limit", "16", "--eval_decodings", "sampled", "--eval_batch", "16"),
         url=rules_url,
     )
     assert done.returncode == 0, done.stderr
@@ -54,7 +54,7 @@ def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tm
     assert names <= {path.name for path in folder.iterdir()}
     manifest = json.loads((folder / "rewards.json").read_text())
     assert manifest["rewards"][0]["revision"].startswith("rule:")
-    assert len((folder / "samples.jsonl").read_text().splitlines()) == 16 * 16
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 12 * 16
 
 
 def rloo(reward, folder):

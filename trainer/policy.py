@@ -72,6 +72,6 @@ def stored_by_rows(model: torch.nn.Module) -> Iterator[None]:
             store_by_columns(model)
 
 
-def _linear_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+def _linear_weights(model: torch.nn.Module) -> list[torch.Tensor]:
     linear = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
     return [module.weight for module in linear if module.weight.device.type == "cpu"]

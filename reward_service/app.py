@@ -58,6 +58,7 @@ def _lifespan(life: Lifecycle) -> Any:
 
 async def _answer_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardServiceError)
+    request.app.state.life.metrics.turned_away(error.code)
     return problem_response(error, request.state.request_id)
 
 

@@ -10,6 +10,12 @@ from shared.schemas import RewardInfo, ScoreResponse
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
+REASONS = {
+    "overloaded": "queue_full",
+    "deadline_exceeded": "deadline",
+    "not_ready": "not_ready",
+    "too_large": "too_large",
+}
 SCORES = (-4, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 8)
 
 
@@ -78,6 +84,11 @@ class Metrics:
             for score in reward.scores:
                 if score is not None:
                     self.score.labels(name).observe(score)
+
+    def turned_away(self, code: str) -> None:
+        """Count a request that was refused for its size, the queue's or its time."""
+        if code in REASONS:
+            self.rejected.labels(REASONS[code]).inc()
 
     def loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
         """Say what scores, and where the queue's depth is read."""

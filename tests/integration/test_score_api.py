@@ -145,6 +145,17 @@ def test_the_metrics_count_what_was_scored(rules_url):
     assert float(count.split()[-1]) >= 3
 
 
+def test_the_metrics_count_what_was_turned_away(rules_url):
+    def refused():
+        name = 'reward_rejected_total{reason="too_large"}'
+        lines = httpx.get(f"{rules_url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    before = refused()
+    post(rules_url, {"completions": ["a"] * 1025})
+    assert refused() == before + 1
+
+
 def test_with_keys_only_their_holders_may_score():
     key = "a-key-of-16-chars"
     with running_service(Settings(config=RULES, api_keys=["another-key-of-16", key])) as url:

@@ -16,6 +16,7 @@ from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.errors import (
     BackendFailed,
     DeadlineExceeded,
+    Draining,
     NotReady,
     Overloaded,
     RewardServiceError,
@@ -101,7 +102,7 @@ class Batcher:
                 await self._worker
             self._worker = None
         for job in self._waiting:
-            job.ticket.finish(job.index, NotReady("the service is shutting down; ask another replica"))
+            job.ticket.finish(job.index, Draining())
         self._waiting.clear()
 
     @property

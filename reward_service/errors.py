@@ -9,7 +9,8 @@ RewardServiceError
 ├── BadContentType   415     not JSON, or compressed
 ├── Invalid          422     JSON of the wrong shape
 ├── Overloaded       429     the queue is full; says when to try again   (retryable)
-├── NotReady         503     loading or draining                         (retryable)
+├── NotReady         503     loading                                     (retryable)
+│   └── Draining     503     shutting down                               (retryable)
 ├── DeadlineExceeded 503     the caller's time ran out before compute    (retryable)
 └── BackendFailed    503     the model failed                            (retryable)
 """
@@ -82,9 +83,18 @@ class Overloaded(RewardServiceError):
 
 
 class NotReady(RewardServiceError):
-    """Models are loading, or the service is draining."""
+    """The models are being loaded, or cannot be used."""
 
     code, title, retryable, retry_after_s = "not_ready", "Not ready", True, 1.0
+
+
+class Draining(NotReady):
+    """The service is shutting down."""
+
+    code, title = "draining", "Shutting down"
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down; ask another replica")
 
 
 class DeadlineExceeded(RewardServiceError):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from reward_service.config import read_config
-from reward_service.errors import ConfigError, NotReady, RewardServiceError
+from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Reward
 from reward_service.rewards.registry import build
@@ -43,7 +43,7 @@ class Lifecycle:
         if self._scorer is None:
             raise NotReady("the models are being loaded; ask again in a moment")
         if self.draining:
-            raise NotReady("the service is shutting down; ask another replica")
+            raise Draining
         return self._scorer
 
     @contextlib.asynccontextmanager

@@ -13,7 +13,8 @@ TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
 REASONS = {
     "overloaded": "queue_full",
     "deadline_exceeded": "deadline",
-    "not_ready": "not_ready",
+    "not_ready": "loading",
+    "draining": "draining",
     "too_large": "too_large",
 }
 SCORES = (-4, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 8)

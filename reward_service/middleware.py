@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_service.errors import BadContentType, BodyTooLarge, RewardServiceError, Unauthenticated
+from reward_service.errors import BadContentType, BodyTooLarge, Unauthenticated
 from reward_service.metrics import Metrics
 from reward_service.problems import problem_response
 from shared import protocol
@@ -105,30 +105,21 @@ class Authenticated:
 
 
 class BoundedBody:
-    """Refuse a body over the limit, counted as it arrives, and one that is compressed."""
+    """Refuse a body over the limit, declared or counted as it arrives, and one that is compressed."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
         self.app, self.limit_bytes = app, limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; a body that grows too large raises where it is read."""
+        """Pass the request on; a body that is refused raises where it is read, before a byte of it is taken."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        declared = headers.get("Content-Length", "0")
-        error: RewardServiceError | None = None
-        if headers.get("Content-Encoding", "identity") != "identity":
-            error = BadContentType("send the body uncompressed")
-        elif declared.isdigit() and int(declared) > self.limit_bytes:
-            error = self._too_large()
-        if error is not None:
-            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
-            return
-        received = 0
+        headers, received = Headers(scope=scope), 0
 
         async def receive_counting() -> Message:
             nonlocal received
+            self._refuse(headers)
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.limit_bytes:
@@ -136,6 +127,13 @@ class BoundedBody:
             return message
 
         await self.app(scope, receive_counting, send)
+
+    def _refuse(self, headers: Headers) -> None:
+        declared = headers.get("Content-Length", "0")
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise BadContentType("send the body uncompressed")
+        if declared.isdigit() and int(declared) > self.limit_bytes:
+            raise self._too_large()
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"a request may have {self.limit_bytes} bytes; send the texts in several")

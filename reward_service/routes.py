@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse
 from reward_service.errors import BadContentType, BodyTooLarge
 from reward_service.lifecycle import Lifecycle
 from reward_service.problems import wrong_request
+from reward_service.settings import Settings
 from shared import protocol
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
 
@@ -41,8 +42,16 @@ BODY = {
 def routes(life: Lifecycle, version: str) -> APIRouter:
     """Make the routes of one service."""
     router = APIRouter()
+    router.include_router(_scoring(life, version), tags=["scoring"])
+    router.include_router(_health(life), tags=["health"])
+    router.add_api_route("/", _playground, include_in_schema=False)
+    return router
 
-    @router.post(protocol.SCORE_PATH, responses=PROBLEMS, openapi_extra=BODY, tags=["scoring"])
+
+def _scoring(life: Lifecycle, version: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(protocol.SCORE_PATH, responses=PROBLEMS, openapi_extra=BODY)
     async def score(request: Request) -> ScoreResponse:
         """Score texts with one or several rewards."""
         deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
@@ -51,45 +60,51 @@ def routes(life: Lifecycle, version: str) -> APIRouter:
         life.metrics.answered(response)
         return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
 
-    @router.get(protocol.REWARDS_PATH, tags=["scoring"])
+    @router.get(protocol.REWARDS_PATH)
     async def rewards() -> ServiceInfo:
         """List the rewards, what made them, and the service's limits."""
         scorer = life.scorer()
-        settings = life.settings
-        return ServiceInfo(
-            version=version,
-            rewards=[reward.info for reward in scorer.rewards.values()],
-            default=scorer.default,
-            limits=Limits(
-                texts_per_request=settings.texts_per_request,
-                body_bytes=settings.body_limit_bytes,
-                queue_texts=settings.queue_texts,
-            ),
-        )
+        infos = [reward.info for reward in scorer.rewards.values()]
+        return ServiceInfo(version=version, rewards=infos, default=scorer.default, limits=limits(life.settings))
 
-    @router.get(protocol.LIVE_PATH, tags=["health"])
+    return router
+
+
+def _health(life: Lifecycle) -> APIRouter:
+    router = APIRouter()
+
+    @router.get(protocol.LIVE_PATH)
     async def live() -> dict[str, str]:
         """Tell that the process runs."""
         return {"status": "alive"}
 
-    @router.get(protocol.READY_PATH, tags=["health"], responses={503: PROBLEMS[503]})
-    @router.get(protocol.HEALTH_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get(protocol.READY_PATH, responses={503: PROBLEMS[503]})
+    @router.get(protocol.HEALTH_PATH, responses={503: PROBLEMS[503]})
     async def ready() -> dict[str, str]:
         """Tell that every model is loaded and has scored a canary, and that the service is not draining."""
         life.scorer()
         return {"status": "ready"}
 
-    @router.get(protocol.METRICS_PATH, tags=["health"])
+    @router.get(protocol.METRICS_PATH)
     async def metrics() -> Response:
         """Give the figures for Prometheus."""
         return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.get("/", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        page = resources.files("reward_service").joinpath("playground/index.html").read_text(encoding="utf-8")
-        return HTMLResponse(page)
-
     return router
+
+
+async def _playground() -> HTMLResponse:
+    page = resources.files("reward_service").joinpath("playground/index.html").read_text(encoding="utf-8")
+    return HTMLResponse(page)
+
+
+def limits(settings: Settings) -> Limits:
+    """Tell callers how much they may send."""
+    return Limits(
+        texts_per_request=settings.texts_per_request,
+        body_bytes=settings.body_limit_bytes,
+        queue_texts=settings.queue_texts,
+    )
 
 
 async def read_request(request: Request, texts_per_request: int) -> ScoreRequest:

@@ -5,13 +5,12 @@ missing: a share is then judged by itself. These are rules of thumb: they say wh
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from trainer.run_folder import Sample
 from trainer.statistics import Interval, commonest, wilson, words
 
-Sample = Mapping[str, Any]  # {"prompt", "completion", maybe "cut_off" and "scores"}
 Texts = Sequence[str]
 
 FEW_CONTENT_WORDS = 5

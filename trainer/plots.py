@@ -7,9 +7,8 @@ string. Colours become CSS variables with a fallback, so that a page may redefin
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-Metrics = Sequence[Mapping[str, Any]]
+from trainer.run_folder import Metrics
+
 Floats = NDArray[np.float64]
 
 INK, RULE, BLUE, ORANGE, GREEN, GREY = "#57606a", "#d0d7de", "#3e6fa3", "#c27a3a", "#4c8b6b", "#8c959f"

@@ -4,10 +4,8 @@ The files of a run folder enter, one HTML file leaves. Any of them may be missin
 says so in its place. Nothing comes from the clock or from chance, so the same folder gives the same page.
 """
 
-import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -16,50 +14,16 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trainer import findings, plots, report_text
-from trainer.findings import Finding, Sample
-from trainer.report_text import Comparison, Row, finite
+from trainer import comparison, findings, plots, report_text
+from trainer.comparison import Comparison, Row, finite
+from trainer.findings import Finding
+from trainer.run_folder import Metrics, Run, Sample, read_run
 from trainer.statistics import Interval
 
-Metrics = Sequence[Mapping[str, Any]]
-
 SHOWN_SAMPLES = 10
-_FILES = {
-    "config.yaml": "the configuration",
-    "metrics.jsonl": "the course of training",
-    "samples.jsonl": "replies from training",
-    "rewards.json": "the rewards and their revisions",
-    "before.json": "the evaluation before training",
-    "after.json": "the evaluation after training",
-}
 _SECONDS = {"generating": "seconds/generate", "scoring": "seconds/score", "learning": "seconds/learn"}
 _SECRETS = ("api_key", "hub_token", "password", "secret")
 _NOT_JUDGES = ("perplexity", "kl", "length", "words", "tokens")  # higher is not better
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds. A missing or unreadable file is empty here and has a sentence in `missing`."""
-
-    config: Mapping[str, Any]
-    metrics: Metrics
-    samples: Sequence[Sample]
-    rewards: Mapping[str, Any]
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    missing: Mapping[str, str]
-
-    @property
-    def trained(self) -> list[str]:
-        """Name the rewards that the policy was trained on, those with a weight other than 0, and their parts."""
-        weighted = [reward for reward in self.rewards.get("rewards", []) if reward.get("weight") != 0]
-        named = [name for reward in weighted for name in (reward["name"], *reward.get("parts", []))]
-        return named or plots.reward_names(self.metrics)
-
-    @property
-    def last_step(self) -> int:
-        """Tell the last step that was logged or evaluated."""
-        return max(self.after.get("step") or 0, int(self.metrics[-1]["step"]) if self.metrics else 0)
 
 
 def write_report(run_folder: Path) -> Path:
@@ -74,42 +38,14 @@ def write_report(run_folder: Path) -> Path:
     return path
 
 
-def read_run(run_folder: Path) -> Run:
-    """Read what is there.
-
-    A line cut short by a crash is skipped; of a step logged twice the later line counts.
-    """
-    readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": yaml.safe_load,
-        ".json": json.loads,
-        ".jsonl": _lines,
-    }
-    content: dict[str, Any] = {}
-    missing = {}
-    for name, what in _FILES.items():
-        path = run_folder / name
-        try:
-            content[path.stem] = readers[path.suffix](path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            missing[path.stem] = f"There is no {name} ({what}): the run stopped before it was written."
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            missing[path.stem] = f"{name} ({what}) cannot be read: {error}"
-    objects = {key: content.get(key) or {} for key in ("config", "rewards", "before", "after")}
-    return Run(
-        **objects,
-        metrics=_steps(content.get("metrics", [])),
-        samples=content.get("samples", []),
-        missing=missing,
-    )
-
-
 def render(run: Run) -> str:
     """Lay out the page. Every text is escaped, and what cannot be seen is written out."""
-    comparisons = report_text.compare(run.before, run.after)
+    comparisons = comparison.compare(run.before, run.after)
     found, found_in = look(run, comparisons)
     page = _environment().get_template("report.html.j2")
     return page.render(
         run=run,
+        trained_on=trained_on(run),
         sentence=sentence(run, comparisons, found),
         tiles=_headline_rows(run, comparisons)[:4],
         comparisons=comparisons,
@@ -139,11 +75,18 @@ def look(run: Run, comparisons: Sequence[Comparison]) -> tuple[list[Finding], st
     """Collect the findings, and say which replies they are about: evaluated ones, or else from training."""
     if run.after and comparisons:
         name = comparisons[0].decoding
-        found = findings.find(report_text.samples(run.before, name), report_text.samples(run.after, name))
-        found += _strangers(comparisons[0].rows, run.trained)
+        found = findings.find(comparison.samples(run.before, name), comparison.samples(run.after, name))
+        found += _strangers(comparisons[0].rows, trained_on(run))
         return sorted(found, key=lambda each: not each.suspicious), f"evaluated replies, {name}"
     first, last = _early_and_late(run.samples)
     return findings.find(first, last), "replies in training, from the first quarter of the steps to the last"
+
+
+def trained_on(run: Run) -> list[str]:
+    """Name the rewards that the policy was trained on, those with a weight other than 0, and their parts."""
+    weighted = [reward for reward in run.rewards.get("rewards", []) if reward.get("weight") != 0]
+    named = [name for reward in weighted for name in (reward["name"], *reward.get("parts", []))]
+    return named or plots.reward_names(run.metrics)
 
 
 def time_spent(metrics: Metrics) -> list[tuple[str, float, float]]:
@@ -169,21 +112,6 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _lines(text: str) -> list[dict[str, Any]]:
-    found = []
-    for line in text.splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # the last line of a killed run, or an empty one
-            continue
-    return [line for line in found if isinstance(line, dict)]
-
-
-def _steps(lines: Metrics) -> Metrics:
-    steps = {line.get("step", place): line for place, line in enumerate(lines, 1)}
-    return [{**steps[step], "step": step} for step in sorted(steps)]
-
-
 def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
@@ -201,7 +129,7 @@ def _environment() -> Environment:
 def _headline_rows(run: Run, comparisons: Sequence[Comparison]) -> list[Row]:
     """Order the first decoding's scores: the recipe's own metric, success, trained rewards, the rest."""
     rows = [row for row in comparisons[0].rows if row.scored] if comparisons else []
-    first = [run.config.get("eval_metric"), "strict_success", *run.trained]
+    first = [run.config.get("eval_metric"), "strict_success", *trained_on(run)]
     ranks = {name: rank for rank, name in reversed(list(enumerate(first)))}
     return sorted(rows, key=lambda row: ranks.get(row.metric, len(first)))
 
@@ -247,7 +175,7 @@ def _strangers(rows: Sequence[Row], trained: Sequence[str]) -> list[Finding]:
     return [
         findings.stranger(name, change, reward_rose=rose)
         for name, change in changes
-        if isinstance(change, Interval) and change.n >= report_text.FEWEST_PROMPTS
+        if isinstance(change, Interval) and change.n >= comparison.FEWEST_PROMPTS
     ]
 
 
@@ -264,8 +192,8 @@ def _side_by_side(run: Run, comparisons: Sequence[Comparison]) -> list[tuple[Sam
     """Draw the shown samples by the run's seed; a side that was not evaluated is None."""
     if not comparisons:
         return []
-    first, last = (report_text.samples(side, comparisons[0].decoding) for side in (run.before, run.after))
-    pairs: list[tuple[Sample | None, Sample | None]] = [*report_text.pair(first, last)]
+    first, last = (comparison.samples(side, comparisons[0].decoding) for side in (run.before, run.after))
+    pairs: list[tuple[Sample | None, Sample | None]] = [*comparison.pair(first, last)]
     pairs = pairs or [(sample, None) for sample in first] or [(None, sample) for sample in last]
     return random.Random(str(run.config.get("seed"))).sample(pairs, min(SHOWN_SAMPLES, len(pairs)))
 

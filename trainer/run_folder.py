@@ -1,15 +1,28 @@
-"""The run folder: what a run leaves behind. Each file is whole or not there."""
+"""The run folder: what a run leaves behind. Each file is written whole, and read even where others are missing."""
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trainer.errors import TrainerError
+
+Sample = Mapping[str, Any]  # {"prompt", "completion", maybe "cut_off" and "scores"}
+Metrics = Sequence[Mapping[str, Any]]  # one mapping for each step
+
+_FILES = {
+    "config.yaml": "the configuration",
+    "metrics.jsonl": "the course of training",
+    "samples.jsonl": "replies from training",
+    "rewards.json": "the rewards and their revisions",
+    "before.json": "the evaluation before training",
+    "after.json": "the evaluation after training",
+}
 
 
 class RunFolder:
@@ -55,3 +68,65 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path / name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. A missing or unreadable file is empty here and has a sentence in `missing`."""
+
+    config: Mapping[str, Any]
+    metrics: Metrics
+    samples: Sequence[Sample]
+    rewards: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    missing: Mapping[str, str]
+
+    @property
+    def last_step(self) -> int:
+        """Tell the last step that was logged or evaluated."""
+        return max(self.after.get("step") or 0, int(self.metrics[-1]["step"]) if self.metrics else 0)
+
+
+def read_run(run_folder: Path) -> Run:
+    """Read what is there.
+
+    A line cut short by a crash is skipped; of a step logged twice the later line counts.
+    """
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".json": json.loads,
+        ".jsonl": _lines,
+    }
+    content: dict[str, Any] = {}
+    missing = {}
+    for name, what in _FILES.items():
+        path = run_folder / name
+        try:
+            content[path.stem] = readers[path.suffix](path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            missing[path.stem] = f"There is no {name} ({what}): the run stopped before it was written."
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            missing[path.stem] = f"{name} ({what}) cannot be read: {error}"
+    objects = {key: content.get(key) or {} for key in ("config", "rewards", "before", "after")}
+    return Run(
+        **objects,
+        metrics=_steps(content.get("metrics", [])),
+        samples=content.get("samples", []),
+        missing=missing,
+    )
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # the last line of a killed run, or an empty one
+            continue
+    return [line for line in found if isinstance(line, dict)]
+
+
+def _steps(lines: Metrics) -> Metrics:
+    steps = {line.get("step", place): line for place, line in enumerate(lines, 1)}
+    return [{**steps[step], "step": step} for step in sorted(steps)]

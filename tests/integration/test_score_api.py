@@ -145,14 +145,15 @@ def test_the_metrics_count_what_was_scored(rules_url):
     assert float(count.split()[-1]) >= 3
 
 
-def test_the_metrics_count_what_was_turned_away(rules_url):
+@pytest.mark.parametrize("completions", [["a"] * 1025, ["a" * 2_000_001]], ids=["texts", "bytes"])
+def test_the_metrics_count_what_was_turned_away(rules_url, completions):
     def refused():
         name = 'reward_rejected_total{reason="too_large"}'
         lines = httpx.get(f"{rules_url}/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     before = refused()
-    post(rules_url, {"completions": ["a"] * 1025})
+    problem(post(rules_url, {"completions": completions}), 413, "too_large")
     assert refused() == before + 1
 
 

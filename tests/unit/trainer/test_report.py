@@ -10,7 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from trainer import plots, report, report_text
+from trainer import comparison, plots, report, report_text
 from trainer.report import write_report
 from trainer.statistics import Interval
 
@@ -275,7 +275,7 @@ def test_a_duration_is_worded_in_two_units(seconds: float, said: str):
 def test_pairs_are_matched_by_prompt_whatever_their_order():
     first = [{"prompt": each, "completion": f"{each}{at}"} for at, each in enumerate("aab")]
     last = [{"prompt": each, "completion": f"{each}{at}"} for at, each in enumerate("bca")]
-    assert [(one["completion"], two["completion"]) for one, two in report_text.pair(first, last)] == [
+    assert [(one["completion"], two["completion"]) for one, two in comparison.pair(first, last)] == [
         ("a0", "a2"),
         ("b2", "b0"),
     ]
@@ -287,7 +287,7 @@ def test_a_score_that_is_missing_is_left_out_and_counted(folder: Path):
         lambda file: file["decodings"]["greedy"]["samples"][3]["scores"].update(banana=None),
     )
     run = report.read_run(folder)
-    row = report_text.compare(run.before, run.after)[0].rows[0]
+    row = comparison.compare(run.before, run.after)[0].rows[0]
     assert row.metric == "banana"
     assert row.note == "no value: 0 before, 1 after"
     assert [value.n for value in (row.before, row.after, row.change) if isinstance(value, Interval)] == [
@@ -301,7 +301,7 @@ def test_too_few_prompts_show_no_direction(folder: Path):
     for name in ("before.json", "after.json"):
         edit(folder / name, lambda file: file["decodings"]["greedy"]["samples"].__delitem__(slice(4, None)))
     run = report.read_run(folder)
-    assert [row.course for row in report_text.compare(run.before, run.after)[0].rows] == [0] * 9
+    assert [row.course for row in comparison.compare(run.before, run.after)[0].rows] == [0] * 9
 
 
 def test_the_terminal_table_shows_both_sides_and_takes_no_text_for_markup(folder: Path):

@@ -2,7 +2,7 @@
 
 In: the tokens of a request's texts. Out: their logits, or for each text the error it met. The next batch forms while
 the device is busy, from everything that waits, whoever asked; nothing waits for a timer. What is never done: more
-waiting than the bounds allow, or work whose caller has gone or whose time has run out.
+waiting than the bounds allow, the same text twice at once, or work whose caller has gone or whose time has run out.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from reward_service import fair_queue
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.errors import (
     BackendFailed,
@@ -22,11 +23,9 @@ from reward_service.errors import (
     RewardServiceError,
     raising,
 )
-from reward_service.packing import next_batch
+from reward_service.fair_queue import FairQueue
 
 Outcome = Logits | RewardServiceError
-LOOKAHEAD = 512
-"""How many of those who wait are looked at when a batch is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,12 @@ class BatchDone:
     compute_s: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One caller's texts on their way through the queue."""
 
     outcomes: list[Outcome | None]
     done: asyncio.Future[None]
-    deadline_s: float
     arrived_s: float
     left: int
     started_s: float | None = None
@@ -60,16 +58,10 @@ class Ticket:
             self.done.set_result(None)
 
 
-@dataclass(slots=True)
-class Job:
-    """One text in the queue."""
-
-    tokens: Tokens
-    ticket: Ticket
-    index: int
+Job = fair_queue.Job[Ticket]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """How much a batch may hold and how much may wait."""
 
@@ -78,17 +70,17 @@ class Bounds:
     queue_texts: int = 8192
 
 
-@dataclass(slots=True)
 class Batcher:
     """The queue before one model. `device` runs one batch at a time; models on one device share it."""
 
-    backend: Backend
-    device: Executor
-    bounds: Bounds
-    observe: Callable[[BatchDone], None] = lambda event: None
-    _waiting: list[Job] = field(default_factory=list)
-    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    _worker: asyncio.Task[None] | None = None
+    def __init__(
+        self, backend: Backend, device: Executor, bounds: Bounds, observe: Callable[[BatchDone], None] | None = None
+    ) -> None:
+        self._backend, self._device, self._bounds = backend, device, bounds
+        self._observe = observe or (lambda event: None)
+        self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items)
+        self._arrived = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to take work."""
@@ -101,89 +93,93 @@ class Batcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
             self._worker = None
-        for job in self._waiting:
-            job.ticket.finish(job.index, Draining())
-        self._waiting.clear()
+        for job in self._queue.clear():
+            _finish(job, Draining())
 
     @property
     def depth(self) -> int:
         """Texts that wait."""
-        return len(self._waiting)
+        return len(self._queue)
 
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = float("inf")) -> Ticket:
-        """Wait until every text has its outcome. Raises `Overloaded` if they do not all fit the queue."""
+        """Wait until every text has its outcome.
+
+        Raises `Overloaded` if they do not all fit the queue, `DeadlineExceeded` at `deadline_s` of the loop's clock.
+        """
         loop = asyncio.get_running_loop()
-        ticket = Ticket([None] * len(batch), loop.create_future(), deadline_s, time.monotonic(), len(batch))
+        ticket = Ticket([None] * len(batch), loop.create_future(), time.monotonic(), len(batch))
         if not batch:
             return ticket
         if self._worker is None or self._worker.done():
             raise NotReady("the model's worker is not running")
-        if self.depth + len(batch) > self.bounds.queue_texts:
+        keys = [tuple(tokens) for tokens in batch]
+        if self.depth + self._queue.fresh(keys) > self._bounds.queue_texts:
             raise Overloaded(f"{self.depth} texts wait already; ask again, or add a replica")
-        self._waiting += [Job(tokens, ticket, index) for index, tokens in enumerate(batch)]
+        self._queue.add(ticket, keys)
         self._arrived.set()
-        await ticket.done
+        await self._wait(ticket, deadline_s)
         return ticket
+
+    async def _wait(self, ticket: Ticket, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout_at(None if deadline_s == float("inf") else deadline_s):
+                await ticket.done
+        except TimeoutError:
+            raise DeadlineExceeded("the time allowed ran out before all texts were scored") from None
+        finally:
+            if ticket.left:
+                self._queue.leave(ticket)
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            self._drop_dead()
-            if jobs := self._take():
+            if jobs := self._queue.take():
                 await self._run(jobs)
             else:
                 self._arrived.clear()
-
-    def _drop_dead(self) -> None:
-        """Leave out what nobody waits for any more: the caller has gone, or its time has run out."""
-        now_s = time.monotonic()
-        for job in self._waiting:
-            if not job.ticket.done.done() and job.ticket.deadline_s <= now_s:
-                job.ticket.done.set_exception(DeadlineExceeded("the time allowed ran out before scoring began"))
-        self._waiting = [job for job in self._waiting if not job.ticket.done.done()]
-
-    def _take(self) -> list[Job]:
-        if not self._waiting:
-            return []
-        seen = self._waiting[:LOOKAHEAD]
-        bounds = self.bounds
-        lengths = [len(job.tokens) for job in seen]
-        chosen = next_batch(lengths, budget_tokens=bounds.budget_tokens, max_items=bounds.max_items)
-        taken = set(chosen)
-        self._waiting[: len(seen)] = [job for index, job in enumerate(seen) if index not in taken]
-        return [seen[index] for index in chosen]
 
     async def _run(self, jobs: list[Job]) -> None:
         """Compute one batch. If it fails, halve it, so that one poison text costs only itself."""
         started_s = time.monotonic()
         for job in jobs:
-            job.ticket.started_s = job.ticket.started_s or started_s
+            for ticket, _ in job.seats:
+                ticket.started_s = ticket.started_s or started_s
         try:
             rows = await self._on_device([job.tokens for job in jobs])
         except BackendFailed as error:
-            if len(jobs) > 1:
+            if len(jobs) == 1:
+                self._deliver(jobs, [error])
+            else:
                 middle = len(jobs) // 2
                 await self._run(jobs[:middle])
                 await self._run(jobs[middle:])
-            else:
-                jobs[0].ticket.finish(jobs[0].index, error)
             return
-        self._deliver(jobs, rows, started_s)
+        self._note(jobs, started_s)
+        self._deliver(jobs, rows)
 
-    async def _on_device(self, batch: list[Tokens]) -> list[Logits]:
+    async def _on_device(self, batch: list[tuple[int, ...]]) -> list[Logits]:
         loop = asyncio.get_running_loop()
         with raising(BackendFailed, "the model failed on this text"):
-            rows = await loop.run_in_executor(self.device, self.backend.score, batch)
+            rows = await loop.run_in_executor(self._device, self._backend.score, batch)
             if len(rows) != len(batch):
                 raise BackendFailed(f"the model gave {len(rows)} rows for {len(batch)} texts")
         return rows
 
-    def _deliver(self, jobs: list[Job], rows: list[Logits], started_s: float) -> None:
+    def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:
+        self._queue.done(jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            _finish(job, outcome)
+
+    def _note(self, jobs: list[Job], started_s: float) -> None:
         compute_s = time.monotonic() - started_s
-        for job, row in zip(jobs, rows, strict=True):
-            job.ticket.finish(job.index, row)
-        for ticket in {id(job.ticket): job.ticket for job in jobs}.values():
+        tickets = {id(ticket): ticket for job in jobs for ticket, _ in job.seats}.values()
+        for ticket in tickets:
             ticket.compute_s += compute_s
         lengths = [len(job.tokens) for job in jobs]
-        wait_s = started_s - min(job.ticket.arrived_s for job in jobs)
-        self.observe(BatchDone(len(jobs), sum(lengths), len(jobs) * max(lengths), wait_s, compute_s))
+        wait_s = started_s - min((ticket.arrived_s for ticket in tickets), default=started_s)
+        self._observe(BatchDone(len(jobs), sum(lengths), len(jobs) * max(lengths), max(0.0, wait_s), compute_s))
+
+
+def _finish(job: Job, outcome: Outcome) -> None:
+    for ticket, index in job.seats:
+        ticket.finish(index, outcome)

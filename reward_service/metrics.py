@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from reward_service.batching import BatchDone
+from reward_service.cache import CacheUse
 from shared.schemas import RewardInfo, ScoreResponse
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -65,11 +66,17 @@ class Metrics:
         self.rejected = Counter("reward_rejected", "Requests turned away", ["reason"], registry=registry)
         self.nonfinite = Counter("reward_nonfinite", "Scores that were no number", ["reward"], registry=registry)
         self.truncated = Counter("reward_truncated", "Texts read in part", ["reward"], registry=registry)
+        self.cache_hits = Counter("reward_cache_hits", "Texts known already", ["reward"], registry=registry)
+        self.cache_misses = Counter("reward_cache_misses", "Texts computed", ["reward"], registry=registry)
         self.score = Histogram("reward_score", "Scores given", ["reward"], buckets=SCORES, registry=registry)
         self.model_info = Gauge("reward_model_info", "What scores", ["name", "revision", "kind"], registry=registry)
 
-    def batch_done(self, reward: str, event: BatchDone) -> None:
-        """Count one batch."""
+    def observe(self, reward: str, event: BatchDone | CacheUse) -> None:
+        """Count one batch, or one look into the cache."""
+        if isinstance(event, CacheUse):
+            self.cache_hits.labels(reward).inc(event.hits)
+            self.cache_misses.labels(reward).inc(event.misses)
+            return
         self.queue_seconds.labels(reward).observe(event.wait_s)
         self.inference_seconds.labels(reward).observe(event.compute_s)
         self.batch_size.labels(reward).observe(event.texts)

@@ -1,12 +1,12 @@
-"""Choose the next batch from what waits. Pure: no clock, no queue, no torch."""
+"""Decide what goes next into the model, and when. Pure: no clock, no queue, no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) -> list[int]:
     """Give the indices of the items that go together in the next forward pass.
 
-    `lengths` are token counts in order of arrival. The oldest item always goes, so nothing waits for ever; it is
+    `lengths` are token counts in order of their turns. The first always goes, so nothing waits for ever; it is
     joined by the items nearest to it in length. A batch costs `items × longest`, because padding is computed too,
     and stays within `budget_tokens`, except that an item over the budget travels alone.
     """
@@ -21,3 +21,10 @@ def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) ->
         else:
             break
     return sorted(order[low : high + 1])
+
+
+def turns(lengths: Iterable[int], clock: float) -> Iterator[float]:
+    """Give each of one caller's texts its turn: where the one before it ends, the first one now."""
+    for length in lengths:
+        yield clock
+        clock += length

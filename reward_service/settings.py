@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     texts_per_request: int = Field(1024, gt=0)
     queue_texts: int = Field(8192, gt=0)
     """Texts that may wait for a model; past that, callers are told to come back."""
+    cache_texts: int = Field(50_000, ge=0)
+    """Texts of which each model remembers what it said. With several keys none: how fast an answer comes would tell
+    one holder what another has asked."""
     grace_s: float = Field(30.0, ge=0)
     """How long accepted work may take to finish once the service is told to stop."""
     threads: int | None = Field(None, gt=0)
@@ -52,6 +55,10 @@ class Settings(BaseSettings):
                 f"or pass --insecure if that is meant"
             )
         return self
+
+    def cache_bound(self) -> int:
+        """Give how many texts a model may remember."""
+        return 0 if len(self.keys()) > 1 else self.cache_texts
 
     def keys(self) -> list[str]:
         """Give all keys, from the setting and from the file."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Tokens = list[int]
+Tokens = Sequence[int]
 Logits = list[float]
 
 

@@ -1,16 +1,17 @@
-"""Serve a model: classifier or regressor. Encode once on a thread, share batches, read the score off the logits."""
+"""Serve a model: classifier or regressor. Look texts up, encode the new ones once, share batches, read the scores."""
 
 import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from reward_service.backends.base import Encoded, Logits
-from reward_service.batching import Batcher
+from reward_service.batching import Batcher, Outcome
+from reward_service.cache import CacheUse, Reading, ReadingCache
 from reward_service.config import ClassifierSpec, RegressorSpec
-from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.errors import BackendFailed, ConfigError, RewardServiceError
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import ItemError, RewardInfo, Text
 
@@ -38,11 +39,20 @@ class TextModel(Protocol):
 
 
 class ModelReward:
-    """A classifier or a regressor behind a batcher."""
+    """A classifier or a regressor behind a cache and a batcher."""
 
-    def __init__(self, name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel, batcher: Batcher) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: ClassifierSpec | RegressorSpec,
+        model: TextModel,
+        batcher: Batcher,
+        cache: ReadingCache,
+        observe: Callable[[CacheUse], None] = lambda use: None,
+    ) -> None:
         check(name, spec, model)
         self._spec, self._model, self._batcher = spec, model, batcher
+        self._cache, self._observe = cache, observe
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
@@ -69,34 +79,65 @@ class ModelReward:
         """Score every item; one that the model fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
-        encoded, cut = await asyncio.to_thread(self._encode, items)
-        ticket = await self._batcher.score([text.tokens for text in encoded], deadline_s=items.deadline_s)
+        texts, cut = await self._texts(items)
         result = Scores(scores=[], details=[])
-        for index, outcome in enumerate(ticket.outcomes):
-            if isinstance(outcome, RewardServiceError) or outcome is None:
-                result.errors[index] = ItemError(code=getattr(outcome, "code", "failed"), message=str(outcome))
-                result.scores.append(None)
-                result.details.append(None)
-            else:
-                score, detail = read(self._spec, self._model.labels, outcome, self._model.multi_label)
-                result.scores.append(score)
-                result.details.append(detail)
-        result.truncated = [index for index, text in enumerate(encoded) if cut[index] or text.truncated]
-        result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
-        result.compute_ms = ticket.compute_s * 1000
+        readings = await self._read(texts, items.deadline_s, result)
+        for index, text in enumerate(texts):
+            self._place(readings[text], index, result, cut=cut[index])
         return result
 
-    def _encode(self, items: Items) -> tuple[list[Encoded], list[bool]]:
-        texts = self._texts(items)
+    async def _texts(self, items: Items) -> tuple[list[str], list[bool]]:
+        """Give what the model reads of each item, and whether that is only its end."""
+        whole: Sequence[str] = items.completions
+        if self._spec.input == "chat":
+            whole = await asyncio.to_thread(self._chats, items)
         window = self._spec.last_chars
-        cut = [window is not None and len(text) > window for text in texts]
-        return self._model.encode([text[-window:] if window else text for text in texts]), cut
+        if window is None:
+            return list(whole), [False] * len(whole)
+        return [text[-window:] for text in whole], [len(text) > window for text in whole]
 
-    def _texts(self, items: Items) -> Sequence[str]:
-        if self._spec.input == "completion":
-            return items.completions
+    def _chats(self, items: Items) -> list[str]:
         prompts: Sequence[Text] = items.prompt_chats or []
         return [self._model.chat(prompt, chat) for prompt, chat in zip(prompts, items.chats, strict=True)]
+
+    async def _read(
+        self, texts: Sequence[str], deadline_s: float, result: Scores
+    ) -> dict[str, Reading | RewardServiceError]:
+        """Give each distinct text's reading: from the cache, or else from the model, which sees it once."""
+        distinct = dict.fromkeys(texts)
+        known = {text: reading for text in distinct if (reading := self._cache.get(text)) is not None}
+        self._observe(CacheUse(len(known), len(distinct) - len(known)))
+        missing = [text for text in distinct if text not in known]
+        if not missing:
+            return {**known}
+        encoded = await asyncio.to_thread(self._model.encode, missing)
+        ticket = await self._batcher.score([text.tokens for text in encoded], deadline_s=deadline_s)
+        result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
+        result.compute_ms = ticket.compute_s * 1000
+        return {**known, **self._keep(missing, encoded, ticket.outcomes)}
+
+    def _keep(
+        self, texts: Sequence[str], encoded: Sequence[Encoded], outcomes: Sequence[Outcome | None]
+    ) -> dict[str, Reading | RewardServiceError]:
+        found: dict[str, Reading | RewardServiceError] = {}
+        for text, code, outcome in zip(texts, encoded, outcomes, strict=True):
+            if isinstance(outcome, RewardServiceError) or outcome is None:
+                found[text] = outcome or BackendFailed("the model gave nothing for this text")
+            else:
+                found[text] = reading = Reading(outcome, code.truncated)
+                self._cache.put(text, reading)
+        return found
+
+    def _place(self, reading: Reading | RewardServiceError, index: int, result: Scores, *, cut: bool) -> None:
+        score, detail = None, None
+        if isinstance(reading, RewardServiceError):
+            result.errors[index] = ItemError(code=reading.code, message=str(reading))
+        else:
+            score, detail = read(self._spec, self._model.labels, reading.logits, self._model.multi_label)
+            if cut or reading.truncated:
+                result.truncated.append(index)
+        result.scores.append(score)
+        result.details.append(detail)
 
 
 def check(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> None:

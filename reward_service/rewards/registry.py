@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
 from reward_service.batching import BatchDone, Batcher, Bounds
+from reward_service.cache import CacheUse, ReadingCache
 from reward_service.config import (
     ClassifierSpec,
     CompositeSpec,
@@ -23,26 +26,31 @@ from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.model import ModelReward
 from reward_service.rewards.rule import RuleReward
 
-Observe = Callable[[str, BatchDone], None]
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What all models share: the thread that computes, bounds, and who is told."""
+
+    device: Executor
+    queue_texts: int
+    cache_texts: int
+    observe: Callable[[str, BatchDone | CacheUse], None]
 
 
-def build(config: RewardsConfig, *, device: Executor, queue_texts: int, observe: Observe) -> dict[str, Reward]:
+def build(config: RewardsConfig, serving: Serving) -> dict[str, Reward]:
     """Build every reward, parts before sums. Slow: models are fetched, prepared and loaded. Raises `ConfigError`."""
     rewards: dict[str, Reward] = {}
     for name in in_order(config):
-        rewards[name] = _build_one(name, config.rewards[name], rewards, device, queue_texts, observe)
+        rewards[name] = _build_one(name, config.rewards[name], rewards, serving)
     return {name: rewards[name] for name in config.rewards}
 
 
-def _build_one(
-    name: str, spec: Spec, rewards: dict[str, Reward], device: Executor, queue_texts: int, observe: Observe
-) -> Reward:
+def _build_one(name: str, spec: Spec, rewards: dict[str, Reward], serving: Serving) -> Reward:
     match spec:
         case RuleSpec():
             return RuleReward(name, spec)
         case ClassifierSpec() | RegressorSpec():
-            bounds = Bounds(budget_tokens=spec.batch_tokens, queue_texts=queue_texts)
-            return _model(name, spec, device, bounds, lambda event: observe(name, event))
+            return _model(name, spec, serving)
         case CompositeSpec():
             return CompositeReward(name, spec, rewards)
         case FunctionSpec():
@@ -51,18 +59,15 @@ def _build_one(
             assert_never(spec)
 
 
-def _model(
-    name: str,
-    spec: ClassifierSpec | RegressorSpec,
-    device: Executor,
-    bounds: Bounds,
-    observe: Callable[[BatchDone], None],
-) -> ModelReward:
+def _model(name: str, spec: ClassifierSpec | RegressorSpec, serving: Serving) -> ModelReward:
     with raising(ConfigError, f"rewards.{name}: {spec.model}"):
         from reward_service.backends.pytorch import TorchBackend
 
         backend = TorchBackend(folder_of(name, spec.model), dtype=spec.dtype, max_tokens=spec.max_tokens)
-    return ModelReward(name, spec, backend, Batcher(backend, device, bounds, observe))
+    bounds = Bounds(budget_tokens=spec.batch_tokens, queue_texts=serving.queue_texts)
+    observe = partial(serving.observe, name)
+    batcher = Batcher(backend, serving.device, bounds, observe)
+    return ModelReward(name, spec, backend, batcher, ReadingCache(serving.cache_texts), observe)
 
 
 def folder_of(name: str, model: str) -> Path:

@@ -2,14 +2,15 @@
 
 import random
 
+import httpx
 import pytest
 import torch
 from transformers import pipeline
 
-from shared import RewardClient, ScoreRequest
+from reward_service.settings import Settings
+from shared import RewardClient
 from shared.models import ratings
 from shared.models.store import resolve
-from shared.schemas import text_of
 from tests.conftest import cases, running_service, spelled_out
 
 pytestmark = pytest.mark.slow
@@ -74,20 +75,36 @@ rewards:
     labels: {{POSITIVE: 2.0, "*": -1.0}}
 """
     )
-    from reward_service.settings import Settings
-
     with running_service(Settings(config=config)) as url, RewardClient(url) as client:
         scores = client.score(["What a wonderful day!", "This is horrible."]).rewards["mine"].scores
     assert scores[0] > 1.5
     assert scores[1] < -0.5
 
 
-def test_scores_do_not_depend_on_who_else_asks(models_url):
-    texts = [
-        text_of(ScoreRequest(completions=[f"This is number {i}, and it is fine. " * (i % 7 + 1)]).completions[0])
-        for i in range(64)
-    ]
+def test_a_text_asked_for_again_has_the_same_score_from_memory(models_url):
+    texts = ["A text that nobody has asked for yet.", "Another of them.", "A text that nobody has asked for yet."]
     with RewardClient(models_url) as client:
+        first, second = (client.score(texts, rewards=["sentiment"]).rewards["sentiment"] for _ in range(2))
+    assert first == second
+    assert first.scores[0] == first.scores[2]
+
+
+def test_the_metrics_tell_what_was_known_already(models_url):
+    def looked_up():
+        lines = httpx.get(f"{models_url}/metrics").text.splitlines()
+        names = ("reward_cache_hits_total", "reward_cache_misses_total")
+        return [sum(float(x.split()[-1]) for x in lines if x.startswith(f'{name}{{reward="valence"')) for name in names]
+
+    hits, misses = looked_up()
+    with RewardClient(models_url) as client:
+        client.score(["One that is new here.", "Two that is new here."], rewards=["valence"])
+        client.score(["Two that is new here.", "Three that is new here."], rewards=["valence"])
+    assert looked_up() == [hits + 1, misses + 3]
+
+
+def test_scores_do_not_depend_on_who_else_asks():
+    texts = [f"This is number {i}, and it is fine. " * (i % 7 + 1) for i in range(64)]
+    with running_service(Settings(cache_texts=0)) as url, RewardClient(url) as client:
         together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
     assert together == pytest.approx(alone, abs=1e-5)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from reward_service.batching import Batcher, Bounds
-from reward_service.errors import BackendFailed, DeadlineExceeded, NotReady, Overloaded
+from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, Overloaded
 
 
 class Gated:
@@ -79,6 +79,33 @@ async def test_a_poison_text_costs_only_itself(poisoned):
     ]
 
 
+async def test_the_same_text_from_two_callers_is_computed_once():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        second = asyncio.create_task(batcher.score([[2], [1], [2]]))
+        await queued(batcher, 1)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, second)
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0], [1.0], [2.0]]]
+    assert backend.batches == [[1], [2]]
+
+
+async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller_has_gone():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        gone, stays = (asyncio.create_task(batcher.score([[2], [2, extra]])) for extra in (3, 4))
+        await queued(batcher, 3)
+        gone.cancel()
+        await queued(batcher, 2)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, stays)
+    assert tickets[1].outcomes == [[2.0], [2.0]]
+
+
 async def test_more_than_the_queue_holds_is_refused_whole():
     backend = Gated(open_=False)
     async with batching(backend, queue_texts=3) as batcher:
@@ -101,8 +128,9 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
         gone = asyncio.create_task(batcher.score([[2]]))
         await queued(batcher, 1)
         gone.cancel()
+        await queued(batcher, 0)
         last = asyncio.create_task(batcher.score([[3]]))
-        await queued(batcher, 2)
+        await queued(batcher, 1)
         backend.gate.set()
         await asyncio.gather(first, last)
     assert backend.batches == [[1], [3]]
@@ -113,28 +141,23 @@ async def test_work_whose_time_has_run_out_is_not_computed():
     async with batching(backend) as batcher:
         first = asyncio.create_task(batcher.score([[1]]))
         await backend.entered()
-        late = asyncio.create_task(batcher.score([[2]], deadline_s=time.monotonic()))
-        await queued(batcher, 1)
+        with pytest.raises(DeadlineExceeded):  # at once, not when the device is free
+            await batcher.score([[2]], deadline_s=time.monotonic())
         backend.gate.set()
-        with pytest.raises(DeadlineExceeded):
-            await late
         await first
     assert backend.batches == [[1]]
 
 
-async def test_what_waits_at_the_end_is_answered():
+async def test_what_waits_or_runs_at_the_end_is_answered():
     backend = Gated(open_=False)
     async with batching(backend) as batcher:
         first = asyncio.create_task(batcher.score([[1]]))
         await backend.entered()
         waiting = asyncio.create_task(batcher.score([[2]]))
         await queued(batcher, 1)
-        stopping = asyncio.create_task(batcher.stop())
-        ticket = await waiting
-        backend.gate.set()
-        await stopping
-        first.cancel()
-    assert isinstance(ticket.outcomes[0], NotReady)
+        await batcher.stop()
+        tickets = await asyncio.gather(first, waiting)
+    assert all(isinstance(ticket.outcomes[0], Draining) for ticket in tickets)
 
 
 async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():

@@ -1,0 +1,92 @@
+"""What waits before a model: each text once, in turns that are fair to every caller. No clock, no task, no torch.
+
+In: one caller's token sequences. Out: the next batch. Callers take turns by tokens (start-time fair queueing: Goyal,
+Vin & Cheng, SIGCOMM 1996): a text's turn is fixed when it arrives, its caller's own texts one behind the other, and
+the clock by which turns are given moves on with the work done. So a flood of texts delays another caller's single
+text by one batch, and no flood of single texts keeps a large request from ending.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from reward_service.packing import next_batch, turns
+
+Caller = TypeVar("Caller")
+Key = tuple[int, ...]
+LOOKAHEAD = 512
+"""How many of those whose turn is next are looked at when a batch is planned."""
+SHARES = 16
+"""The clock moves as if no more callers than this took turns: past it older turns win, so that waiting is bounded."""
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[Caller]):
+    """One text on its way through the model, and everyone who waits for it: (caller, index in its request)."""
+
+    tokens: Key
+    turn: float
+    seats: list[tuple[Caller, int]]
+
+
+@dataclass(slots=True)
+class FairQueue(Generic[Caller]):
+    """The texts that wait and those that are being computed. Identical ones are one job."""
+
+    budget_tokens: int
+    max_items: int
+    _jobs: dict[Key, Job[Caller]] = field(default_factory=dict)
+    _waiting: list[Job[Caller]] = field(default_factory=list)  # by turn
+    _clock: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def fresh(self, batch: Sequence[Key]) -> int:
+        """Tell how many jobs these texts would add."""
+        return len({tokens for tokens in batch if tokens not in self._jobs})
+
+    def add(self, caller: Caller, batch: Sequence[Key]) -> None:
+        """Give each text its turn, or a seat beside the same text that waits or runs already."""
+        for index, (tokens, turn) in enumerate(zip(batch, turns(map(len, batch), self._clock), strict=True)):
+            job = self._jobs.get(tokens)
+            if job is None:
+                job = self._jobs[tokens] = Job(tokens, turn, [])
+                self._waiting.append(job)
+            job.seats.append((caller, index))
+            job.turn = min(job.turn, turn)
+        self._waiting.sort(key=lambda job: job.turn)  # two sorted runs: linear
+
+    def leave(self, caller: Caller) -> None:
+        """Forget a caller; what nobody else waits for is not computed."""
+        for job in self._waiting:
+            job.seats = [seat for seat in job.seats if seat[0] is not caller]
+        for job in self._waiting:
+            if not job.seats:
+                del self._jobs[job.tokens]
+        self._waiting = [job for job in self._waiting if job.seats]
+
+    def take(self) -> list[Job[Caller]]:
+        """Take the next batch: the text whose turn it is, and those nearest to it in length among the next."""
+        seen = self._waiting[:LOOKAHEAD]
+        if not seen:
+            return []
+        lengths = [len(job.tokens) for job in seen]
+        chosen = next_batch(lengths, budget_tokens=self.budget_tokens, max_items=self.max_items)
+        callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
+        self._clock = max(seen[0].turn, self._clock + sum(lengths[index] for index in chosen) / callers)
+        taken = set(chosen)
+        self._waiting[: len(seen)] = [job for index, job in enumerate(seen) if index not in taken]
+        return [seen[index] for index in chosen]
+
+    def done(self, jobs: Sequence[Job[Caller]]) -> None:
+        """Forget jobs that have their outcome: the same text would be computed anew."""
+        for job in jobs:
+            del self._jobs[job.tokens]
+
+    def clear(self) -> list[Job[Caller]]:
+        """Give up everything that has no outcome yet."""
+        left = list(self._jobs.values())
+        self._jobs.clear()
+        self._waiting.clear()
+        return left

@@ -1,0 +1,119 @@
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from reward_service.fair_queue import FairQueue
+
+BUDGET = 64
+
+
+class Caller:
+    """Somebody who waits; told apart by identity alone."""
+
+
+def text(number, length=8):
+    return (number,) * length
+
+
+def names(jobs):
+    return [job.tokens[0] for job in jobs]
+
+
+def serve(queue):
+    jobs = queue.take()
+    queue.done(jobs)
+    return jobs
+
+
+def test_a_single_text_waits_for_no_more_than_one_batch_of_a_flood():
+    queue, single = FairQueue(BUDGET, max_items=256), Caller()
+    queue.add(Caller(), [text(i) for i in range(1000)])
+    for _ in range(5):
+        serve(queue)
+    queue.add(single, [text(5000)])
+    assert 5000 in names(serve(queue))
+
+
+def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), [text(i, 4) for i in range(100)])
+    queue.add(Caller(), [text(9999, 500)])
+    queue.add(Caller(), [text(i, 4) for i in range(100, 500)])
+    assert any(9999 in names(serve(queue)) for _ in range(3))
+
+
+def test_a_large_request_ends_however_many_single_texts_keep_coming():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), [text(i) for i in range(100)])
+    fresh, left = iter(range(1000, 10**9)), set(range(100))
+    for _ in range(250):  # more is coming than can be served
+        for _ in range(8):
+            queue.add(Caller(), [text(next(fresh))])
+        left -= set(names(serve(queue)))
+    assert not left
+
+
+def test_two_floods_share_the_device_by_halves():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), [text(i) for i in range(400)])
+    serve(queue)
+    queue.add(Caller(), [text(i) for i in range(1000, 1400)])
+    served = Counter(name >= 1000 for _ in range(30) for name in names(serve(queue)))
+    assert abs(served[True] - served[False]) <= 2 * BUDGET // 8
+
+
+class Queueing(RuleBasedStateMachine):
+    """Whatever happens in whatever order, every caller gets each of its texts once, and nothing runs twice at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = FairQueue(BUDGET, max_items=7)
+        self.owed = {}  # caller -> {index: tokens}
+
+    callers, batches = Bundle("callers"), Bundle("batches")
+
+    @rule(target=callers, texts=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 30)), min_size=1, max_size=12))
+    def add(self, texts):
+        caller, batch = Caller(), [text(*each) for each in texts]
+        before = len(self.queue)
+        expected = self.queue.fresh(batch)
+        self.queue.add(caller, batch)
+        assert len(self.queue) == before + expected
+        self.owed[caller] = dict(enumerate(batch))
+        return caller
+
+    @rule(target=batches)
+    def take(self):
+        jobs = self.queue.take()
+        return jobs if jobs else multiple()
+
+    @rule(jobs=consumes(batches))
+    def end(self, jobs):
+        self.queue.done(jobs)
+        for job in jobs:
+            for caller, index in job.seats:
+                if caller in self.owed:
+                    assert self.owed[caller].pop(index) == job.tokens
+
+    @rule(caller=consumes(callers))
+    def leave(self, caller):
+        self.queue.leave(caller)
+        self.owed.pop(caller)
+
+    @invariant()
+    def nothing_waits_for_nobody(self):
+        assert all(job.seats for job in self.queue._waiting)
+        assert len(self.queue._jobs) >= len(self.queue)
+
+    def teardown(self):
+        for job in self.queue.clear():
+            for caller, index in job.seats:
+                if caller in self.owed:
+                    assert self.owed[caller].pop(index) == job.tokens
+        assert not any(self.owed.values())
+
+
+TestQueueing = Queueing.TestCase
+TestQueueing.settings = settings(max_examples=60, stateful_step_count=40)

@@ -11,11 +11,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from shared import RevisionChanged, RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
 from shared.protocol import DEFAULT_PORT
-from shared.schemas import ItemError
+from shared.schemas import ItemError, ScoreResponse
+from trainer.joint import JointClient
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"
@@ -37,15 +39,23 @@ def remote_reward(
     `failure_budget` is the share of the last ten calls' items that may fail before the run is stopped. `timeout_s`
     bounds each call, retries included; keep it well below the `ddp_timeout` of a distributed run.
     """
-    client = RewardClient(urls, api_key or api_key_from_environment(), timeout_s=timeout_s)
-    return RemoteReward(client, name, failure_budget=failure_budget)
+    addresses = (urls,) if isinstance(urls, str) else tuple(urls)
+    joint = _joint_client(addresses, api_key or api_key_from_environment(), timeout_s)
+    return RemoteReward(joint, name, failure_budget=failure_budget)
+
+
+@lru_cache(maxsize=32)
+def _joint_client(urls: tuple[str, ...], api_key: str | None, timeout_s: float) -> JointClient:
+    """Make the one client of all rewards of these replicas, so that they share connections and requests."""
+    return JointClient(RewardClient(urls, api_key, timeout_s=timeout_s))
 
 
 class RemoteReward:
     """An async reward function with a name of its own, which TRL needs to tell metrics apart. Picklable."""
 
-    def __init__(self, client: RewardClient, name: str, *, failure_budget: float = 0.01) -> None:
-        self.client, self.name, self.failure_budget = client, name, failure_budget
+    def __init__(self, joint: JointClient, name: str, *, failure_budget: float = 0.01) -> None:
+        self._joint, self.client = joint, joint.client
+        self.name, self.failure_budget = name, failure_budget
         self.__name__ = name
         self.revision: str | None = None
         self._recent: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (failed, items) of each call
@@ -76,7 +86,7 @@ class RemoteReward:
     ) -> list[float | None]:
         """Score one generation batch. Raises a `RewardError` where it cannot."""
         started_s, retries = time.monotonic(), self.client.retries
-        response = await self.client.ascore(completions, prompts, columns, [self.name])
+        response = await self._joint.score(self.name, completions, prompts, columns)
         latency_s = time.monotonic() - started_s
         reward = response.rewards[self.name]
         self._pin(reward.revision)
@@ -86,7 +96,7 @@ class RemoteReward:
                 log_metric(f"remote/{self.name}/{metric}", value)
             log_metric(f"remote/{self.name}/latency_ms_p50", latency_s * 1000)
             log_metric(f"remote/{self.name}/retries", float(self.client.retries - retries))
-        return list(reward.scores)
+        return known_to_all(self.name, response)
 
     def _pin(self, revision: str) -> None:
         if self.revision is None:
@@ -106,6 +116,22 @@ class RemoteReward:
                 f"{sum(f for f, _ in self._recent)} of the last {sum(n for _, n in self._recent)} completions have no "
                 f"{self.name!r} score, more than {self.failure_budget:.0%} allowed; {'; '.join(reasons[:3])}"
             )
+
+
+def known_to_all(name: str, response: ScoreResponse) -> list[float | None]:
+    """Give a reward's scores, without those of items on which another reward of the same request has failed.
+
+    TRL sums the rewards that it has of an item: what is left of a sum whose other half failed is a wrong reward. A
+    reward that does not apply is left out of the sum on purpose.
+    """
+    failed = {
+        index
+        for reward in response.rewards.values()
+        for index, error in reward.errors.items()
+        if error.code != NOT_APPLICABLE
+    }
+    scores = response.rewards[name].scores
+    return [None if str(index) in failed else score for index, score in enumerate(scores)]
 
 
 def failures(reward: RewardScores) -> list[ItemError]:

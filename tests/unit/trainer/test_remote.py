@@ -1,9 +1,12 @@
+import asyncio
 import inspect
 import pickle
 
+import httpx
 import pytest
 
-from shared import RevisionChanged, RewardScores, TooManyFailures, UnknownReward
+from reward_service.rewards.base import Scores
+from shared import RevisionChanged, RewardInfo, RewardScores, TooManyFailures, UnknownReward
 from shared.schemas import ItemError
 from tests.conftest import running_service
 from trainer import remote, remote_reward
@@ -86,26 +89,87 @@ async def test_another_revision_in_the_middle_of_a_run_stops_it(rules_url):
     await reward.client.aclose()
 
 
-async def test_too_many_failed_items_stop_the_run():
-    from reward_service.rewards.base import Scores
-    from shared.schemas import RewardInfo
+class Partly:
+    """A reward that fails on every text with `poison` in it, and has nothing to say of one with `other`."""
 
-    class Failing:
-        info = RewardInfo(name="bad", kind="function", description="", revision="1")
+    info = RewardInfo(name="partly", kind="function", description="", revision="1")
 
-        async def score(self, items):
-            error = ItemError(code="rule_failed", message="it broke")
-            count = len(items)
-            return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))
+    async def score(self, items):
+        said = {"poison": "rule_failed", "other": "not_applicable"}
+        errors = {
+            index: ItemError(code=said[text], message="it broke")
+            for index, text in enumerate(items.completions)
+            if text in said
+        }
+        scores = [None if index in errors else 1.0 for index in range(len(items))]
+        return Scores(scores=scores, details=[None] * len(items), errors=errors)
 
-        async def start(self):
-            pass
+    async def start(self):
+        pass
 
-        async def stop(self):
-            pass
+    async def stop(self):
+        pass
 
-    with running_service(rewards={"bad": Failing()}) as url:
-        reward = remote_reward(url, "bad")
-        with pytest.raises(TooManyFailures, match="it broke"):
-            await reward(prompts=["p", "p"], completions=["a", "b"])
-        await reward.client.aclose()
+
+class Always(Partly):
+    """A reward that always has a score."""
+
+    info = RewardInfo(name="always", kind="function", description="", revision="1")
+
+    async def score(self, items):
+        return Scores(scores=[2.0] * len(items), details=[None] * len(items))
+
+
+@pytest.fixture(scope="module")
+def partly_url():
+    with running_service(rewards={"partly": Partly(), "always": Always()}) as url:
+        yield url
+
+
+async def ask(url, names, completions):
+    """Ask as TRL does: every function at once, with the same objects."""
+    rewards, prompts = [remote_reward(url, name) for name in names], ["p"] * len(completions)
+    try:
+        return await asyncio.gather(*(reward(prompts=prompts, completions=completions) for reward in rewards))
+    finally:
+        await rewards[0].client.aclose()
+
+
+def requests_at(url):
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    counts = [line for line in lines if line.startswith('reward_requests_total{code="200",route="/v1/score"}')]
+    return sum(float(line.split()[-1]) for line in counts)
+
+
+async def test_the_rewards_of_one_service_travel_in_one_request(partly_url):
+    before = requests_at(partly_url)
+    assert await ask(partly_url, ["partly", "always"], ["a", "b"]) == [[1.0, 1.0], [2.0, 2.0]]
+    assert requests_at(partly_url) == before + 1
+
+
+async def test_two_batches_at_the_same_moment_are_two_requests(partly_url):
+    reward, before = remote_reward(partly_url, "always"), requests_at(partly_url)
+    batches = [["a"], ["b", "c"]]
+    scores = await asyncio.gather(*(reward(prompts=batch, completions=batch) for batch in batches))
+    assert scores == [[2.0], [2.0, 2.0]]
+    assert requests_at(partly_url) == before + 2
+    await reward.client.aclose()
+
+
+async def test_no_sum_is_made_of_an_item_on_which_one_reward_failed(partly_url):
+    partly, always = await ask(partly_url, ["partly", "always"], ["a", "poison", "b"])
+    assert partly == [1.0, None, 1.0]
+    assert always == [2.0, None, 2.0]
+
+
+async def test_a_reward_that_does_not_apply_leaves_the_others_as_they_are(partly_url):
+    partly, always = await ask(partly_url, ["partly", "always"], ["a", "other"])
+    assert partly == [1.0, None]
+    assert always == [2.0, 2.0]
+
+
+async def test_too_many_failed_items_stop_the_run(partly_url):
+    reward = remote_reward(partly_url, "partly")
+    with pytest.raises(TooManyFailures, match="it broke"):
+        await reward(prompts=["p", "p"], completions=["poison", "poison"])
+    await reward.client.aclose()

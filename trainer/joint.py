@@ -1,0 +1,60 @@
+"""Let the rewards of one service travel in one request.
+
+TRL asks each reward function on its own, all at the same moment with the same completions. In: those calls. Out: one
+call of the client with all their names, whose response each of them gets whole.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import RewardClient, ScoreResponse
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(slots=True, eq=False)
+class _Round:
+    """One request that is about to be sent."""
+
+    asked: tuple[Any, ...]
+    names: list[str] = field(default_factory=list)
+    answer: asyncio.Task[ScoreResponse] | None = None
+
+
+class JointClient:
+    """A client for several reward functions. May be used from any event loop, each with rounds of its own."""
+
+    def __init__(self, client: RewardClient) -> None:
+        self.client = client
+        self._round: _Round | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"client": self.client, "_round": None}
+
+    async def score(
+        self, name: str, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns
+    ) -> ScoreResponse:
+        """Score with the reward `name`, and with whatever else is asked of the same completions at this moment."""
+        asked = (asyncio.get_running_loop(), completions, prompts, *columns.values())
+        joined = self._round
+        if joined is None or not _same(joined.asked, asked):
+            joined = self._round = _Round(asked)
+            joined.answer = asyncio.create_task(self._send(joined, completions, prompts, columns))
+        joined.names.append(name)
+        assert joined.answer is not None
+        return await asyncio.shield(joined.answer)  # one caller that gives up takes nothing from the others
+
+    async def _send(
+        self, joined: _Round, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns
+    ) -> ScoreResponse:
+        await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
+        if self._round is joined:
+            self._round = None
+        return await self.client.ascore(completions, prompts, columns, list(dict.fromkeys(joined.names)))
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Tell whether two calls are about the very same objects; equal ones may still be two batches."""
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -8,6 +8,7 @@ RewardServiceError
 ├── BodyTooLarge     413     more bytes than a request may have
 ├── BadContentType   415     not JSON, or compressed
 ├── Invalid          422     JSON of the wrong shape
+├── CallerGone       499     nobody waits for the answer; counted, not sent
 ├── Overloaded       429     the queue is full; says when to try again   (retryable)
 ├── NotReady         503     loading                                     (retryable)
 │   └── Draining     503     shutting down                               (retryable)
@@ -70,6 +71,12 @@ class Invalid(RewardServiceError):
     """JSON of the wrong shape."""
 
     status, code, title = 422, "invalid", "Invalid request"
+
+
+class CallerGone(RewardServiceError):
+    """The caller has closed the connection. 499 is nginx' number for it."""
+
+    status, code, title = 499, "caller_gone", "Caller gone"
 
 
 class Overloaded(RewardServiceError):

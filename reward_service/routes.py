@@ -1,19 +1,23 @@
 """The HTTP face: parse, score, answer. Every decision is made elsewhere."""
 
+import asyncio
 import time
+from collections.abc import Coroutine
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse
 
-from reward_service.errors import BadContentType, BodyTooLarge
+from reward_service.errors import BadContentType, BodyTooLarge, CallerGone
 from reward_service.lifecycle import Lifecycle
 from reward_service.problems import wrong_request
 from reward_service.settings import Settings
 from shared import protocol
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
+
+T = TypeVar("T")
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -56,7 +60,8 @@ def _scoring(life: Lifecycle, version: str) -> APIRouter:
         """Score texts with one or several rewards."""
         deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
         asked = await read_request(request, life.settings.texts_per_request)
-        response = await life.scorer().score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
+        scorer, request_id = life.scorer(), request.state.request_id
+        response = await unless_gone(request, scorer.score(asked, request_id=request_id, deadline_s=deadline_s))
         life.metrics.answered(response)
         return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
 
@@ -119,6 +124,24 @@ async def read_request(request: Request, texts_per_request: int) -> ScoreRequest
     if len(asked.completions) > texts_per_request:
         raise BodyTooLarge(f"a request may have {texts_per_request} texts, this one has {len(asked.completions)}")
     return asked
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, unless its caller hangs up first: then it is cancelled. The body has been read."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise CallerGone("the caller has gone")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def deadline_of(header: str | None, *, now_s: float) -> float:

@@ -1,5 +1,7 @@
+import asyncio
 import json
 import math
+import socket
 import threading
 
 import httpx
@@ -9,7 +11,7 @@ from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import RewardClient
 from shared.schemas import Problem, RewardInfo
-from tests.conftest import RULES, cases, running_service, spelled_out
+from tests.conftest import RULES, cases, running_service, spelled_out, wait_for
 
 JSON = {"Content-Type": "application/json"}
 
@@ -209,3 +211,38 @@ def test_many_callers_at_once_each_get_their_own_scores(rules_url):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+class Endless:
+    """A reward that ends only when its caller has gone."""
+
+    info = RewardInfo(name="endless", kind="function", description="", revision="1")
+
+    def __init__(self):
+        self.entered, self.cancelled = threading.Event(), threading.Event()
+
+    async def score(self, items):
+        self.entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+
+def test_work_of_a_caller_that_hangs_up_is_given_up():
+    reward = Endless()
+    with running_service(rewards={"endless": reward}) as url:
+        host, port = url.removeprefix("http://").split(":")
+        body = b'{"completions": ["a"]}'
+        head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with socket.create_connection((host, int(port))) as caller:
+            caller.sendall(f"{head}\r\n\r\n".encode() + body)
+            assert reward.entered.wait(10)
+        assert reward.cancelled.wait(10)
+        wait_for(lambda: 'code="499"' in httpx.get(f"{url}/metrics").text)

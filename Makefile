@@ -7,7 +7,7 @@ RECIPE ?= banana
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test check serve train report demo lock clean
+.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,9 +59,18 @@ demo: ## From nothing to two trained policies and their reports
 	@$(MAKE) --no-print-directory install
 	@$(BIN)/python scripts/demo.py
 
+bench: install ## Compare the service with other serving stacks, installed beside it (about 15 minutes)
+	$(BIN)/python -m bench.serving
+
+bench-figures: install ## Measure latency, fairness under load, caching, replicas, errors, memory
+	$(BIN)/python -m bench.figures
+
+bench-step: install ## Measure what HTTP adds to a training step
+	$(BIN)/python -m bench.step
+
 lock: ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^remote-rewards' | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove what was made here; prepared models in the cache stay
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs dist bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

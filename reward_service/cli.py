@@ -7,11 +7,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from reward_service.config import ClassifierSpec, RegressorSpec, read_config, sentence
+from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, read_config, sentence
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
 
@@ -37,9 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (serve_, prepare_):
         command.add_argument("--config", type=Path, help="rewards.yaml (default: the rewards of the package)")
+        command.add_argument("--backend", choices=get_args(BackendName), help="what computes (default: the fastest)")
+        command.add_argument("--dtype", choices=get_args(DType), help="in which precision (default: any)")
+        command.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
     serve_.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
     serve_.add_argument("--port", type=int, help="port to listen at, 0 for any free one (default: 8088)")
-    serve_.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
+    serve_.add_argument("--deterministic", action="store_true", default=None, help="compute each text alone")
     serve_.add_argument("--api-key-file", type=Path, help="file with one API key a line")
     serve_.add_argument("--insecure", action="store_true", default=None, help="serve beyond this machine without a key")
     serve_.epilog = (
@@ -63,7 +66,7 @@ def serve(settings: Settings) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     read_config(settings.config)  # a misspelt key is told before anything is loaded
     listener = listen(settings.host, settings.port)
-    _compute_with(settings.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))  # before torch is imported
     return _run(settings, listener)
 
 
@@ -108,16 +111,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _compute_with(threads: int | None) -> None:
-    if threads:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-
-
 def prepare(settings: Settings) -> int:
-    """Fetch and prepare every model that the configuration names, so that serving starts at once."""
-    from reward_service.rewards.registry import folder_of
+    """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
+    from reward_service.rewards.loading import engine_of, open_model
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):
-            print(f"{name}: {spec.model} is at {folder_of(name, spec.model)}")
+            folder = open_model(name, spec)
+            print(f"{name}: {spec.model} is at {folder.path}, computed with {engine_of(spec, folder, settings).engine}")
     return 0

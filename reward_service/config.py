@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 from reward_service.errors import ConfigError
 from shared.schemas import Name
 
+BackendName = Literal["torch", "openvino"]
+DType = Literal["float32", "bfloat16"]
+
 
 class Frozen(BaseModel):
     """Configuration cannot change after it is read, and holds no key we do not know."""
@@ -40,8 +43,11 @@ class ModelSpec(Frozen):
     """Only so many characters from the end of the text are read."""
     max_tokens: int | None = Field(None, gt=2)
     """Upper bound on the tokens read; left out, what the model can read."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_tokens: int = Field(4096, gt=0)
+    backend: BackendName | None = None
+    """What computes; left out, the service's setting."""
+    dtype: DType | None = None
+    """In which precision; left out, the service's setting."""
+    batch_tokens: int = Field(2048, gt=0)
     """Upper bound on rows × longest row in one forward pass."""
 
 

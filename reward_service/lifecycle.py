@@ -11,7 +11,7 @@ from reward_service.config import read_config
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Reward
-from reward_service.rewards.registry import Serving, build
+from reward_service.rewards.registry import build
 from reward_service.scorer import Scorer, items_of
 from reward_service.settings import Settings
 from shared.schemas import ScoreRequest
@@ -86,10 +86,7 @@ class Lifecycle:
         if self._given is not None:
             return Scorer(self._given, [next(iter(self._given))])
         config = read_config(self.settings.config)
-        serving = Serving(
-            self._device, self.settings.queue_texts, self.settings.cache_bound(), observe=self.metrics.observe
-        )
-        rewards = await asyncio.to_thread(build, config, serving)
+        rewards = await asyncio.to_thread(build, config, self.settings, self._device, self.metrics.observe)
         return Scorer(rewards, config.chosen())
 
     async def _canary(self, scorer: Scorer) -> None:

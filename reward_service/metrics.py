@@ -69,7 +69,8 @@ class Metrics:
         self.cache_hits = Counter("reward_cache_hits", "Texts known already", ["reward"], registry=registry)
         self.cache_misses = Counter("reward_cache_misses", "Texts computed", ["reward"], registry=registry)
         self.score = Histogram("reward_score", "Scores given", ["reward"], buckets=SCORES, registry=registry)
-        self.model_info = Gauge("reward_model_info", "What scores", ["name", "revision", "kind"], registry=registry)
+        labels = ["name", "revision", "kind", "backend", "dtype"]
+        self.model_info = Gauge("reward_model_info", "What scores", labels, registry=registry)
 
     def observe(self, reward: str, event: BatchDone | CacheUse) -> None:
         """Count one batch, or one look into the cache."""
@@ -101,7 +102,8 @@ class Metrics:
     def loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
         """Say what scores, and where the queue's depth is read."""
         for info in infos:
-            self.model_info.labels(info.name, info.revision, info.kind).set(1)
+            engine = (info.engine.backend, info.engine.dtype) if info.engine else ("", "")
+            self.model_info.labels(info.name, info.revision, info.kind, *engine).set(1)
         self.depth.set_function(depth)
 
     def render(self) -> bytes:

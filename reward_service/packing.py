@@ -28,3 +28,14 @@ def turns(lengths: Iterable[int], clock: float) -> Iterator[float]:
     for length in lengths:
         yield clock
         clock += length
+
+
+def batches_of(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Cut everything into batches of about one length within the budget: indices, the shortest texts first."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= budget_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

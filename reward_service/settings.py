@@ -6,6 +6,8 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from reward_service.config import BackendName, DType
+from reward_service.cores import usable_cores
 from shared.protocol import DEFAULT_PORT
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -35,6 +37,14 @@ class Settings(BaseSettings):
     cache_texts: int = Field(50_000, ge=0)
     """Texts of which each model remembers what it said. With several keys none: how fast an answer comes would tell
     one holder what another has asked."""
+    backend: BackendName | None = None
+    """What computes; left out, the fastest on this machine of which the scores are right."""
+    dtype: DType | None = None
+    """In which precision; left out, any."""
+    tolerance: float = Field(0.02, ge=0)
+    """How far the scores of the fastest may be from float32 torch, in probability, for 99 of 100 texts."""
+    deterministic: bool = False
+    """Compute each text alone, so that its score does not depend, to the bit, on what else is asked."""
     grace_s: float = Field(30.0, ge=0)
     """How long accepted work may take to finish once the service is told to stop."""
     threads: int | None = Field(None, gt=0)
@@ -55,6 +65,10 @@ class Settings(BaseSettings):
                 f"or pass --insecure if that is meant"
             )
         return self
+
+    def cores(self) -> int:
+        """Give how many threads a model computes with."""
+        return self.threads or usable_cores()
 
     def cache_bound(self) -> int:
         """Give how many texts a model may remember."""

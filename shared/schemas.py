@@ -94,6 +94,19 @@ class ScoreResponse(BaseModel):
     timing: Timing
 
 
+class EngineInfo(BaseModel):
+    """What computes a model, and how it was found to do: the revision covers it."""
+
+    backend: str
+    dtype: str
+    deterministic: bool = False
+    """Whether a score does not depend, to the bit, on what else was asked at the same time."""
+    texts_per_s: float | None = None
+    """Measured when it was chosen; null where the configuration left no choice."""
+    error: float | None = None
+    """99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
+
+
 class RewardInfo(BaseModel):
     """What a reward is, and exactly which weights, tokenizer, labels and mapping it scores with."""
 
@@ -105,6 +118,8 @@ class RewardInfo(BaseModel):
     """Lowest and highest score possible; null where it is not known."""
     max_tokens: int | None = None
     """Tokens the model sees of a text; null where the reward reads all of it."""
+    engine: EngineInfo | None = None
+    """What computes the model; null where there is none."""
     parts: list[str] = Field(default_factory=list)
     """The rewards that a composite is made of."""
 

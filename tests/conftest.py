@@ -71,6 +71,6 @@ def rules_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def models_url() -> Iterator[str]:
-    """A service with the package's own configuration: the embedded models are prepared on first use."""
-    with running_service(Settings()) as url:
+    """A service with the package's own rewards on the reference engine; their models are prepared on first use."""
+    with running_service(Settings(backend="torch", dtype="float32")) as url:
         yield url

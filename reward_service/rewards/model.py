@@ -13,7 +13,7 @@ from reward_service.cache import CacheUse, Reading, ReadingCache
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import BackendFailed, ConfigError, RewardServiceError
 from reward_service.rewards.base import Items, Scores
-from shared.schemas import ItemError, RewardInfo, Text
+from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
 
 
 class TextModel(Protocol):
@@ -48,6 +48,7 @@ class ModelReward:
         model: TextModel,
         batcher: Batcher,
         cache: ReadingCache,
+        engine: EngineInfo,
         observe: Callable[[CacheUse], None] = lambda use: None,
     ) -> None:
         check(name, spec, model)
@@ -57,9 +58,10 @@ class ModelReward:
             name=name,
             kind=spec.kind,
             description=spec.description,
-            revision=f"sha256:{revision(spec, model)}",
+            revision=f"sha256:{revision(spec, model, engine)}",
             range=value_range(spec, model.labels),
             max_tokens=model.max_tokens,
+            engine=engine,
         )
 
     @property
@@ -189,10 +191,11 @@ def sigmoid(logits: Logits) -> list[float]:
     return [0.5 * (1.0 + math.tanh(0.5 * logit)) for logit in logits]
 
 
-def revision(spec: ClassifierSpec | RegressorSpec, model: TextModel) -> str:
-    """Hash all that the scores depend on: weights, tokenizer, precision, and the mapping of the configuration."""
-    mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens"})
-    content = json.dumps([model.fingerprint, mapping], sort_keys=True)
+def revision(spec: ClassifierSpec | RegressorSpec, model: TextModel, engine: EngineInfo) -> str:
+    """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping of the configuration."""
+    mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens", "backend", "dtype"})
+    made_with = [engine.backend, engine.dtype, engine.deterministic]
+    content = json.dumps([model.fingerprint, made_with, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, mse_loss
 
+from shared.models.first_token import forward
 from shared.models.progress import Progress
 
 
@@ -23,7 +24,7 @@ class Recipe:
 
     seed: int = 0
     epochs: int = 1
-    batch_size: int = 24
+    batch_size: int = 16
     bucket_batches: int = 32
     """Batches are cut from the sorted texts of so many random ones: little padding, still shuffled."""
     learning_rate: float = 2e-4
@@ -34,7 +35,7 @@ class Recipe:
     clip_norm: float = 1.0
     max_tokens: int = 56
     """One text in a hundred is longer; its end is not read in training."""
-    frozen_layers: int = 1
+    frozen_layers: int = 2
     """Lowest layers that keep their weights, as the embeddings do."""
     clear_from: float = 0.5
     """A sentence counts as negative or positive from this |rating| on; nearer to 0 people disagree."""
@@ -123,33 +124,6 @@ def pad(tokens: Sequence[list[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in tokens])  # (batch, tokens)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])
     return ids, mask
-
-
-def forward(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Give the model's own outputs for a seventh less work: its last layer serves only the first token.
-
-    A BERT classifier reads nothing else, so all other rows of that layer are computed in vain.
-    """
-    hidden = model.bert.embeddings(ids)  # (batch, tokens, features)
-    blind = (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-    *lower, last = model.bert.encoder.layer
-    for layer in lower:
-        hidden = layer(hidden, blind.expand(-1, 1, ids.shape[1], -1))
-    first = _first_token(last, hidden, blind)  # (batch, 1, features)
-    return model.classifier(model.bert.pooler(first))  # type: ignore[no-any-return]
-
-
-def _first_token(layer: Any, hidden: Tensor, blind: Tensor) -> Tensor:
-    """Run one BERT layer with the first token as the only query."""
-    attention = layer.attention.self
-
-    def heads(rows: Any) -> Any:
-        return rows.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-
-    query, key, value = attention.query(hidden[:, :1]), attention.key(hidden), attention.value(hidden)
-    context = scaled_dot_product_attention(heads(query), heads(key), heads(value), attn_mask=blind)
-    seen = layer.attention.output(context.transpose(1, 2).flatten(2), hidden[:, :1])
-    return layer.output(layer.intermediate(seen), seen)  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()

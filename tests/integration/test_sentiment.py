@@ -104,7 +104,7 @@ def test_the_metrics_tell_what_was_known_already(models_url):
 
 def test_scores_do_not_depend_on_who_else_asks():
     texts = [f"This is number {i}, and it is fine. " * (i % 7 + 1) for i in range(64)]
-    with running_service(Settings(cache_texts=0)) as url, RewardClient(url) as client:
+    with running_service(Settings(backend="torch", dtype="float32", cache_texts=0)) as url, RewardClient(url) as client:
         together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
     assert together == pytest.approx(alone, abs=1e-5)

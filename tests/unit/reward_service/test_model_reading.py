@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.model import check, mapped, read, revision, sigmoid, softmax, value_range
+from shared.schemas import EngineInfo
 from tests.conftest import cases
 
+TORCH = EngineInfo(backend="torch", dtype="float32")
 SENTIMENT = ClassifierSpec(model="m", labels={"POSITIVE": 2.0, "*": -1.0})
 
 
@@ -64,15 +66,20 @@ def test_a_regressor_needs_one_output():
         (SENTIMENT.model_copy(update={"labels": {"POSITIVE": 1.0, "*": -1.0}}), Model(["POSITIVE"])),
         (SENTIMENT.model_copy(update={"last_chars": 100}), Model(["POSITIVE"])),
         (SENTIMENT, Model(["POSITIVE"], fingerprint="other weights")),
+        (SENTIMENT, Model(["POSITIVE"]), EngineInfo(backend="torch", dtype="bfloat16")),
+        (SENTIMENT, Model(["POSITIVE"]), EngineInfo(backend="openvino", dtype="float32")),
+        (SENTIMENT, Model(["POSITIVE"]), EngineInfo(backend="torch", dtype="float32", deterministic=True)),
     ],
 )
-def test_the_revision_covers_weights_and_mapping(other):
-    assert revision(SENTIMENT, Model(["POSITIVE"])) != revision(*other)
+def test_the_revision_covers_weights_mapping_and_engine(other):
+    spec, model, engine = (*other, TORCH)[:3]
+    assert revision(SENTIMENT, Model(["POSITIVE"]), TORCH) != revision(spec, model, engine)
 
 
 def test_the_revision_does_not_depend_on_what_scores_do_not_depend_on():
-    described = SENTIMENT.model_copy(update={"description": "words", "batch_tokens": 1})
-    assert revision(SENTIMENT, Model(["POSITIVE"])) == revision(described, Model(["POSITIVE"]))
+    described = SENTIMENT.model_copy(update={"description": "words", "batch_tokens": 1, "backend": "torch"})
+    measured = TORCH.model_copy(update={"texts_per_s": 80.0, "error": 0.0})
+    assert revision(SENTIMENT, Model(["POSITIVE"]), TORCH) == revision(described, Model(["POSITIVE"]), measured)
 
 
 def test_the_range_of_a_classifier_follows_from_its_factors():

@@ -1,0 +1,58 @@
+"""Write results: JSON with the machine they were measured on, a table, a plot."""
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from reward_service.cores import usable_cores
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, results: Any, table: str) -> None:
+    """Write `<name>.json` and `<name>.md`."""
+    RESULTS.mkdir(exist_ok=True)
+    content = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **results}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    head = f"{content['date']}, {told(content['machine'])}\n\n"
+    (RESULTS / f"{name}.md").write_text(head + table, encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Describe where this runs, as far as speed depends on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return {"processor": model, "instructions": wide, "cores": usable_cores(), "torch": version("torch")}
+
+
+def told(found: dict[str, Any]) -> str:
+    """Word a machine in one line."""
+    return f"{found['processor']}, {found['cores']} cores, {' '.join(found['instructions'])}, torch {found['torch']}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out as a table; the first is its head."""
+    head, *body = ["| " + " | ".join(cell.replace("|", "·") for cell in row) + " |" for row in rows]
+    return "\n".join([head, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body]) + "\n"
+
+
+def bars(name: str, label: str, values: dict[str, float]) -> None:
+    """Draw `<name>.svg`: a bar a contender, ours coloured."""
+    from matplotlib.figure import Figure
+
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure = Figure(figsize=(7.5, 0.42 * len(ordered) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#3e6fa3" if key.startswith("remote-rewards") else "#b9bec5" for key, _ in ordered]
+    drawn = axes.barh([key for key, _ in ordered], [value for _, value in ordered], color=colours)
+    axes.bar_label(drawn, fmt="%.0f", padding=4)
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})

@@ -1,0 +1,104 @@
+"""`make bench-step`: a training step with its reward behind HTTP, and with the same reward in the trainer's process."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.contenders import our_service
+from bench.report import markdown, write
+
+FLAGS = ("--backend", "torch", "--dtype", "float32")
+
+
+def main() -> None:
+    """Measure both recipes, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=6)
+    steps = parser.parse_args().steps
+    rows = [["recipe", "step, s", "scoring in process, s", "scoring over HTTP, s", "cost of HTTP, share of the step"]]
+    with our_service("step", *FLAGS) as target:
+        url = target.url.removesuffix("/v1/score")
+        for recipe, reward, local in (("banana", "banana", banana), ("optimist", "optimism", optimism())):
+            here, there = (seconds(recipe, each, steps) for each in (local, remote(url, reward)))
+            step, cost = median(there["step"]), median(there["score"]) - median(here["score"])
+            figures = (step, median(here["score"]), median(there["score"]))
+            rows.append([recipe, *(f"{figure:.3f}" for figure in figures), f"{cost / step:.2%}"])
+            print(*rows[-1], sep=" | ", flush=True)
+    write("step", {"rows": rows[1:]}, markdown(rows))
+    print(markdown(rows))
+
+
+def remote(url: str, name: str) -> Any:
+    """Give the reward as the service gives it."""
+    from trainer import remote_reward
+
+    return remote_reward(url, name)
+
+
+def banana(completions: Sequence[Any], **_: Any) -> list[float]:
+    """Give the rule's rewards in this process."""
+    from reward_service.rewards.rules import banana as rule
+
+    return [sum(rule(completion[0]["content"]).values()) for completion in completions]
+
+
+def optimism() -> Callable[..., list[float]]:
+    """Give a function that makes the optimist's reward in this process, in bare batches of float32 torch."""
+    from reward_service.backends.base import Backend
+    from reward_service.backends.engines import REFERENCE, load
+    from reward_service.backends.model_folder import ModelFolder
+    from reward_service.config import ClassifierSpec, RegressorSpec, read_config
+    from reward_service.cores import usable_cores
+    from reward_service.rewards.model import read
+    from shared.models.store import resolve
+
+    specs = read_config(None).rewards
+    folders = {name: ModelFolder(resolve(f"embedded:{name}")) for name in ("sentiment", "valence")}
+    backends: dict[str, Backend] = {name: load(REFERENCE, each, usable_cores()) for name, each in folders.items()}
+
+    def score(name: str, texts: Sequence[str]) -> list[float]:
+        spec, folder = specs[name], folders[name]
+        assert isinstance(spec, ClassifierSpec | RegressorSpec)
+        logits = backends[name].score([text.tokens for text in folder.encode(texts)])
+        return [read(spec, folder.labels, row, folder.multi_label)[0] for row in logits]
+
+    def optimism(completions: Sequence[Any], **_: Any) -> list[float]:
+        texts = [completion[0]["content"][-512:] for completion in completions]
+        both = zip(score("sentiment", texts), score("valence", texts), strict=True)
+        return [0.5 * sentiment + valence for sentiment, valence in both]
+
+    return optimism
+
+
+def seconds(recipe: str, reward: Any, steps: int) -> dict[str, list[float]]:
+    """Train a few steps of a recipe and give what each took, without the first: whole step and scoring."""
+    from datasets import Dataset
+
+    from trainer.config import parse
+    from trainer.policy import load_policy, load_tokenizer
+    from trainer.prompts import read_prompts
+    from trainer.rloo import RecordedRLOOTrainer
+    from trainer.run_folder import RunFolder
+
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["--config", recipe, "--output_dir", folder, "--max_steps", str(steps)]
+        run, rloo, model = parse(argv)
+        prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
+        RecordedRLOOTrainer(
+            model=load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers),
+            reward_funcs=[reward],
+            args=rloo,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            processing_class=load_tokenizer(model.model_name_or_path),
+            run_folder=RunFolder(Path(folder)),
+        ).train()
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()][1:]
+    return {part: [line[f"seconds/{part}"] for line in lines] for part in ("step", "score")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A sequence-classification model's folder: what is read of it whatever computes. No weights are loaded here."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from reward_service.backends.base import Encoded
+from reward_service.errors import ConfigError, raising
+
+HASHED = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "*.jinja")
+
+
+class ModelFolder:
+    """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
+
+    def __init__(self, path: Path, *, max_tokens: int | None = None) -> None:
+        if not any(path.glob("*.safetensors")):
+            raise ConfigError(
+                f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
+                f"`AutoModel….from_pretrained(…).save_pretrained(…)` where you trust them"
+            )
+        with raising(ConfigError, f"cannot load the model in {path}"):
+            self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        self.path = path
+        self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
+        self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
+        self.pad_id: int = self._tokenizer.pad_token_id or 0
+        self.fingerprint = fingerprint(path, f"{self.max_tokens} tokens")
+        self._rust = self._tokenizer.backend_tokenizer
+        self._rust.no_padding()
+        self._rust.enable_truncation(self.max_tokens)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read."""
+        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=True)
+        return [Encoded(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
+
+    def chat(self, prompt: Any, completion: Any) -> str:
+        """Lay out prompt and completion in the model's own chat template, as TRL's RewardTrainer does."""
+        messages = [*_messages(prompt, "user"), *_messages(completion, "assistant")]
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Tell whether `chat` can be used."""
+        return bool(self._tokenizer.chat_template)
+
+
+def readable_tokens(tokenizer: Any, config: Any) -> int:
+    """Give how many tokens a model can read: its positions, or less if its tokenizer says so."""
+    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
+    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+        positions -= 2  # these count positions from the padding index on
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def fingerprint(folder: Path, reading: str) -> str:
+    """Hash all that the scores of a model depend on, besides what computes them."""
+    digest = hashlib.sha256(reading.encode())
+    for path in sorted({path for pattern in HASHED for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _messages(text: Any, role: str) -> list[dict[str, Any]]:
+    if isinstance(text, str):
+        return [{"role": role, "content": text}]
+    return [message.model_dump(exclude_unset=True) for message in text]

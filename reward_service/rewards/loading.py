@@ -1,0 +1,60 @@
+"""Turn a model's configuration into a reward that scores. Slow and heavy: imported where a model is really loaded."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+
+from reward_service.backends import engines
+from reward_service.backends.choose import Measured, choose
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.batching import BatchDone, Batcher, Bounds
+from reward_service.cache import CacheUse, ReadingCache
+from reward_service.config import ClassifierSpec, RegressorSpec
+from reward_service.errors import ConfigError, raising
+from reward_service.rewards.model import ModelReward
+from reward_service.settings import Settings
+from shared.models.errors import ModelError
+from shared.models.store import resolve
+from shared.schemas import EngineInfo
+
+ModelSpec = ClassifierSpec | RegressorSpec
+Observe = Callable[[str, BatchDone | CacheUse], None]
+
+
+def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executor, observe: Observe) -> ModelReward:
+    """Load a model into the engine it is to be computed with. Raises `ConfigError`."""
+    with raising(ConfigError, f"rewards.{name}: {spec.model}"):
+        folder = open_model(name, spec)
+        found = engine_of(spec, folder, settings)
+        backend = engines.load(found.engine, folder, settings.cores())
+    told = partial(observe, name)
+    bounds = Bounds(spec.batch_tokens, max_items=1 if settings.deterministic else 256, queue_texts=settings.queue_texts)
+    batcher, cache = Batcher(backend, device, bounds, told), ReadingCache(settings.cache_bound())
+    return ModelReward(name, spec, folder, batcher, cache, info_of(found, settings), told)
+
+
+def open_model(name: str, spec: ModelSpec) -> ModelFolder:
+    """Find a model's folder, preparing it if need be, and read all but its weights. Raises `ConfigError`."""
+    try:
+        return ModelFolder(resolve(spec.model), max_tokens=spec.max_tokens)
+    except ModelError as error:
+        raise ConfigError(f"rewards.{name}: {error}") from error
+
+
+def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measured:
+    """Give the engine that the configuration names, or the fastest of those it allows."""
+    allowed = engines.candidates(spec.backend or settings.backend, spec.dtype or settings.dtype)
+    if len(allowed) == 1:
+        return Measured(allowed[0], None, None)
+    return choose(folder, allowed, settings.tolerance, settings.cores())
+
+
+def info_of(found: Measured, settings: Settings) -> EngineInfo:
+    """Tell callers what computes."""
+    return EngineInfo(
+        backend=found.engine.backend,
+        dtype=found.engine.dtype,
+        deterministic=settings.deterministic,
+        texts_per_s=found.texts_per_s,
+        error=found.error,
+    )

@@ -1,0 +1,62 @@
+"""Every engine of this machine against float32 torch, and what the service says of the one it computes with."""
+
+import random
+
+import numpy as np
+import pytest
+
+from reward_service.backends import engines
+from reward_service.backends.choose import choose
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.settings import Settings
+from shared import RewardClient
+from shared.models import ratings
+from shared.models.store import resolve
+from tests.conftest import running_service
+
+pytestmark = pytest.mark.slow
+FLOAT32 = engines.candidates(None, "float32")
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return ModelFolder(resolve("embedded:sentiment"))
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Texts of 1 to 120 words."""
+    drawn, words = random.Random(1), " ".join(rating.text for rating in ratings.load()[:4000]).split()
+    starts = [drawn.randrange(len(words) - 200) for _ in range(96)]
+    return [" ".join(words[start : start + drawn.randint(1, 120)]) for start in starts]
+
+
+@pytest.mark.parametrize("engine", FLOAT32, ids=str)
+def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
+    batches = [[text.tokens for text in folder.encode(texts[start : start + 16])] for start in range(0, 96, 16)]
+    right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), batches)
+    found = engines.score_all(engines.load(engine, folder, 2), batches)
+    assert np.allclose(right, found, atol=1e-4)
+
+
+def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
+    first = choose(folder, FLOAT32, 0.02, threads=2)
+    assert first == choose(folder, FLOAT32, 0.02, threads=2)
+    assert first.error <= 1e-4
+
+
+def test_the_service_says_what_computes(models_url):
+    with RewardClient(models_url) as client:
+        infos = {reward.name: reward.engine for reward in client.info().rewards}
+    assert (infos["sentiment"].backend, infos["sentiment"].dtype) == ("torch", "float32")
+    assert infos["banana"] is None
+
+
+def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(texts):
+    settings = Settings(backend="torch", dtype="float32", deterministic=True, cache_texts=0)
+    with running_service(settings) as url, RewardClient(url) as client:
+        together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
+        alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
+        assert client.info().rewards[3].engine.deterministic
+    assert together.scores == alone

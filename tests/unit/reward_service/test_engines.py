@@ -1,0 +1,57 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reward_service.backends.choose import Measured, error, fastest
+from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
+from reward_service.cores import quota_of, usable_cores
+from reward_service.errors import ConfigError
+
+ROWS = [
+    Measured(REFERENCE, 100.0, 0.0),
+    Measured(Engine("openvino", "float32"), 140.0, 1e-6),
+    Measured(Engine("torch", "bfloat16"), 400.0, 0.03),
+]
+
+
+@pytest.mark.parametrize(("tolerance", "engine"), [(0.0, ROWS[0]), (0.02, ROWS[1]), (0.05, ROWS[2])])
+def test_the_fastest_within_the_tolerance_is_taken(tolerance, engine):
+    assert fastest(ROWS, tolerance) == engine
+
+
+def test_the_error_is_a_distance_of_probabilities():
+    certain, half = [0.0, math.log(3)], [0.0, 0.0]
+    assert error([certain] * 200, [certain] * 200, multi_label=False) == 0
+    assert error([certain] * 200, [half] * 200, multi_label=False) == pytest.approx(0.25)
+
+
+def test_of_a_regressor_it_is_a_share_of_the_range():
+    assert error([[-2.0], [2.0]], [[-2.0], [2.4]], multi_label=True) == pytest.approx(0.1, abs=2e-3)
+
+
+@given(st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size=1, max_size=20))
+def test_the_error_never_exceeds_1(logits):
+    assert 0 <= error(logits, [[b, a] for a, b in logits], multi_label=False) <= 1
+
+
+def test_the_reference_is_always_a_candidate():
+    assert candidates(None, None)[0] == REFERENCE
+    assert candidates("torch", "float32") == [REFERENCE]
+    assert set(candidates(None, None)) <= set(ENGINES)
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("reward_service.backends.engines.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'remote-rewards\[openvino\]'"):
+        candidates("openvino", None)
+
+
+@pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000\n", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
+def test_a_containers_quota_counts(cpu_max, cores):
+    assert quota_of(cpu_max) == cores
+
+
+def test_there_is_at_least_one_core():
+    assert usable_cores() >= 1

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= banana
+ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -15,7 +16,7 @@ help: ## Say what can be made
 install: $(INSTALLED) ## Make .venv and install everything, at the pinned versions
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo "Installing into $(VENV) (about 2 minutes, 1.5 GB)"
+	@echo "Installing into $(VENV) (about 2 minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11 …")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,trainer,dev]'
@@ -46,11 +47,11 @@ test: install lint types ## Run everything that continuous integration runs
 
 check: lint types unit ## Run what is quick
 
-serve: install ## Serve the package's rewards at port 8088
-	$(BIN)/reward-service serve
+serve: install ## Serve the package's rewards at port 8088; ARGS="--config my-rewards.yaml" serves yours
+	$(BIN)/reward-service serve $(ARGS)
 
-train: install ## Train RECIPE=banana against the service at REWARD_URL
-	$(BIN)/reward-trainer train --config $(RECIPE)
+train: install ## Train RECIPE=banana against the service at REWARD_URL; ARGS="--output_dir …" adds flags
+	$(BIN)/reward-trainer train --config $(RECIPE) $(ARGS)
 
 report: install ## Write the report of RECIPE=banana anew
 	$(BIN)/reward-trainer report runs/$(RECIPE)
@@ -71,6 +72,6 @@ bench-step: install ## Measure what HTTP adds to a training step
 lock: ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^remote-rewards' | sed 's/+cpu//' > constraints.txt
 
-clean: ## Remove what was made here; prepared models in the cache stay
+clean: ## Remove .venv, caches and runs/ with its trained policies; prepared models in the cache stay
 	rm -rf $(VENV) runs dist bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

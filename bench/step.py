@@ -92,7 +92,7 @@ def seconds(recipe: str, reward: Any, steps: int) -> dict[str, list[float]]:
             model=load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers),
             reward_funcs=[reward],
             args=rloo,
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            train_dataset=Dataset.from_list(prompts),
             processing_class=load_tokenizer(model.model_name_or_path),
             run_folder=RunFolder(Path(folder)),
         ).train()

@@ -26,11 +26,14 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
     settings = settings or Settings()
     metrics = Metrics()
     life = Lifecycle(settings, metrics, rewards)
-    app = FastAPI(title="remote-rewards", version=own_version(), lifespan=_lifespan(life), redoc_url=None)
+    app = FastAPI(
+        title="remote-rewards", version=own_version(), lifespan=_lifespan(life), docs_url=None, redoc_url=None
+    )
     app.state.life = life
     app.include_router(routes(life, own_version()))
     app.add_exception_handler(RewardServiceError, _answer_ours)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_unknown)
     app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(middleware.Authenticated, keys=settings.keys())
     app.add_middleware(middleware.Observed, metrics=metrics)
@@ -60,6 +63,12 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardServiceError)
     request.app.state.life.metrics.turned_away(error.code)
     return problem_response(error, request.state.request_id)
+
+
+async def _answer_unknown(request: Request, error: Exception) -> Response:
+    """Own up to a fault of ours: it is logged with its trace, and asking again would find it again."""
+    fault = RewardServiceError(f"a fault of the service, {type(error).__name__}; its log says more")
+    return problem_response(fault, request.state.request_id)
 
 
 class _HttpProblem(RewardServiceError):

@@ -2,11 +2,13 @@
 
 In: the tokens of a request's texts. Out: their logits, or for each text the error it met. The next batch forms while
 the device is busy, from everything that waits, whoever asked; nothing waits for a timer. What is never done: more
-waiting than the bounds allow, the same text twice at once, or work whose caller has gone or whose time has run out.
+waiting than the bounds allow, a text that is known or under way computed again, work whose caller has gone or whose
+time has run out, or a score made of what is no number.
 """
 
 import asyncio
-import contextlib
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -14,10 +16,12 @@ from dataclasses import dataclass
 
 from reward_service import fair_queue
 from reward_service.backends.base import Backend, Logits, Tokens
+from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import (
     BackendFailed,
     DeadlineExceeded,
     Draining,
+    NotFinite,
     NotReady,
     Overloaded,
     RewardServiceError,
@@ -25,6 +29,7 @@ from reward_service.errors import (
 )
 from reward_service.fair_queue import FairQueue
 
+log = logging.getLogger("reward_service")
 Outcome = Logits | RewardServiceError
 
 
@@ -74,10 +79,15 @@ class Batcher:
     """The queue before one model. `device` runs one batch at a time; models on one device share it."""
 
     def __init__(
-        self, backend: Backend, device: Executor, bounds: Bounds, observe: Callable[[BatchDone], None] | None = None
+        self,
+        backend: Backend,
+        device: Executor,
+        bounds: Bounds,
+        cache: LogitsCache | None = None,
+        observe: Callable[[BatchDone | CacheUse], None] = lambda event: None,
     ) -> None:
-        self._backend, self._device, self._bounds = backend, device, bounds
-        self._observe = observe or (lambda event: None)
+        self._backend, self._device, self._bounds, self._observe = backend, device, bounds, observe
+        self._cache = LogitsCache(0) if cache is None else cache  # an empty one is false
         self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items)
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -85,16 +95,20 @@ class Batcher:
     async def start(self) -> None:
         """Begin to take work."""
         self._worker = asyncio.create_task(self._work(), name="batcher")
+        self._worker.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """End the worker; whatever still waits is answered."""
+        """End the worker; whatever still waits or runs is answered."""
         if self._worker is not None:
             self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
-            self._worker = None
+            await asyncio.wait([self._worker])
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        error = Draining() if worker.cancelled() else BackendFailed("the model's worker has died")
+        if not worker.cancelled():
+            log.error("the model's worker has died", exc_info=worker.exception())
         for job in self._queue.clear():
-            _finish(job, Draining())
+            _finish(job, error)
 
     @property
     def depth(self) -> int:
@@ -106,19 +120,31 @@ class Batcher:
 
         Raises `Overloaded` if they do not all fit the queue, `DeadlineExceeded` at `deadline_s` of the loop's clock.
         """
-        loop = asyncio.get_running_loop()
-        ticket = Ticket([None] * len(batch), loop.create_future(), time.monotonic(), len(batch))
-        if not batch:
+        loop, keys = asyncio.get_running_loop(), [tuple(tokens) for tokens in batch]
+        ticket = Ticket([None] * len(keys), loop.create_future(), time.monotonic(), len(keys))
+        unknown = self._answer_known(ticket, keys)
+        if not unknown:
             return ticket
         if self._worker is None or self._worker.done():
             raise NotReady("the model's worker is not running")
-        keys = [tuple(tokens) for tokens in batch]
-        if self.depth + self._queue.fresh(keys) > self._bounds.queue_texts:
+        if self.depth + self._queue.fresh(unknown.values()) > self._bounds.queue_texts:
             raise Overloaded(f"{self.depth} texts wait already; ask again, or add a replica")
-        self._queue.add(ticket, keys)
+        self._queue.add(ticket, unknown)
         self._arrived.set()
         await self._wait(ticket, deadline_s)
         return ticket
+
+    def _answer_known(self, ticket: Ticket, keys: Sequence[fair_queue.Key]) -> dict[int, fair_queue.Key]:
+        """Place what the cache knows; give the rest, by index."""
+        unknown = {}
+        for index, tokens in enumerate(keys):
+            logits = self._cache.get(tokens)
+            if logits is None:
+                unknown[index] = tokens
+            else:
+                ticket.finish(index, logits)
+        self._tell(CacheUse(len(keys) - len(unknown), len(unknown)))
+        return unknown
 
     async def _wait(self, ticket: Ticket, deadline_s: float) -> None:
         try:
@@ -141,9 +167,8 @@ class Batcher:
     async def _run(self, jobs: list[Job]) -> None:
         """Compute one batch. If it fails, halve it, so that one poison text costs only itself."""
         started_s = time.monotonic()
-        for job in jobs:
-            for ticket, _ in job.seats:
-                ticket.started_s = ticket.started_s or started_s
+        for ticket in _tickets(jobs):
+            ticket.started_s = ticket.started_s or started_s
         try:
             rows = await self._on_device([job.tokens for job in jobs])
         except BackendFailed as error:
@@ -154,10 +179,11 @@ class Batcher:
                 await self._run(jobs[:middle])
                 await self._run(jobs[middle:])
             return
-        self._note(jobs, started_s)
-        self._deliver(jobs, rows)
+        done = _note(jobs, started_s)
+        self._deliver(jobs, [_checked(row) for row in rows])
+        self._tell(done)
 
-    async def _on_device(self, batch: list[tuple[int, ...]]) -> list[Logits]:
+    async def _on_device(self, batch: list[fair_queue.Key]) -> list[Logits]:
         loop = asyncio.get_running_loop()
         with raising(BackendFailed, "the model failed on this text"):
             rows = await loop.run_in_executor(self._device, self._backend.score, batch)
@@ -166,20 +192,38 @@ class Batcher:
         return rows
 
     def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:
-        self._queue.done(jobs)
+        """Remember each outcome before its job is forgotten: whoever asks next finds the one or the other."""
         for job, outcome in zip(jobs, outcomes, strict=True):
+            if not isinstance(outcome, RewardServiceError):
+                self._cache.put(job.tokens, outcome)
+            self._queue.done(job)
             _finish(job, outcome)
 
-    def _note(self, jobs: list[Job], started_s: float) -> None:
-        compute_s = time.monotonic() - started_s
-        tickets = {id(ticket): ticket for job in jobs for ticket, _ in job.seats}.values()
-        for ticket in tickets:
-            ticket.compute_s += compute_s
-        lengths = [len(job.tokens) for job in jobs]
-        wait_s = started_s - min((ticket.arrived_s for ticket in tickets), default=started_s)
-        self._observe(BatchDone(len(jobs), sum(lengths), len(jobs) * max(lengths), max(0.0, wait_s), compute_s))
+    def _tell(self, event: BatchDone | CacheUse) -> None:
+        try:
+            self._observe(event)
+        except Exception:  # whoever listens must not stop the work
+            log.exception("an observer failed")
+
+
+def _checked(row: Logits) -> Outcome:
+    """Let only numbers through: nothing later may make a score of what is none."""
+    return row if all(map(math.isfinite, row)) else NotFinite(f"the model gave {row}")
 
 
 def _finish(job: Job, outcome: Outcome) -> None:
     for ticket, index in job.seats:
         ticket.finish(index, outcome)
+
+
+def _tickets(jobs: Sequence[Job]) -> list[Ticket]:
+    return list({id(ticket): ticket for job in jobs for ticket, _ in job.seats}.values())
+
+
+def _note(jobs: Sequence[Job], started_s: float) -> BatchDone:
+    compute_s, tickets = time.monotonic() - started_s, _tickets(jobs)
+    for ticket in tickets:
+        ticket.compute_s += compute_s
+    lengths = [len(job.tokens) for job in jobs]
+    wait_s = started_s - min((ticket.arrived_s for ticket in tickets), default=started_s)
+    return BatchDone(len(jobs), sum(lengths), len(jobs) * max(lengths), max(0.0, wait_s), compute_s)

@@ -1,22 +1,15 @@
-"""Remember what a model said of a text. A revision has a cache of its own, so two revisions never mix.
+"""Remember what a model said of a text. Each model has a cache of its own, so two revisions never mix.
 
-In: texts and what the model made of them. Out: the same again. Never: more than `most` texts, or a text itself: its
-128-bit hash is kept, with no way back.
+In: token sequences and their logits. Out: the same again. Never: more than `most` of them, or the tokens themselves:
+their 128-bit hash is kept, with no way back.
 """
 
+from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from reward_service.backends.base import Logits
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the model made of a text, and whether it saw only a part of it."""
-
-    logits: Logits
-    truncated: bool
+from reward_service.backends.base import Logits, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +20,30 @@ class CacheUse:
     misses: int
 
 
-class ReadingCache:
-    """Readings by text; the one not asked for longest goes first. About 400 bytes each."""
+class LogitsCache:
+    """Logits by tokens; those not asked for longest go first. About 400 bytes each."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._readings = most, OrderedDict[bytes, Reading]()
+        self._most, self._logits = most, OrderedDict[bytes, Logits]()
 
     def __len__(self) -> int:
-        return len(self._readings)
+        return len(self._logits)
 
-    def get(self, text: str) -> Reading | None:
-        """Give what is known of a text."""
-        key = _key(text)
-        reading = self._readings.get(key)
-        if reading is not None:
-            self._readings.move_to_end(key)
-        return reading
+    def get(self, tokens: Tokens) -> Logits | None:
+        """Give what is known of a sequence."""
+        key = _key(tokens)
+        logits = self._logits.get(key)
+        if logits is not None:
+            self._logits.move_to_end(key)
+        return logits
 
-    def put(self, text: str, reading: Reading) -> None:
-        """Keep a reading, in the place of the oldest where there is no room."""
+    def put(self, tokens: Tokens, logits: Logits) -> None:
+        """Keep logits, in the place of the oldest where there is no room."""
         if self._most > 0:
-            self._readings[_key(text)] = reading
-            if len(self._readings) > self._most:
-                self._readings.popitem(last=False)
+            self._logits[_key(tokens)] = logits
+            if len(self._logits) > self._most:
+                self._logits.popitem(last=False)
 
 
-def _key(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _key(tokens: Tokens) -> bytes:
+    return blake2b(array("q", tokens).tobytes(), digest_size=16).digest()

@@ -89,11 +89,19 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     host, port = listener.getsockname()[:2]
     print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn drains, then raises it again: being told to stop is no failure
+        signal.signal(number, _after_draining)
     server.run(sockets=[listener])
     if life.failure is not None:
         raise life.failure
     return 0
+
+
+def _after_draining(number: int, _: Any) -> None:
+    """Take the signal that uvicorn raises again once it has drained: being told to stop is no failure.
+
+    The next one forces: a thread that never ends must not keep the process.
+    """
+    signal.signal(number, lambda *_: os._exit(1))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -110,6 +110,18 @@ class DeadlineExceeded(RewardServiceError):
     code, title, retryable = "deadline_exceeded", "Deadline exceeded", True
 
 
+class NotFinite(RewardServiceError):
+    """What came out is no number."""
+
+    code, title = "not_finite", "Not a number"
+
+
+class NothingToRead(RewardServiceError):
+    """A text of which the model's tokenizer makes no token."""
+
+    code, title = "nothing_to_read", "Nothing to read"
+
+
 class BackendFailed(RewardServiceError):
     """The model failed on these texts."""
 

@@ -3,10 +3,10 @@
 In: one caller's token sequences. Out: the next batch. Callers take turns by tokens (start-time fair queueing: Goyal,
 Vin & Cheng, SIGCOMM 1996): a text's turn is fixed when it arrives, its caller's own texts one behind the other, and
 the clock by which turns are given moves on with the work done. So a flood of texts delays another caller's single
-text by one batch, and no flood of single texts keeps a large request from ending.
+text by a few batches, and no flood of single texts keeps a large request from ending.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -15,7 +15,9 @@ from reward_service.packing import next_batch, turns
 Caller = TypeVar("Caller")
 Key = tuple[int, ...]
 LOOKAHEAD = 512
-"""How many of those whose turn is next are looked at when a batch is planned."""
+"""At most so many of those whose turn is next are looked at when a batch is planned,"""
+LOOKAHEAD_BUDGETS = 2
+"""and none whose turn is further off than so many batches: what is overtaken is overtaken by little."""
 SHARES = 16
 """The clock moves as if no more callers than this took turns: past it older turns win, so that waiting is bounded."""
 
@@ -42,13 +44,14 @@ class FairQueue(Generic[Caller]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def fresh(self, batch: Sequence[Key]) -> int:
+    def fresh(self, batch: Iterable[Key]) -> int:
         """Tell how many jobs these texts would add."""
         return len({tokens for tokens in batch if tokens not in self._jobs})
 
-    def add(self, caller: Caller, batch: Sequence[Key]) -> None:
-        """Give each text its turn, or a seat beside the same text that waits or runs already."""
-        for index, (tokens, turn) in enumerate(zip(batch, turns(map(len, batch), self._clock), strict=True)):
+    def add(self, caller: Caller, batch: Mapping[int, Key]) -> None:
+        """Give each text, by its index, its turn, or a seat beside the same text that waits or runs already."""
+        starts = turns(map(len, batch.values()), self._clock)
+        for (index, tokens), turn in zip(batch.items(), starts, strict=True):
             job = self._jobs.get(tokens)
             if job is None:
                 job = self._jobs[tokens] = Job(tokens, turn, [])
@@ -68,9 +71,10 @@ class FairQueue(Generic[Caller]):
 
     def take(self) -> list[Job[Caller]]:
         """Take the next batch: the text whose turn it is, and those nearest to it in length among the next."""
-        seen = self._waiting[:LOOKAHEAD]
-        if not seen:
+        if not self._waiting:
             return []
+        horizon = self._waiting[0].turn + LOOKAHEAD_BUDGETS * self.budget_tokens
+        seen = [job for job in self._waiting[:LOOKAHEAD] if job.turn <= horizon]
         lengths = [len(job.tokens) for job in seen]
         chosen = next_batch(lengths, budget_tokens=self.budget_tokens, max_items=self.max_items)
         callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
@@ -79,10 +83,9 @@ class FairQueue(Generic[Caller]):
         self._waiting[: len(seen)] = [job for index, job in enumerate(seen) if index not in taken]
         return [seen[index] for index in chosen]
 
-    def done(self, jobs: Sequence[Job[Caller]]) -> None:
-        """Forget jobs that have their outcome: the same text would be computed anew."""
-        for job in jobs:
-            del self._jobs[job.tokens]
+    def done(self, job: Job[Caller]) -> None:
+        """Forget a job that has its outcome: the same text would be computed anew."""
+        del self._jobs[job.tokens]
 
     def clear(self) -> list[Job[Caller]]:
         """Give up everything that has no outcome yet."""

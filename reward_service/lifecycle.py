@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from reward_service.config import read_config
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError
 from reward_service.metrics import Metrics
-from reward_service.rewards.base import Reward
+from reward_service.rewards.base import Reward, refuse_non_finite
 from reward_service.rewards.registry import build
 from reward_service.scorer import Scorer, items_of
 from reward_service.settings import Settings
@@ -73,8 +73,10 @@ class Lifecycle:
             for reward in scorer.rewards.values():
                 await reward.start()
             await self._canary(scorer)
-        except RewardServiceError as error:
-            self.failure = error
+        except Exception as error:  # whatever a model or somebody's code raises, the service says so and ends
+            told = ConfigError(f"cannot load the rewards: {type(error).__name__}: {error}")
+            self.failure = error if isinstance(error, RewardServiceError) else told
+            log.debug("cannot load", exc_info=error)
             self.on_failure()
             return
         infos = [reward.info for reward in scorer.rewards.values()]
@@ -93,11 +95,18 @@ class Lifecycle:
         """Score one text with every reward: a model that cannot is found before the first caller."""
         items = items_of(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
         for name, reward in scorer.rewards.items():
-            if reward.info.kind == "function":
+            if calls_function(name, scorer.rewards):
                 continue  # somebody's function may need columns that a canary does not have
             result = await reward.score(items)
+            refuse_non_finite(result)
             if result.scores[0] is None:
                 raise ConfigError(f"rewards.{name} cannot score a simple sentence: {result.errors[0].message}")
+
+
+def calls_function(name: str, rewards: Mapping[str, Reward]) -> bool:
+    """Tell whether a reward is somebody's function, or made of one."""
+    info = rewards[name].info
+    return info.kind == "function" or any(calls_function(part, rewards) for part in info.parts)
 
 
 def depth(rewards: Mapping[str, Reward]) -> int:

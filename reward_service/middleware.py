@@ -19,7 +19,8 @@ from reward_service.problems import problem_response
 from shared import protocol
 
 log = logging.getLogger("reward_service.access")
-OPEN_PATHS = {protocol.LIVE_PATH, protocol.READY_PATH, protocol.HEALTH_PATH, "/"}
+OPEN_PATHS = {protocol.LIVE_PATH, protocol.READY_PATH, protocol.HEALTH_PATH, "/", "/docs", "/openapi.json"}
+"""What anybody may read: that the service is there, and how it is used; the same of every service."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 

@@ -7,19 +7,25 @@ def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) ->
     """Give the indices of the items that go together in the next forward pass.
 
     `lengths` are token counts in order of their turns. The first always goes, so nothing waits for ever; it is
-    joined by the items nearest to it in length. A batch costs `items × longest`, because padding is computed too,
-    and stays within `budget_tokens`, except that an item over the budget travels alone.
+    joined by those that add the least padding. A batch costs `items × longest`, because padding is computed too, and
+    stays within `budget_tokens`, except that an item over the budget travels alone.
     """
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     low = high = order.index(0)
-    while high - low + 1 < max_items:
+    while (count := high - low + 1) < max_items:
         longest = lengths[order[high]]
-        if low > 0 and (high - low + 2) * longest <= budget_tokens:
-            low -= 1  # a shorter item costs no more padding than it saves
-        elif high + 1 < len(order) and (high - low + 2) * lengths[order[high + 1]] <= budget_tokens:
-            high += 1
-        else:
+        below = longest - lengths[order[low - 1]] if low > 0 else None  # padding that one more on this side adds
+        above = (lengths[order[high + 1]] - longest) * count if high + 1 < len(order) else None
+        if above is not None and (count + 1) * lengths[order[high + 1]] > budget_tokens:
+            above = None
+        if below is not None and (count + 1) * longest > budget_tokens:
+            below = None
+        if below is None and above is None:
             break
+        if above is None or (below is not None and below < above):
+            low -= 1
+        else:
+            high += 1
     return sorted(order[low : high + 1])
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from importlib import resources
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from reward_service.errors import BadContentType, BodyTooLarge, CallerGone
 from reward_service.lifecycle import Lifecycle
+from reward_service.pages import page
 from reward_service.problems import wrong_request
 from reward_service.settings import Settings
 from shared import protocol
@@ -48,7 +49,8 @@ def routes(life: Lifecycle, version: str) -> APIRouter:
     router = APIRouter()
     router.include_router(_scoring(life, version), tags=["scoring"])
     router.include_router(_health(life), tags=["health"])
-    router.add_api_route("/", _playground, include_in_schema=False)
+    for path, name in {"/": "try", "/docs": "docs"}.items():
+        router.add_api_route(path, partial(page, name), include_in_schema=False, response_class=HTMLResponse)
     return router
 
 
@@ -96,11 +98,6 @@ def _health(life: Lifecycle) -> APIRouter:
         return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
-
-
-async def _playground() -> HTMLResponse:
-    page = resources.files("reward_service").joinpath("playground/index.html").read_text(encoding="utf-8")
-    return HTMLResponse(page)
 
 
 def limits(settings: Settings) -> Limits:

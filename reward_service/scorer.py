@@ -5,10 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from reward_service.config import nearest
-from reward_service.errors import UnknownReward
-from reward_service.rewards.base import Items, Reward, Scores
+from reward_service.errors import DeadlineExceeded, UnknownReward
+from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite
 from shared.schemas import (
-    ItemError,
     RewardScores,
     ScoreRequest,
     ScoreResponse,
@@ -16,6 +15,7 @@ from shared.schemas import (
     conversation_of,
     text_of,
 )
+from shared.together import together
 
 
 class Scorer:
@@ -29,9 +29,7 @@ class Scorer:
         names = list(dict.fromkeys(self.default if request.rewards is None else request.rewards))
         chosen = [self.find(name) for name in names]
         items = items_of(request, deadline_s)
-        results = await asyncio.gather(*(reward.score(items) for reward in chosen))
-        for result in results:
-            refuse_non_finite(result)
+        results = await self._results(chosen, items)
         return ScoreResponse(
             rewards={
                 name: answer(result, reward.info.revision, details=request.details)
@@ -43,6 +41,17 @@ class Scorer:
                 compute_ms=round(max((result.compute_ms for result in results), default=0.0), 3),
             ),
         )
+
+    async def _results(self, chosen: Sequence[Reward], items: Items) -> list[Scores]:
+        """Score side by side until the deadline, whatever a reward does about it."""
+        try:
+            async with asyncio.timeout_at(None if items.deadline_s == math.inf else items.deadline_s):
+                results = await together(reward.score(items) for reward in chosen)
+        except TimeoutError:
+            raise DeadlineExceeded("the time allowed ran out before all texts were scored") from None
+        for result in results:
+            refuse_non_finite(result)
+        return results
 
     def find(self, name: str) -> Reward:
         """Give the reward of a name."""
@@ -63,14 +72,6 @@ def items_of(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
         prompt_chats=prompts,
         deadline_s=deadline_s,
     )
-
-
-def refuse_non_finite(result: Scores) -> None:
-    """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
-    for index, score in enumerate(result.scores):
-        if score is not None and not math.isfinite(score):
-            result.scores[index], result.details[index] = None, None
-            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score}")
 
 
 def answer(result: Scores, revision: str, *, details: bool) -> RewardScores:

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
 
     @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.queue_texts < self.texts_per_request:
+            raise ValueError(f"queue_texts must be at least texts_per_request, which is {self.texts_per_request}")
+        return self
+
+    @model_validator(mode="after")
     def _safe(self) -> Self:
         if any(len(key) < KEY_LENGTH_MIN for key in self.keys()):
             raise ValueError(f"an API key needs at least {KEY_LENGTH_MIN} characters")

@@ -55,14 +55,16 @@ def service_info(response: httpx.Response) -> ServiceInfo:
         raise _not_ours(response) from cause
 
 
-def score_response(count: int) -> Callable[[httpx.Response], ScoreResponse]:
-    """Make a reader of the answer to `count` texts."""
+def score_response(count: int, rewards: Sequence[str] | None = None) -> Callable[[httpx.Response], ScoreResponse]:
+    """Make a reader of the answer to `count` texts, scored by `rewards` (None: by the service's default)."""
 
     def read(response: httpx.Response) -> ScoreResponse:
         try:
             answer = ScoreResponse.model_validate_json(response.content)
         except ValidationError as cause:
             raise BadAnswer(f"{response.request.url} broke the contract: {_first(cause)}") from cause
+        if missing := set(rewards or ()) - set(answer.rewards):
+            raise BadAnswer(f"{response.request.url} left out {', '.join(sorted(missing))}")
         for name, reward in answer.rewards.items():
             if len(reward.scores) != count:
                 raise BadAnswer(f"{response.request.url} gave {len(reward.scores)} scores of {name} for {count} texts")

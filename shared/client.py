@@ -22,6 +22,7 @@ from shared import answers, backoff, endpoints, protocol
 from shared.endpoints import Endpoint
 from shared.errors import RewardError, ServiceUnreachable
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
+from shared.together import together
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
@@ -30,7 +31,8 @@ Columns = Mapping[str, Sequence[Any]]
 class RewardClient:
     """A client of one reward service, or of several replicas of it.
 
-    `timeout_s` bounds a whole call, all attempts and waits together; `attempt_timeout_s` bounds one of them. May be
+    `timeout_s` bounds a whole call, all attempts and waits together; `attempt_timeout_s` bounds the first of
+    them, and each further one twice as long as the one before. May be
     used from any thread and event loop, copied by pickle, and inherited by a forked process.
     """
 
@@ -105,10 +107,10 @@ class RewardClient:
         if details:
             request["details"] = True
         bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
-        return answers.merge(await asyncio.gather(*(self._score(body, count) for body, count in bodies)))
+        return answers.merge(await together(self._score(body, count, rewards) for body, count in bodies))
 
-    async def _score(self, body: bytes, count: int) -> tuple[ScoreResponse, int]:
-        return await self._ask("POST", protocol.SCORE_PATH, body, parse=answers.score_response(count)), count
+    async def _score(self, body: bytes, count: int, rewards: Sequence[str] | None) -> tuple[ScoreResponse, int]:
+        return await self._ask("POST", protocol.SCORE_PATH, body, parse=answers.score_response(count, rewards)), count
 
     async def _ask(
         self, method: str, path: str, body: bytes | None = None, *, parse: Any, timeout_s: float | None = None
@@ -118,8 +120,10 @@ class RewardClient:
         deadline_s = time.monotonic() + allowed_s
         for attempt in itertools.count():
             endpoint = endpoints.choose(self._endpoints, now_s=time.monotonic())
+            patience_s = self.attempt_timeout_s * 2.0**attempt  # what did not fit the last attempt may fit this one
+            attempt_s = min(patience_s, deadline_s - time.monotonic())
             try:
-                answer = parse(await self._attempt(endpoint, method, path, body, deadline_s))
+                answer = parse(await self._attempt(endpoint, method, path, body, attempt_s))
             except RewardError as error:
                 if not error.retryable:
                     raise
@@ -141,9 +145,9 @@ class RewardClient:
         return backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s)
 
     async def _attempt(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, deadline_s: float
+        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, allowed_s: float
     ) -> httpx.Response:
-        remaining_s = max(0.001, min(self.attempt_timeout_s, deadline_s - time.monotonic()))
+        remaining_s = max(0.001, allowed_s)
         headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000))}
         if body is not None:
             headers["Content-Type"] = protocol.JSON

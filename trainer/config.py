@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from trainer.errors import TrainerError
 from trainer.judges import JUDGES
 from trainer.remote import urls_from_environment
 
+HONOURED = {"model_name_or_path", "dtype", "attn_implementation"}
+"""The settings of TRL's ModelConfig that the policy is loaded with."""
+
 
 @dataclass
 class RunArguments:
     """The rewards, the prompts and the checks of a run."""
 
-    recipe: str = field(default="run", metadata={"help": "Name of the run and of its folder below runs/."})
+    recipe: str = field(default="run", metadata={"help": "Name of the run."})
     question: str = field(default="", metadata={"help": "One sentence: what the run tries."})
     reward_url: list[str] = field(
         default_factory=urls_from_environment,
@@ -75,6 +78,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
     run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     check(run)
+    check_model(model)
     return run, rloo, model
 
 
@@ -88,6 +92,18 @@ def check(run: RunArguments) -> None:
             raise TrainerError(f"there is no decoding {decoding!r}: greedy and sampled are")
     if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
         raise TrainerError("name each reward to train on once")
+
+
+def check_model(model: ModelConfig) -> None:
+    """Refuse settings of TRL's ModelConfig that this trainer would ignore."""
+    if model.model_name_or_path is None:
+        raise TrainerError("name the policy: --model_name_or_path with a folder, a hub id or embedded:smollm2")
+    for item in fields(ModelConfig):
+        if item.name not in HONOURED and item.default is not MISSING and getattr(model, item.name) != item.default:
+            raise TrainerError(
+                f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
+                f"--reward_funcs trainer.remote.<reward>"
+            )
 
 
 def check_keys(path: Path, known: Iterable[str]) -> None:

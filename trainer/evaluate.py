@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from shared import RewardClient
 from trainer.judges import JUDGES
-from trainer.prompts import question_of
+from trainer.prompts import Row, columns_of, question_of
 
 Prompt = list[dict[str, Any]]
 Progress = Callable[[int, int], None]
@@ -52,7 +52,7 @@ class Evaluator:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
+        rows: Sequence[Row],
         client: RewardClient,
         *,
         rewards: Sequence[str],
@@ -60,7 +60,7 @@ class Evaluator:
         batch: int = 100,
         seed: int = 42,
     ) -> None:
-        self.tokenizer, self.prompts, self.client = tokenizer, list(prompts), client
+        self.tokenizer, self.rows, self.client = tokenizer, list(rows), client
         self.rewards, self.judges, self.batch, self.seed = list(rewards), list(judges), batch, seed
 
     def evaluate(
@@ -75,7 +75,7 @@ class Evaluator:
         began_s = time.monotonic()
         result: dict[str, Any] = {"step": step, "policy": model.config._name_or_path, "decodings": {}}
         for index, way in enumerate(ways):
-            counted = _from(progress, index * len(self.prompts), len(ways) * len(self.prompts))
+            counted = _from(progress, index * len(self.rows), len(ways) * len(self.rows))
             replies = self._replies(model, way, counted)
             self._score(replies)
             result["decodings"][way.name] = {
@@ -87,20 +87,22 @@ class Evaluator:
         return result
 
     def _replies(self, model: PreTrainedModel, way: Decoding, done: Callable[[int], None]) -> list[Reply]:
-        texts = self.tokenizer.apply_chat_template(self.prompts, add_generation_prompt=True, tokenize=False)
+        prompts = [row["prompt"] for row in self.rows]
+        texts = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
         replies: dict[int, Reply] = {}
         with evaluating(model), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for indices in batches([len(text) for text in texts], self.batch):
                 made = generate(model, self.tokenizer, [texts[index] for index in indices], way)
                 for index, (completion, tokens, cut_off) in zip(indices, made, strict=True):
-                    replies[index] = Reply(question_of(self.prompts[index]), completion, tokens, cut_off)
+                    replies[index] = Reply(question_of(prompts[index]), completion, tokens, cut_off)
                 done(len(replies))
         return [replies[index] for index in range(len(texts))]
 
     def _score(self, replies: list[Reply]) -> None:
         completions = [reply.completion for reply in replies]
-        response = self.client.score(completions, [reply.prompt for reply in replies], rewards=self.rewards)
+        prompts, columns = [reply.prompt for reply in replies], columns_of(self.rows)
+        response = self.client.score(completions, prompts, columns, rewards=self.rewards)
         for name, reward in response.rewards.items():
             for reply, score in zip(replies, reward.scores, strict=True):
                 reply.scores[name] = score

@@ -21,6 +21,7 @@ class _Round:
     asked: tuple[Any, ...]
     names: list[str] = field(default_factory=list)
     answer: asyncio.Task[ScoreResponse] | None = None
+    waiting: int = 0
 
 
 class JointClient:
@@ -43,8 +44,14 @@ class JointClient:
             joined = self._round = _Round(asked)
             joined.answer = asyncio.create_task(self._send(joined, completions, prompts, columns))
         joined.names.append(name)
+        joined.waiting += 1
         assert joined.answer is not None
-        return await asyncio.shield(joined.answer)  # one caller that gives up takes nothing from the others
+        try:
+            return await asyncio.shield(joined.answer)  # one caller that gives up takes nothing from the others
+        finally:
+            joined.waiting -= 1
+            if not joined.waiting:
+                joined.answer.cancel()
 
     async def _send(
         self, joined: _Round, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns

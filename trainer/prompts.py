@@ -1,6 +1,7 @@
-"""Prompts: a JSONL file in, chat prompts out."""
+"""Prompts: a JSONL file in, rows with a chat prompt each out."""
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from trainer.errors import TrainerError
 PACKAGED = "recipe:"
 
 
-def read_prompts(source: str, *, system_prompt: str | None = None) -> list[list[dict[str, Any]]]:
-    """Read prompts, one JSON object with the key `prompt` a line, as lists of chat messages.
+Row = dict[str, Any]
+"""A prompt as a list of chat messages under `prompt`, and whatever else its line holds: columns for the rewards."""
+
+
+def read_prompts(source: str, *, system_prompt: str | None = None) -> list[Row]:
+    """Read prompts, one JSON object with the key `prompt` a line; its other keys are columns that rewards may read.
 
     `source` is a path, or `recipe:<file>` for one that comes with the package. Raises `TrainerError`.
     """
@@ -19,7 +24,14 @@ def read_prompts(source: str, *, system_prompt: str | None = None) -> list[list[
     if not lines:
         raise TrainerError(f'{source} holds no prompts: write one JSON object a line, such as {{"prompt": "Hi"}}')
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    return [system + _messages(line, f"{source} line {number}") for number, line in enumerate(lines, start=1)]
+    rows = [_row(line, f"{source} line {number}") for number, line in enumerate(lines, start=1)]
+    return [{**row, "prompt": system + row["prompt"]} for row in rows]
+
+
+def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Give what the rows hold besides their prompts, by name; None where a row lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row if name != "prompt")
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def question_of(prompt: list[dict[str, Any]]) -> str:
@@ -37,13 +49,14 @@ def _text(source: str) -> str:
         raise TrainerError(f"cannot read the prompts in {source}: {error.strerror}") from error
 
 
-def _messages(line: str, where: str) -> list[dict[str, Any]]:
+def _row(line: str, where: str) -> Row:
     try:
-        prompt = json.loads(line)["prompt"]
+        row = json.loads(line)
+        prompt = row["prompt"]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainerError(f'{where} is not a JSON object with the key "prompt"') from error
     if isinstance(prompt, str) and prompt.strip():
-        return [{"role": "user", "content": prompt}]
+        return {**row, "prompt": [{"role": "user", "content": prompt}]}
     if isinstance(prompt, list) and prompt:
-        return prompt
+        return dict(row)
     raise TrainerError(f"{where}: a prompt is a non-empty string or list of chat messages")

@@ -140,7 +140,7 @@ def failures(reward: RewardScores) -> list[ItemError]:
 
 
 def over_budget(recent: Sequence[tuple[int, int]], budget: float) -> bool:
-    """Tell whether more items failed in recent calls than the budget allows; one alone is always allowed."""
+    """Tell whether more items failed in recent calls than the budget allows: one always may, but never all of them."""
     failed, items = (sum(column) for column in zip(*recent, strict=True))
     return bool(failed > max(1.0, budget * items) or (items > 0 and failed == items))
 

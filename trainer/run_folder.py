@@ -38,7 +38,7 @@ class RunFolder:
             if not overwrite:
                 raise TrainerError(
                     f"{path} holds an earlier run: pass --overwrite true to replace it, --output_dir for another "
-                    f"folder, or --resume_from_checkpoint to go on with it"
+                    f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> where it has one"
                 )
             if not (path / "config.yaml").exists():
                 raise TrainerError(f"{path} is not empty and holds no run of ours; choose another --output_dir")

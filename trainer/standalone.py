@@ -6,21 +6,22 @@ from trl import ModelConfig, RLOOConfig
 
 from trainer.config import RunArguments
 from trainer.evaluate import Evaluator, decodings
-from trainer.policy import load_policy, load_tokenizer, store_by_columns
+from trainer.policy import store_by_columns
 from trainer.progress import console, counting, say
 from trainer.prompts import read_prompts
 from trainer.report_text import summary_table
 from trainer.run_folder import RunFolder
-from trainer.train import shake_hands
+from trainer.train import load, resolved, shake_hands
 
 
 def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Write `before.json` of the policy named by `--model_name_or_path` into the output folder and print it."""
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     rewards, _ = shake_hands(run)
+    tokenizer, policy = load(run, rloo, model)
     folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
-    tokenizer = load_tokenizer(model.model_name_or_path)
-    policy = load_policy(model.model_name_or_path).to(rloo.device)
+    folder.write_config(resolved(run, rloo, model))
+    policy.to(rloo.device)
     store_by_columns(policy)
     names = list(dict.fromkeys([*run.rewards, *run.eval_rewards]))
     evaluator = Evaluator(

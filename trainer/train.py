@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
 from shared import RewardInfo
@@ -14,9 +14,9 @@ from trainer import expectations
 from trainer.config import RunArguments
 from trainer.errors import TrainerError
 from trainer.evaluate import Evaluator, decodings
-from trainer.policy import load_policy, load_tokenizer
+from trainer.policy import folder_of, load_policy, load_tokenizer
 from trainer.progress import LiveProgress, console, counting, say
-from trainer.prompts import question_of, read_prompts
+from trainer.prompts import Row, question_of, read_prompts
 from trainer.remote import RemoteReward, remote_reward
 from trainer.report import write_report
 from trainer.report_text import summary_table
@@ -30,17 +30,15 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
     rewards, infos = shake_hands(run)
+    tokenizer, policy = load(run, rloo, model)
     folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=bool(rloo.resume_from_checkpoint))
     folder.write_config(resolved(run, rloo, model))
     folder.write_json("rewards.json", manifest(run, rloo, infos))
-
-    tokenizer = load_tokenizer(model.model_name_or_path)
-    policy = load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers)
     trainer = RecordedRLOOTrainer(
         model=policy,
         reward_funcs=list(rewards),
         args=rloo,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        train_dataset=Dataset.from_list(prompts),
         processing_class=tokenizer,
         run_folder=folder,
     )
@@ -65,10 +63,20 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     return folder.path
 
 
-def refuse_overlap(prompts: Sequence[Any], heldout: Sequence[Any]) -> None:
+def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load tokenizer and policy, before anything in the run's folder is touched: the policy may lie there."""
+    name = model.model_name_or_path
+    if Path(folder_of(name)).resolve().is_relative_to(Path(rloo.output_dir).resolve()):
+        raise TrainerError(f"{name} lies in the run's own folder {rloo.output_dir}; choose another --output_dir")
+    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
+    return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+
+
+def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
     """Refuse to measure on what is trained on."""
-    seen = {question_of(prompt).strip().lower() for prompt in prompts}
-    shared = [question_of(prompt) for prompt in heldout if question_of(prompt).strip().lower() in seen]
+    seen = {question_of(row["prompt"]).strip().lower() for row in rows}
+    questions = [question_of(row["prompt"]) for row in heldout]
+    shared = [question for question in questions if question.strip().lower() in seen]
     if shared:
         raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
 
@@ -112,8 +120,10 @@ def resolved(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[st
 def finish(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
     """Write the report and say what came of it."""
     before = folder.read_json("before.json")
+    reached = expectations.verdicts(run.expect, after) + expectations.gains(run.expect_gain, before or after, after)
+    folder.write_json("after.json", {**after, "expectations": reached})
     page = write_report(folder.path)
     console.print(summary_table(before, after))
-    for line in expectations.verdicts(run.expect, after) + expectations.gains(run.expect_gain, before or after, after):
+    for line in reached:
         say(line)
     say(f"report: {page}")

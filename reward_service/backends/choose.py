@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.backends.engines import REFERENCE, Engine, load, score_all
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.errors import ConfigError
 from reward_service.packing import batches_of
 from shared.models.cache import build_once, cache_home
 from shared.models.progress import say
 
+FORMAT = 1  # of what is remembered
+PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 3
 HOPELESS = 0.25
 """An engine below this share of the reference's speed on four short texts is measured no further."""
@@ -56,8 +59,10 @@ def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, thr
 
 
 def fastest(measured: Sequence[Measured], tolerance: float) -> Measured:
-    """Give the fastest of those within the tolerance; the reference always is."""
+    """Give the fastest of those within the tolerance. Raises `ConfigError` if there is none: NaN is never within."""
     right = [each for each in measured if each.error is not None and each.error <= tolerance]
+    if not right:
+        raise ConfigError(f"no engine is within {tolerance:g} of float32 torch: allow another, or raise the tolerance")
     return max(right, key=lambda each: each.texts_per_s or 0.0)
 
 
@@ -69,20 +74,26 @@ def told(model: str, measured: Sequence[Measured]) -> str:
 
 def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measured]:
     """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
-    texts = resources.files("reward_service.backends").joinpath("probes.txt").read_text(encoding="utf-8").splitlines()
+    texts = PROBES.read_text(encoding="utf-8").splitlines()
     tokens = [text.tokens for text in folder.encode(texts)]
     batches = [[tokens[index] for index in batch] for batch in batches_of([*map(len, tokens)], BUDGET_TOKENS)]
     first, loaded = [batches[0][:4]], dict[Engine, Backend]()
     for engine in dict.fromkeys([REFERENCE, *engines]):
-        backend = load(engine, folder, threads)
-        if engine == REFERENCE or _pace(backend, first) <= _pace(loaded[REFERENCE], first) / HOPELESS:
-            loaded[engine] = backend
-    paces = {engine: min(_pace(backend, batches) for _ in range(ROUNDS)) for engine, backend in loaded.items()}
+        try:
+            backend = load(engine, folder, threads)
+            if engine == REFERENCE or _pace(backend, first) <= _pace(loaded[REFERENCE], first) / HOPELESS:
+                loaded[engine] = backend
+        except Exception as problem:
+            if engine == REFERENCE:
+                raise
+            say(f"{engine} cannot run {folder.path.name}: {problem}")
+    rounds = [{engine: _pace(backend, batches) for engine, backend in loaded.items()} for _ in range(ROUNDS)]
+    paces = {engine: min(paces[engine] for paces in rounds) for engine in loaded}
     logits = {engine: score_all(backend, batches) for engine, backend in loaded.items()}
     return [
         Measured(engine, len(texts) / paces[engine], error(logits[REFERENCE], logits[engine], folder.multi_label))
         for engine in loaded
-        if engine in engines or engine == REFERENCE
+        if engine in engines
     ]
 
 
@@ -112,7 +123,8 @@ def _probabilities(logits: NDArray[np.float64], multi_label: bool) -> NDArray[np
 
 def _key(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threads: int) -> str:
     """Name all that a choice depends on."""
-    made_with = [folder.fingerprint, [*map(str, engines)], tolerance, threads, _processor(), _versions()]
+    probes, names = PROBES.read_text(encoding="utf-8"), [*map(str, engines)]
+    made_with = [FORMAT, probes, folder.fingerprint, names, tolerance, threads, _processor(), _versions()]
     return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
 
 

@@ -10,13 +10,14 @@ from transformers import AutoConfig, AutoTokenizer
 from reward_service.backends.base import Encoded
 from reward_service.errors import ConfigError, raising
 
-HASHED = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "*.jinja")
+HASHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+NOT_HASHED = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
 
 class ModelFolder:
     """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
 
-    def __init__(self, path: Path, *, max_tokens: int | None = None) -> None:
+    def __init__(self, path: Path, *, max_tokens: int | None = None, special_tokens: bool = True) -> None:
         if not any(path.glob("*.safetensors")):
             raise ConfigError(
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
@@ -29,15 +30,16 @@ class ModelFolder:
         self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
-        self.pad_id: int = self._tokenizer.pad_token_id or 0
-        self.fingerprint = fingerprint(path, f"{self.max_tokens} tokens")
+        self.pad_id = padding_of(self._tokenizer, config)
+        self._special_tokens = special_tokens
+        self.fingerprint = fingerprint(path, f"{self.max_tokens} tokens, special tokens {special_tokens}")
         self._rust = self._tokenizer.backend_tokenizer
         self._rust.no_padding()
         self._rust.enable_truncation(self.max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read."""
-        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=True)
+        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=self._special_tokens)
         return [Encoded(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def chat(self, prompt: Any, completion: Any) -> str:
@@ -59,10 +61,17 @@ def readable_tokens(tokenizer: Any, config: Any) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
+def padding_of(tokenizer: Any, config: Any) -> int:
+    """Give the id that the model itself takes for padding: a decoder looks for the last token before it."""
+    known = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(found) for found in known if isinstance(found, int))
+
+
 def fingerprint(folder: Path, reading: str) -> str:
     """Hash all that the scores of a model depend on, besides what computes them."""
     digest = hashlib.sha256(reading.encode())
-    for path in sorted({path for pattern in HASHED for path in folder.glob(pattern)}):
+    found = {path for pattern in HASHED for path in folder.glob(pattern)}
+    for path in sorted(path for path in found if path.name not in NOT_HASHED):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

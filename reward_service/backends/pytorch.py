@@ -17,6 +17,7 @@ class TorchBackend:
 
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._model = load(folder, dtype)
+        self._model.config.pad_token_id = folder.pad_id
         self._forward = forward_of(self._model)
         self._pad_id = folder.pad_id
 

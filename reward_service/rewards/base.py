@@ -1,5 +1,6 @@
 """What a reward is: texts in, as many scores out, in their order."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,6 +35,14 @@ class Scores:
     truncated: list[int] = field(default_factory=list)
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+
+
+def refuse_non_finite(result: Scores) -> None:
+    """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
+    for index, score in enumerate(result.scores):
+        if score is not None and not math.isfinite(score):
+            result.scores[index], result.details[index] = None, None
+            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score}")
 
 
 class Reward(Protocol):

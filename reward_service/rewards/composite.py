@@ -1,14 +1,14 @@
 """Serve a weighted sum of other rewards. It holds no queue slot of its own, so parts and sums never deadlock."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from reward_service.config import CompositeSpec
-from reward_service.rewards.base import Items, Reward, Scores
+from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite
 from shared.schemas import ItemError, RewardInfo
+from shared.together import together
 
 
 class CompositeReward:
@@ -30,7 +30,9 @@ class CompositeReward:
 
     async def score(self, items: Items) -> Scores:
         """Score the parts together, then sum item by item."""
-        results = await asyncio.gather(*(reward.score(items) for reward in self._rewards.values()))
+        results = await together(reward.score(items) for reward in self._rewards.values())
+        for result in results:
+            refuse_non_finite(result)  # a gate or a clip would make a number of it
         parts = dict(zip(self._rewards, results, strict=True))
         total = Scores(scores=[], details=[])
         for index in range(len(items)):
@@ -68,19 +70,17 @@ def _clip(score: float, bounds: tuple[float, float] | None) -> float:
 
 
 def _detail(part: Scores, index: int) -> dict[str, Any]:
-    return (
-        {"score": part.scores[index], **(part.details[index] or {})}
-        if part.details[index]
-        else {"score": part.scores[index]}
-    )
+    score, made_of = part.scores[index], part.details[index]
+    return {"score": score, "made_of": made_of} if made_of else {"score": score}
 
 
 def _range(spec: CompositeSpec, ranges: Mapping[str, tuple[float, float] | None]) -> tuple[float, float] | None:
     low = high = 0.0
+    otherwise = [gate.otherwise for gate in spec.gates]
     for name, part in spec.parts.items():
         bounds = part.clip or ranges[name]
         if bounds is None:
-            return spec.clip
+            return None if spec.clip is None else (min([spec.clip[0], *otherwise]), max([spec.clip[1], *otherwise]))
         ends = sorted(part.weight * bound for bound in bounds)
         low, high = low + ends[0], high + ends[1]
-    return _clip(low, spec.clip), _clip(high, spec.clip)
+    return min([_clip(low, spec.clip), *otherwise]), max([_clip(high, spec.clip), *otherwise])

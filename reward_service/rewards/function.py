@@ -1,6 +1,7 @@
 """Serve anybody's reward function, written for TRL's `reward_funcs`, unchanged."""
 
 import asyncio
+import functools
 import hashlib
 import importlib
 import inspect
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_service.config import FunctionSpec
-from reward_service.errors import BackendFailed, ConfigError, raising
+from reward_service.errors import ConfigError, raising
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import ItemError, RewardInfo, Text
 
@@ -32,17 +33,26 @@ class FunctionReward:
         """Call the function with the whole request; its None means: does not apply to this item."""
         prompts = None if items.prompt_chats is None else [_plain(text) for text in items.prompt_chats]
         columns = {**items.columns, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
-        with raising(BackendFailed, f"the reward function {self.info.name}"):
-            if inspect.iscoroutinefunction(self._function):
-                values = await self._function(**columns)
-            else:
-                values = await asyncio.to_thread(self._function, **columns)
-            scores = [None if value is None else float(value) for value in values]
-            if len(scores) != len(items):
-                raise BackendFailed(f"{self.info.name} gave {len(scores)} scores for {len(items)} texts")
+        try:
+            scores = await self._call(columns)
+        except Exception as error:  # somebody's code: asking it the same again would fail the same way
+            return self._failed(len(items), f"{type(error).__name__}: {error}")
+        if len(scores) != len(items):
+            return self._failed(len(items), f"it gave {len(scores)} scores for {len(items)} texts")
         missing = ItemError(code="not_applicable", message=f"{self.info.name} does not apply to this item")
         errors = {index: missing for index, score in enumerate(scores) if score is None}
         return Scores(scores=scores, details=[None] * len(scores), errors=errors)
+
+    async def _call(self, columns: dict[str, Any]) -> list[float | None]:
+        if inspect.iscoroutinefunction(self._function):
+            values = await self._function(**columns)
+        else:
+            values = await asyncio.to_thread(self._function, **columns)
+        return [None if value is None else float(value) for value in values]
+
+    def _failed(self, count: int, why: str) -> Scores:
+        error = ItemError(code="function_failed", message=f"the reward function {self.info.name} failed: {why}")
+        return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))
 
     async def start(self) -> None:
         """A function needs nothing."""
@@ -67,8 +77,13 @@ def load_object(path: str) -> Callable[..., Any]:
 
 
 def _source_hash(path: str, function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        path, function = f"{path} {function.args} {function.keywords}", function.func
     module = inspect.getmodule(function)
-    source = inspect.getsource(module) if module else repr(function)
+    try:
+        source = inspect.getsource(module) if module else repr(function)
+    except (OSError, TypeError):  # compiled: its name is all there is to tell it by
+        source = f"{module} {getattr(module, '__version__', '')}"
     return hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from reward_service.backends import engines
 from reward_service.backends.choose import Measured, choose
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batching import BatchDone, Batcher, Bounds
-from reward_service.cache import CacheUse, ReadingCache
+from reward_service.cache import CacheUse, LogitsCache
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError, raising
 from reward_service.rewards.model import ModelReward
@@ -29,14 +29,15 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
         backend = engines.load(found.engine, folder, settings.cores())
     told = partial(observe, name)
     bounds = Bounds(spec.batch_tokens, max_items=1 if settings.deterministic else 256, queue_texts=settings.queue_texts)
-    batcher, cache = Batcher(backend, device, bounds, told), ReadingCache(settings.cache_bound())
-    return ModelReward(name, spec, folder, batcher, cache, info_of(found, settings), told)
+    batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
+    return ModelReward(name, spec, folder, batcher, info_of(found, settings))
 
 
 def open_model(name: str, spec: ModelSpec) -> ModelFolder:
     """Find a model's folder, preparing it if need be, and read all but its weights. Raises `ConfigError`."""
     try:
-        return ModelFolder(resolve(spec.model), max_tokens=spec.max_tokens)
+        # a chat template writes the special tokens itself
+        return ModelFolder(resolve(spec.model), max_tokens=spec.max_tokens, special_tokens=spec.input != "chat")
     except ModelError as error:
         raise ConfigError(f"rewards.{name}: {error}") from error
 

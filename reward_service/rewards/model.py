@@ -1,17 +1,16 @@
-"""Serve a model: classifier or regressor. Look texts up, encode the new ones once, share batches, read the scores."""
+"""Serve a model: classifier or regressor. Encode once on a thread, share batches, read the score off the logits."""
 
 import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from reward_service.backends.base import Encoded, Logits
 from reward_service.batching import Batcher, Outcome
-from reward_service.cache import CacheUse, Reading, ReadingCache
 from reward_service.config import ClassifierSpec, RegressorSpec
-from reward_service.errors import BackendFailed, ConfigError, RewardServiceError
+from reward_service.errors import BackendFailed, ConfigError, NothingToRead, RewardServiceError, raising
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
 
@@ -39,21 +38,13 @@ class TextModel(Protocol):
 
 
 class ModelReward:
-    """A classifier or a regressor behind a cache and a batcher."""
+    """A classifier or a regressor behind a batcher."""
 
     def __init__(
-        self,
-        name: str,
-        spec: ClassifierSpec | RegressorSpec,
-        model: TextModel,
-        batcher: Batcher,
-        cache: ReadingCache,
-        engine: EngineInfo,
-        observe: Callable[[CacheUse], None] = lambda use: None,
+        self, name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel, batcher: Batcher, engine: EngineInfo
     ) -> None:
         check(name, spec, model)
         self._spec, self._model, self._batcher = spec, model, batcher
-        self._cache, self._observe = cache, observe
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
@@ -78,68 +69,55 @@ class ModelReward:
         await self._batcher.stop()
 
     async def score(self, items: Items) -> Scores:
-        """Score every item; one that the model fails on has an error of its own."""
+        """Score every item; one that the model cannot read or fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
-        texts, cut = await self._texts(items)
-        result = Scores(scores=[], details=[])
-        readings = await self._read(texts, items.deadline_s, result)
-        for index, text in enumerate(texts):
-            self._place(readings[text], index, result, cut=cut[index])
-        return result
-
-    async def _texts(self, items: Items) -> tuple[list[str], list[bool]]:
-        """Give what the model reads of each item, and whether that is only its end."""
-        whole: Sequence[str] = items.completions
-        if self._spec.input == "chat":
-            whole = await asyncio.to_thread(self._chats, items)
-        window = self._spec.last_chars
-        if window is None:
-            return list(whole), [False] * len(whole)
-        return [text[-window:] for text in whole], [len(text) > window for text in whole]
-
-    def _chats(self, items: Items) -> list[str]:
-        prompts: Sequence[Text] = items.prompt_chats or []
-        return [self._model.chat(prompt, chat) for prompt, chat in zip(prompts, items.chats, strict=True)]
-
-    async def _read(
-        self, texts: Sequence[str], deadline_s: float, result: Scores
-    ) -> dict[str, Reading | RewardServiceError]:
-        """Give each distinct text's reading: from the cache, or else from the model, which sees it once."""
-        distinct = dict.fromkeys(texts)
-        known = {text: reading for text in distinct if (reading := self._cache.get(text)) is not None}
-        self._observe(CacheUse(len(known), len(distinct) - len(known)))
-        missing = [text for text in distinct if text not in known]
-        if not missing:
-            return {**known}
-        encoded = await asyncio.to_thread(self._model.encode, missing)
-        ticket = await self._batcher.score([text.tokens for text in encoded], deadline_s=deadline_s)
+        encoded = await asyncio.to_thread(self._encode, items)
+        readable = [text for text in encoded if isinstance(text, Encoded)]
+        ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)
+        result, outcomes = Scores(scores=[], details=[]), iter(ticket.outcomes)
+        for index, text in enumerate(encoded):
+            outcome = next(outcomes) if isinstance(text, Encoded) else text
+            self._place(outcome or BackendFailed("the model gave nothing for this text"), index, result)
+            if isinstance(text, Encoded) and text.truncated and result.scores[index] is not None:
+                result.truncated.append(index)
         result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
         result.compute_ms = ticket.compute_s * 1000
-        return {**known, **self._keep(missing, encoded, ticket.outcomes)}
+        return result
 
-    def _keep(
-        self, texts: Sequence[str], encoded: Sequence[Encoded], outcomes: Sequence[Outcome | None]
-    ) -> dict[str, Reading | RewardServiceError]:
-        found: dict[str, Reading | RewardServiceError] = {}
-        for text, code, outcome in zip(texts, encoded, outcomes, strict=True):
-            if isinstance(outcome, RewardServiceError) or outcome is None:
-                found[text] = outcome or BackendFailed("the model gave nothing for this text")
-            else:
-                found[text] = reading = Reading(outcome, code.truncated)
-                self._cache.put(text, reading)
-        return found
+    def _encode(self, items: Items) -> list[Encoded | RewardServiceError]:
+        """Give what the model reads of each item, or why it can read nothing."""
+        texts = [*items.completions] if self._spec.input == "completion" else self._chats(items)
+        window = self._spec.last_chars
+        whole = [text for text in texts if isinstance(text, str)]
+        with raising(BackendFailed, "the tokenizer failed"):
+            encoded = iter(self._model.encode([text[-window:] if window else text for text in whole]))
+        return [_readable(text, next(encoded), window) if isinstance(text, str) else text for text in texts]
 
-    def _place(self, reading: Reading | RewardServiceError, index: int, result: Scores, *, cut: bool) -> None:
+    def _chats(self, items: Items) -> list[str | RewardServiceError]:
+        prompts: Sequence[Text] = items.prompt_chats or []
+        return [self._chat(prompt, chat) for prompt, chat in zip(prompts, items.chats, strict=True)]
+
+    def _chat(self, prompt: Text, completion: Text) -> str | RewardServiceError:
+        try:
+            return self._model.chat(prompt, completion)
+        except Exception as error:  # a template is code too, and refuses what it does not know
+            return NothingToRead(f"the model's chat template refuses this conversation: {error}")
+
+    def _place(self, outcome: Outcome, index: int, result: Scores) -> None:
         score, detail = None, None
-        if isinstance(reading, RewardServiceError):
-            result.errors[index] = ItemError(code=reading.code, message=str(reading))
+        if isinstance(outcome, RewardServiceError):
+            result.errors[index] = ItemError(code=outcome.code, message=str(outcome))
         else:
-            score, detail = read(self._spec, self._model.labels, reading.logits, self._model.multi_label)
-            if cut or reading.truncated:
-                result.truncated.append(index)
+            score, detail = read(self._spec, self._model.labels, outcome, self._model.multi_label)
         result.scores.append(score)
         result.details.append(detail)
+
+
+def _readable(text: str, encoded: Encoded, window: int | None) -> Encoded | RewardServiceError:
+    if not encoded.tokens:
+        return NothingToRead("the model's tokenizer finds no token in this text")
+    return Encoded(encoded.tokens, encoded.truncated or (window is not None and len(text) > window))
 
 
 def check(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> None:

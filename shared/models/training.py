@@ -35,7 +35,7 @@ class Recipe:
     clip_norm: float = 1.0
     max_tokens: int = 56
     """One text in a hundred is longer; its end is not read in training."""
-    frozen_layers: int = 2
+    frozen_layers: int = 1
     """Lowest layers that keep their weights, as the embeddings do."""
     clear_from: float = 0.5
     """A sentence counts as negative or positive from this |rating| on; nearer to 0 people disagree."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from reward_service.settings import Settings
+from shared import RewardClient
+from tests.conftest import running_service
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 CURLS = re.findall(r"^curl .*?(?<!\\)$", README, flags=re.MULTILINE | re.DOTALL)
 
@@ -28,3 +32,18 @@ def test_the_commands_of_the_readme_exist():
     makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
     assert {"demo", "test"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+@pytest.mark.slow
+def test_the_readmes_own_rewards_are_served_as_shown(tmp_path, monkeypatch):
+    for kind, name in {"python": "my_rewards.py", "yaml": "my-rewards.yaml"}.items():
+        shown = re.search(rf"```{kind}\n# {name}[^\n]*\n(.*?)```", README, flags=re.DOTALL)
+        (tmp_path / name).write_text(shown[1])
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(config=tmp_path / "my-rewards.yaml", backend="torch", dtype="float32")
+    chat = [{"role": "assistant", "content": "I love it. " * 10}]
+    with running_service(settings) as url, RewardClient(url) as client:
+        answer = client.score([chat, "I hate it."], rewards=["short", "feeling", "mixed"]).rewards
+    short, feeling, mixed = (answer[name].scores for name in ("short", "feeling", "mixed"))
+    assert short == pytest.approx([-110 / 500, -10 / 500])
+    assert mixed == pytest.approx([0.5 * a + b for a, b in zip(feeling, short, strict=True)])

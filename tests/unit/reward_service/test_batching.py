@@ -1,4 +1,5 @@
 import asyncio
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from reward_service.batching import Batcher, Bounds
-from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, Overloaded
+from reward_service.cache import LogitsCache
+from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded
 
 
 class Gated:
@@ -158,6 +160,65 @@ async def test_what_waits_or_runs_at_the_end_is_answered():
         await batcher.stop()
         tickets = await asyncio.gather(first, waiting)
     assert all(isinstance(ticket.outcomes[0], Draining) for ticket in tickets)
+
+
+async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_gone():
+    backend = Gated(open_=False)
+    with ThreadPoolExecutor(1) as device:
+        batcher = Batcher(backend, device, Bounds(), LogitsCache(10))
+        await batcher.start()
+        gone = asyncio.create_task(batcher.score([[1], [2]]))
+        await backend.entered()
+        gone.cancel()
+        backend.gate.set()
+        await asyncio.gather(batcher.score([[3]]))
+        ticket = await batcher.score([[2], [1]])
+        await batcher.stop()
+    assert ticket.outcomes == [[2.0], [1.0]]
+    assert backend.batches == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
+    class Odd(Gated):
+        def score(self, batch):
+            return [[odd, 1.0] for _ in super().score(batch)]
+
+    backend = Odd()
+    with ThreadPoolExecutor(1) as device:
+        batcher = Batcher(backend, device, Bounds(), LogitsCache(10))
+        await batcher.start()
+        tickets = [await batcher.score([[1]]) for _ in range(2)]
+        await batcher.stop()
+    assert all(isinstance(ticket.outcomes[0], NotFinite) for ticket in tickets)
+    assert len(backend.batches) == 2
+
+
+async def test_a_worker_that_dies_leaves_nobody_waiting():
+    class Broken(LogitsCache):
+        def put(self, tokens, logits):
+            raise ValueError("a fault of ours")
+
+    with ThreadPoolExecutor(1) as device:
+        batcher = Batcher(Gated(), device, Bounds(), Broken(1))
+        await batcher.start()
+        ticket = await batcher.score([[1]])
+        assert isinstance(ticket.outcomes[0], BackendFailed)
+        with pytest.raises(NotReady):
+            await batcher.score([[2]])
+        await batcher.stop()
+
+
+async def test_an_observer_that_fails_stops_nothing():
+    def observe(event):
+        raise ValueError("not my day")
+
+    with ThreadPoolExecutor(1) as device:
+        batcher = Batcher(Gated(), device, Bounds(), observe=observe)
+        await batcher.start()
+        tickets = [await batcher.score([[number]]) for number in (1, 2)]
+        await batcher.stop()
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]]]
 
 
 async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():

@@ -33,5 +33,14 @@ def test_items_of_like_length_go_together():
     assert next_batch([10, 300, 11, 9, 310], budget_tokens=40, max_items=8) == [0, 2, 3]
 
 
+def test_items_of_the_firsts_own_length_go_before_shorter_ones():
+    lengths = [100, 5, 100, 5, 100, 5, 100]
+    assert next_batch(lengths, budget_tokens=400, max_items=8) == [0, 2, 4, 6]
+
+
+def test_of_equal_items_those_whose_turn_is_nearer_go():
+    assert next_batch([7] * 10, budget_tokens=28, max_items=8) == [0, 1, 2, 3]
+
+
 def test_an_item_over_the_budget_travels_alone():
     assert next_batch([900, 10, 10], budget_tokens=100, max_items=8) == [0]

@@ -9,7 +9,8 @@ from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.judges import lenient_success, on_topic, strict_success, vader
-from trainer.prompts import question_of, read_prompts
+from trainer.prompts import columns_of, question_of, read_prompts
+from trainer.train import load
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
 
@@ -56,8 +57,8 @@ def words(text):
 
 @pytest.mark.parametrize("task", ["banana", "optimist"])
 def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
-    train = [question_of(prompt) for prompt in read_prompts(f"recipe:{task}_train.jsonl")]
-    heldout = [question_of(prompt) for prompt in read_prompts(f"recipe:{task}_heldout.jsonl")]
+    train = [question_of(row["prompt"]) for row in read_prompts(f"recipe:{task}_train.jsonl")]
+    heldout = [question_of(row["prompt"]) for row in read_prompts(f"recipe:{task}_heldout.jsonl")]
     assert len(set(train)) >= 200
     assert len(set(heldout)) == 200
     assert not {tuple(words(prompt)) for prompt in train} & {tuple(words(prompt)) for prompt in heldout}
@@ -79,6 +80,31 @@ def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
     path.write_text(content)
     with pytest.raises(TrainerError, match=says):
         read_prompts(str(path))
+
+
+def test_other_keys_of_a_line_are_columns(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": [{"role": "user", "content": "b"}]}')
+    rows = read_prompts(str(path), system_prompt="s")
+    assert [question_of(row["prompt"]) for row in rows] == ["a", "b"]
+    assert all(row["prompt"][0] == {"role": "system", "content": "s"} for row in rows)
+    assert columns_of(rows) == {"answer": [1, None]}
+
+
+def test_a_model_setting_that_would_be_ignored_is_refused():
+    with pytest.raises(TrainerError, match="--use_peft is not supported"):
+        parse(["--config", "banana", "--use_peft", "true"])
+
+
+def test_a_policy_in_the_runs_own_folder_is_refused_before_the_folder_is_touched(tmp_path):
+    policy = tmp_path / "run" / "policy"
+    policy.mkdir(parents=True)
+    (policy / "model.safetensors").touch()
+    (policy / "config.json").write_text("{}")
+    arguments = ["--config", "banana", "--model_name_or_path", str(policy), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(TrainerError, match="choose another --output_dir"):
+        load(*parse([*arguments, "--overwrite", "true"]))
+    assert policy.exists()
 
 
 def test_the_judge_of_strict_success_agrees_with_the_rules_own_parts():

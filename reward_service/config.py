@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from reward_service.errors import ConfigError
 from shared.schemas import Name
 
-BackendName = Literal["torch", "openvino"]
+BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16"]
 
 
@@ -47,8 +47,8 @@ class ModelSpec(Frozen):
     """What computes; left out, the service's setting."""
     dtype: DType | None = None
     """In which precision; left out, the service's setting."""
-    batch_tokens: int = Field(2048, gt=0)
-    """Upper bound on rows × longest row in one forward pass."""
+    batch_tokens: int | None = Field(None, gt=0)
+    """Upper bound on rows × longest row in one forward pass; left out, what was measured to be fastest."""
 
 
 class ClassifierSpec(ModelSpec):

@@ -23,7 +23,13 @@ class Engine:
 
 
 REFERENCE = Engine("torch", "float32")
-ENGINES = (REFERENCE, Engine("openvino", "float32"), Engine("torch", "bfloat16"), Engine("openvino", "bfloat16"))
+ENGINES = (
+    REFERENCE,
+    Engine("openvino", "float32"),
+    Engine("onnxruntime", "float32"),
+    Engine("torch", "bfloat16"),
+    Engine("openvino", "bfloat16"),
+)
 
 
 def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]:
@@ -48,6 +54,10 @@ def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
             from reward_service.backends.open_vino import OpenVinoBackend
 
             return OpenVinoBackend(folder, engine.dtype, threads)
+        case "onnxruntime":
+            from reward_service.backends.onnx_runtime import OnnxBackend
+
+            return OnnxBackend(folder, threads)
         case _:
             assert_never(engine.backend)
 

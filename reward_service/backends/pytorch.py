@@ -10,6 +10,7 @@ from reward_service.backends.base import Logits, Tokens, padded
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError, raising
 from shared.models import first_token
+from shared.models.quiet import quiet
 
 
 class TorchBackend:
@@ -31,7 +32,7 @@ class TorchBackend:
 
 def load(folder: ModelFolder, dtype: str = "float32") -> Any:
     """Load the weights, ready to compute with."""
-    with raising(ConfigError, f"cannot load the model in {folder.path}"):
+    with quiet(), raising(ConfigError, f"cannot load the model in {folder.path}"):
         model = AutoModelForSequenceClassification.from_pretrained(
             folder.path, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )

@@ -28,7 +28,8 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
         found = engine_of(spec, folder, settings)
         backend = engines.load(found.engine, folder, settings.cores())
     told = partial(observe, name)
-    bounds = Bounds(spec.batch_tokens, max_items=1 if settings.deterministic else 256, queue_texts=settings.queue_texts)
+    batch_tokens = spec.batch_tokens or found.batch_tokens
+    bounds = Bounds(batch_tokens, max_items=1 if settings.deterministic else 256, queue_texts=settings.queue_texts)
     batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
     return ModelReward(name, spec, folder, batcher, info_of(found, settings))
 
@@ -46,7 +47,7 @@ def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measu
     """Give the engine that the configuration names, or the fastest of those it allows."""
     allowed = engines.candidates(spec.backend or settings.backend, spec.dtype or settings.dtype)
     if len(allowed) == 1:
-        return Measured(allowed[0], None, None)
+        return Measured(allowed[0])
     return choose(folder, allowed, settings.tolerance, settings.cores())
 
 

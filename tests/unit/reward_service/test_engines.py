@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -9,10 +10,11 @@ from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidat
 from reward_service.cores import quota_of, usable_cores
 from reward_service.errors import ConfigError
 
+SOFTMAX, SIGMOID = SimpleNamespace(multi_label=False), SimpleNamespace(multi_label=True)
 ROWS = [
-    Measured(REFERENCE, 100.0, 0.0),
-    Measured(Engine("openvino", "float32"), 140.0, 1e-6),
-    Measured(Engine("torch", "bfloat16"), 400.0, 0.03),
+    Measured(REFERENCE, 2048, 100.0, 0.0),
+    Measured(Engine("openvino", "float32"), 1024, 140.0, 1e-6),
+    Measured(Engine("torch", "bfloat16"), 2048, 400.0, 0.03),
 ]
 
 
@@ -21,19 +23,29 @@ def test_the_fastest_within_the_tolerance_is_taken(tolerance, engine):
     assert fastest(ROWS, tolerance) == engine
 
 
+def test_an_engine_that_gives_no_numbers_is_never_taken():
+    rows = [
+        ROWS[0],
+        Measured(Engine("torch", "bfloat16"), 2048, 400.0, error([[0.0, 1.0]], [[math.nan, 1.0]], SOFTMAX)),
+    ]
+    assert fastest(rows, 1.0) == ROWS[0]
+    with pytest.raises(ConfigError, match="no engine is within"):
+        fastest(rows[1:], 1.0)
+
+
 def test_the_error_is_a_distance_of_probabilities():
     certain, half = [0.0, math.log(3)], [0.0, 0.0]
-    assert error([certain] * 200, [certain] * 200, multi_label=False) == 0
-    assert error([certain] * 200, [half] * 200, multi_label=False) == pytest.approx(0.25)
+    assert error([certain] * 200, [certain] * 200, SOFTMAX) == 0
+    assert error([certain] * 200, [half] * 200, SOFTMAX) == pytest.approx(0.25)
 
 
 def test_of_a_regressor_it_is_a_share_of_the_range():
-    assert error([[-2.0], [2.0]], [[-2.0], [2.4]], multi_label=True) == pytest.approx(0.1, abs=2e-3)
+    assert error([[-2.0], [2.0]], [[-2.0], [2.4]], SIGMOID) == pytest.approx(0.1, abs=2e-3)
 
 
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size=1, max_size=20))
 def test_the_error_never_exceeds_1(logits):
-    assert 0 <= error(logits, [[b, a] for a, b in logits], multi_label=False) <= 1
+    assert 0 <= error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
 
 
 def test_the_reference_is_always_a_candidate():

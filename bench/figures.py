@@ -18,8 +18,8 @@ from bench.load import Load, Target, closed_loop, open_loop
 from bench.report import markdown, write
 from bench.serving import auto_engine
 from bench.texts import texts
-from reward_service.backends.choose import error
 from reward_service.backends.engines import REFERENCE, load, score_all
+from reward_service.backends.measure import error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.cores import usable_cores
 from reward_service.packing import batches_of

@@ -5,7 +5,8 @@ from concurrent.futures import Executor
 from functools import partial
 
 from reward_service.backends import engines
-from reward_service.backends.choose import Measured, choose
+from reward_service.backends.choose import choose
+from reward_service.backends.measure import Measured
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batching import BatchDone, Batcher, Bounds
 from reward_service.cache import CacheUse, LogitsCache

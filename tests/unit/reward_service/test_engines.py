@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_service.backends.choose import Measured, error, fastest
+from reward_service.backends.choose import fastest
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
+from reward_service.backends.measure import Measured, error
 from reward_service.cores import quota_of, usable_cores
 from reward_service.errors import ConfigError
 

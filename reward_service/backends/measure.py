@@ -1,0 +1,103 @@
+"""Measure engines on a fixed set of texts: how fast each is, and how far its scores are from float32 torch's."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_service.backends.base import Backend, Logits, Tokens
+from reward_service.backends.engines import REFERENCE, Engine, load, score_all
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.packing import batches_of
+from shared.models.progress import say
+
+PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
+ROUNDS = 2
+HOPELESS = 0.5
+"""An engine below this share of the reference's speed on four long texts is measured no further."""
+BUDGETS_TOKENS = (1024, 2048)
+"""Batches that are tried: larger ones are no faster on a CPU, and make single texts wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How an engine did on the fixed texts, in batches of the size that suits it best."""
+
+    engine: Engine
+    batch_tokens: int = BUDGETS_TOKENS[-1]
+    texts_per_s: float | None = None
+    """None where it was not measured, because there was no choice."""
+    error: float | None = None
+    """The 99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
+
+
+class Reading(Protocol):
+    """What tells how logits are read."""
+
+    multi_label: bool
+
+
+def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measured]:
+    """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
+    tokens = [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
+    lengths = [*map(len, tokens)]
+    cuts = {budget: [[tokens[i] for i in batch] for batch in batches_of(lengths, budget)] for budget in BUDGETS_TOKENS}
+    backends = load_all(folder, engines, threads, few=sorted(tokens, key=len)[-4:])
+    seconds: dict[tuple[Engine, int], float] = {}
+    logits: dict[Engine, list[Logits]] = {}
+    for _ in range(ROUNDS):
+        for engine, backend in backends.items():
+            for budget, batches in cuts.items():
+                began_s = time.monotonic()
+                logits[engine] = score_all(backend, batches)
+                seconds[engine, budget] = min(seconds.get((engine, budget), 1e9), time.monotonic() - began_s)
+    found = []
+    for engine in (each for each in backends if each in engines):
+        budget = min(BUDGETS_TOKENS, key=lambda budget: seconds[engine, budget])
+        rate, distance = len(tokens) / seconds[engine, budget], error(logits[REFERENCE], logits[engine], folder)
+        found.append(Measured(engine, budget, rate, distance))
+    return found
+
+
+def load_all(
+    folder: ModelFolder, engines: Sequence[Engine], threads: int, few: Sequence[Tokens]
+) -> dict[Engine, Backend]:
+    """Load the reference and every engine that can run the model and is not hopelessly slow."""
+    backends = {REFERENCE: load(REFERENCE, folder, threads)}
+    pace = _pace(backends[REFERENCE], few)
+    for engine in (each for each in engines if each != REFERENCE):
+        try:
+            backend = load(engine, folder, threads)
+            if _pace(backend, few) <= pace / HOPELESS:
+                backends[engine] = backend
+        except Exception as problem:
+            say(f"{engine} cannot run {folder.path.name}: {problem}")
+    return backends
+
+
+def _pace(backend: Backend, few: Sequence[Tokens]) -> float:
+    backend.score(few)  # the first call of a shape compiles
+    began_s = time.monotonic()
+    backend.score(few)
+    return time.monotonic() - began_s
+
+
+def error(reference: Sequence[Logits], logits: Sequence[Logits], folder: Reading) -> float:
+    """Give the 99th percentile of the distance of what is read from the logits: (texts, labels) both."""
+    right, found = np.asarray(reference, dtype=float), np.asarray(logits, dtype=float)
+    if right.shape[1] == 1:
+        distance = np.abs(right - found)[:, 0] / max(float(np.ptp(right)), 1e-9)
+    else:
+        distance = np.abs(_probabilities(right, folder) - _probabilities(found, folder)).max(axis=1)
+    return float(np.quantile(distance, 0.99))
+
+
+def _probabilities(logits: NDArray[np.float64], folder: Reading) -> NDArray[np.float64]:
+    if folder.multi_label:
+        return 0.5 * (1.0 + np.tanh(0.5 * logits))
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -75,7 +75,7 @@ def _report(argv: list[str]) -> None:
     folder = parser.parse_args(argv).run_folder
     if not folder.is_dir():
         raise TrainerError(f"there is no run folder {folder}")
-    from trainer.report import write_report
+    from trainer.reporting.report import write_report
 
     print(write_report(folder))
 

@@ -9,7 +9,7 @@ from trainer.evaluate import Evaluator, decodings
 from trainer.policy import store_by_columns
 from trainer.progress import console, counting, say
 from trainer.prompts import read_prompts
-from trainer.report_text import summary_table
+from trainer.reporting.report_text import summary_table
 from trainer.run_folder import RunFolder
 from trainer.train import load, resolved, shake_hands
 

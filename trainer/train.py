@@ -18,8 +18,8 @@ from trainer.policy import folder_of, load_policy, load_tokenizer
 from trainer.progress import LiveProgress, console, counting, say
 from trainer.prompts import Row, question_of, read_prompts
 from trainer.remote import RemoteReward, remote_reward
-from trainer.report import write_report
-from trainer.report_text import summary_table
+from trainer.reporting.report import write_report
+from trainer.reporting.report_text import summary_table
 from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder
 

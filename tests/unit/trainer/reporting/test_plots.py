@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from trainer import plots
+from trainer.reporting import plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 

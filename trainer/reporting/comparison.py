@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from trainer import statistics
-from trainer.findings import percent, quote
+from trainer.reporting import statistics
+from trainer.reporting.findings import percent, quote
+from trainer.reporting.statistics import Interval
 from trainer.run_folder import Sample
-from trainer.statistics import Interval
 
 Evaluation = Mapping[str, Any]  # {"step", "policy", "seconds", "decodings": {name: {"samples": [Sample, …]}}}
 Value = Interval | float | None  # with an interval, without one, not measured

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.statistics import (
+from trainer.reporting.statistics import (
     Interval,
     bootstrap_mean,
     commonest,

@@ -14,11 +14,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from trainer import comparison, findings, plots, report_text
-from trainer.comparison import Comparison, Row, finite
-from trainer.findings import Finding
+from trainer.reporting import comparison, findings, plots, report_text
+from trainer.reporting.comparison import Comparison, Row, finite
+from trainer.reporting.findings import Finding
+from trainer.reporting.statistics import Interval
 from trainer.run_folder import Metrics, Run, Sample, read_run
-from trainer.statistics import Interval
 
 SHOWN_SAMPLES = 10
 _SECONDS = {"generating": "seconds/generate", "scoring": "seconds/score", "learning": "seconds/learn"}

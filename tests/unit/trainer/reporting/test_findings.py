@@ -1,8 +1,8 @@
 import pytest
 
-from trainer import findings
-from trainer.findings import Finding
-from trainer.statistics import Interval
+from trainer.reporting import findings
+from trainer.reporting.findings import Finding
+from trainer.reporting.statistics import Interval
 
 SUBJECTS = ["rain", "salt", "whales", "bread", "clocks", "trains", "mirrors", "deserts", "radios", "spiders"]
 PLAIN = [

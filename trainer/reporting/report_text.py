@@ -5,7 +5,7 @@ import unicodedata
 from rich.table import Table
 from rich.text import Text
 
-from trainer.comparison import Evaluation, Row, compare
+from trainer.reporting.comparison import Evaluation, Row, compare
 
 _KEPT = "\n\t\u200c\u200d"  # the last two join letters and emoji
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from trainer import comparison, plots, report, report_text
-from trainer.report import write_report
-from trainer.statistics import Interval
+from trainer.reporting import comparison, plots, report, report_text
+from trainer.reporting.report import write_report
+from trainer.reporting.statistics import Interval
 
 HOSTILE = '<script>alert("x")</script> [red]b[/red] \x1b[31m \x00 \u202eevil\ud800 <b>&amp; {{ 7 * 7 }}'
 SHOWN = '<script>alert("x")</script> [red]b[/red] \\x1b[31m \\x00 \\u202eevil\\ud800 <b>&amp; {{ 7 * 7 }}'

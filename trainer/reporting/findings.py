@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trainer.reporting.statistics import Interval, commonest, wilson, words
 from trainer.run_folder import Sample
-from trainer.statistics import Interval, commonest, wilson, words
 
 Texts = Sequence[str]
 

@@ -1,16 +1,14 @@
 """`reward-service serve | prepare`: arguments in, an exit code out, one sentence where something is wrong."""
 
 import argparse
-import logging
 import os
-import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from reward_service import logs
 from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, read_config, sentence
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
@@ -62,61 +60,13 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; accepted work is finished first."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from reward_service.serving import listen, run
+
+    logs.configure()
     read_config(settings.config)  # a misspelt key is told before anything is loaded
-    listener = listen(settings.host, settings.port)
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))  # before torch is imported
-    return _run(settings, listener)
-
-
-def _run(settings: Settings, listener: socket.socket) -> int:
-    import uvicorn
-
-    from reward_service.app import create_app
-
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.grace_s),
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    life = app.state.life
-    life.on_failure = lambda: setattr(server, "should_exit", True)
-    host, port = listener.getsockname()[:2]
-    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _after_draining)
-    server.run(sockets=[listener])
-    if life.failure is not None:
-        raise life.failure
+    run(settings, listen(settings.host, settings.port))
     return 0
-
-
-def _after_draining(number: int, _: Any) -> None:
-    """Take the signal that uvicorn raises again once it has drained: being told to stop is no failure.
-
-    The next one forces: a thread that never ends must not keep the process.
-    """
-    signal.signal(number, lambda *_: os._exit(1))
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the port before anything slow is done. Raises `ConfigError` if it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen at {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
-        ) from error
-    return listener
 
 
 def prepare(settings: Settings) -> int:

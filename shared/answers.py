@@ -1,4 +1,4 @@
-"""Read what a reward service answered, and refuse whatever is not exactly what was asked for. No I/O."""
+"""Read what a reward service answered, and refuse whatever is not exactly what was asked for."""
 
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,8 @@ from shared.errors import (
 )
 from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
+MOST_BYTES = 64_000_000
+"""The largest answer that is read: a request's texts, each with details, are far below it."""
 REFUSALS: dict[int, type[ServiceRefused]] = {
     401: Unauthorized,
     403: Unauthorized,
@@ -29,6 +31,21 @@ REFUSALS: dict[int, type[ServiceRefused]] = {
     429: Overloaded,
     503: NotReady,
 }
+
+
+async def read(stream: httpx.Response) -> httpx.Response:
+    """Read an answer whole, as it came. Raises `BadAnswer` once it is larger than any answer of ours."""
+    body = bytearray()
+    async for part in stream.aiter_raw():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise BadAnswer(f"{stream.request.url} answers with more than {MOST_BYTES} bytes")
+    headers = {"Content-Type": stream.headers.get("Content-Type", ""), **_retry_after(stream.headers)}
+    return httpx.Response(stream.status_code, headers=headers, content=bytes(body), request=stream.request)
+
+
+def _retry_after(headers: httpx.Headers) -> dict[str, str]:
+    return {"Retry-After": headers["Retry-After"]} if "Retry-After" in headers else {}
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -122,7 +139,7 @@ def _problem(response: httpx.Response) -> Problem | None:
 
 
 def _not_ours(response: httpx.Response) -> NotARewardService | ServiceUnreachable:
-    kind = response.headers.get("Content-Type", "no content type")
+    kind = response.headers.get("Content-Type") or "no content type"
     url = response.request.url
     if response.status_code >= 500:  # a proxy or a service on its way down: worth another attempt
         return ServiceUnreachable(f"{url} answered {response.status_code} ({kind})")

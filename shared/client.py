@@ -7,10 +7,7 @@ service's limits is split and put together again. What is never done: turning a 
 
 import asyncio
 import itertools
-import json
-import os
 import random
-import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -19,8 +16,10 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from shared import answers, backoff, endpoints, protocol
+from shared.chunks import split
 from shared.endpoints import Endpoint
-from shared.errors import RewardError, ServiceUnreachable
+from shared.errors import Overloaded, RewardError, ServiceUnreachable
+from shared.loop_thread import LoopThread
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 from shared.together import together
 
@@ -119,7 +118,7 @@ class RewardClient:
         allowed_s = self.timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + allowed_s
         for attempt in itertools.count():
-            endpoint = endpoints.choose(self._endpoints, now_s=time.monotonic())
+            endpoint = await self._replica(deadline_s, allowed_s, attempt)
             patience_s = self.attempt_timeout_s * 2.0**attempt  # what did not fit the last attempt may fit this one
             attempt_s = min(patience_s, deadline_s - time.monotonic())
             try:
@@ -127,8 +126,7 @@ class RewardClient:
             except RewardError as error:
                 if not error.retryable:
                     raise
-                endpoints.failed(endpoint, now_s=time.monotonic())
-                wait_s = self._wait_s(attempt, error)
+                wait_s = self._wait_s(endpoint, attempt, error)
                 if time.monotonic() + wait_s >= deadline_s:
                     raise _gave_up(error, attempt + 1, allowed_s) from error
                 self.retries += 1
@@ -138,9 +136,22 @@ class RewardClient:
                 return answer
         raise AssertionError("unreachable")
 
-    def _wait_s(self, attempt: int, error: RewardError) -> float:
-        if any(other.ejected_until_s <= time.monotonic() for other in self._endpoints):
-            return 0.0  # another replica can be asked at once
+    async def _replica(self, deadline_s: float, allowed_s: float, attempts: int) -> Endpoint:
+        """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
+        while (endpoint := endpoints.choose(self._endpoints, now_s=time.monotonic())) is None:
+            wait_s = endpoints.pause_s(self._endpoints, now_s=time.monotonic())
+            if time.monotonic() + wait_s >= deadline_s:
+                last = next(each.last_error for each in self._endpoints if each.last_error)
+                raise _gave_up(last, attempts, allowed_s) from last
+            await asyncio.sleep(wait_s)
+        return endpoint
+
+    def _wait_s(self, endpoint: Endpoint, attempt: int, error: RewardError) -> float:
+        """Note a failure, and give how long this caller waits: not at all where another replica can be asked."""
+        if not isinstance(error, Overloaded):  # a full queue is no fault
+            endpoints.failed(endpoint, error, now_s=time.monotonic())
+        if any(other.admits(time.monotonic()) for other in self._endpoints if other is not endpoint):
+            return 0.0
         retry_after_s = getattr(error, "retry_after_s", None)
         return backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s)
 
@@ -148,7 +159,7 @@ class RewardClient:
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, allowed_s: float
     ) -> httpx.Response:
         remaining_s = max(0.001, allowed_s)
-        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000))}
+        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
         if body is not None:
             headers["Content-Type"] = protocol.JSON
         if self._api_key:
@@ -157,8 +168,9 @@ class RewardClient:
         endpoint.outstanding += 1
         try:
             async with asyncio.timeout(remaining_s):
-                url = endpoint.url + path
-                response = await self._client().request(method, url, content=body, headers=headers, timeout=timeout)
+                url, client = endpoint.url + path, self._client()
+                async with client.stream(method, url, content=body, headers=headers, timeout=timeout) as stream:
+                    response = await answers.read(stream)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
             raise ServiceUnreachable(
                 f"no reward service answers at {endpoint.url} ({type(cause).__name__}: {cause}); "
@@ -217,70 +229,5 @@ class RewardClient:
         self.close()
 
 
-class LoopThread:
-    """An event loop on a thread of its own, for the sync face: coroutines go in, results come out."""
-
-    def __init__(self) -> None:
-        self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
-        self._thread.start()
-
-    def usable(self) -> bool:
-        """Tell whether the thread runs in this process: a fork does not inherit it."""
-        return self._pid == os.getpid() and self._thread.is_alive()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end. A call given up by the caller is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """End the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def split(request: Mapping[str, Any], *, texts: int, body_bytes: int) -> list[tuple[bytes, int]]:
-    """Encode a request as one body, or as several within the limits: (body, its number of texts), in order.
-
-    A single text over the limit travels alone, so that the service can say what is wrong with it.
-    """
-    count = len(request["completions"])
-    if count <= texts or count <= 1:
-        body = encode(request)
-        if len(body) <= body_bytes or count <= 1:
-            return [(body, count)]
-    half = count // 2
-    parts = (_rows(request, slice(None, half)), _rows(request, slice(half, None)))
-    return [body for part in parts for body in split(part, texts=texts, body_bytes=body_bytes)]
-
-
-def _rows(request: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    part = dict(request)
-    part["completions"] = request["completions"][rows]
-    if "prompts" in request:
-        part["prompts"] = request["prompts"][rows]
-    if "columns" in request:
-        part["columns"] = {name: values[rows] for name, values in request["columns"].items()}
-    return part
-
-
-def encode(request: Mapping[str, Any]) -> bytes:
-    """Encode as compact JSON. Half characters (lone surrogates), which UTF-8 cannot hold, become question marks.
-
-    Raises `ValueError` for a column that JSON cannot hold, NaN included.
-    """
-    try:
-        text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as cause:
-        raise ValueError(f"the request cannot be sent as JSON: {cause}; leave that column out") from cause
-    return text.encode("utf-8", "replace")
-
-
-def _gave_up(error: RewardError, attempts: int, timeout_s: float) -> ServiceUnreachable:
+def _gave_up(error: Exception, attempts: int, timeout_s: float) -> ServiceUnreachable:
     return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")

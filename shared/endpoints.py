@@ -1,29 +1,45 @@
-"""Choose among replicas of one service. Pure: the clock is passed in."""
+"""Choose among replicas of one service, and leave alone for a while what fails. Pure: the clock is passed in."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.5
+"""A replica that comes back is found within this time, whoever asks and however often."""
 
 
 @dataclass
 class Endpoint:
-    """One replica: what it has under way, and until when it is left alone."""
+    """One replica: what it has under way, how often it failed in a row, and until when it is left alone."""
 
     url: str
     outstanding: int = 0
-    ejected_until_s: float = 0.0
-    failures: int = field(default=0)
+    failures: int = 0
+    closed_until_s: float = 0.0
+    last_error: Exception | None = None
+
+    def admits(self, now_s: float) -> bool:
+        """Tell whether it may be asked: one that failed lately by one caller at a time, after its pause."""
+        return self.failures == 0 or (now_s >= self.closed_until_s and self.outstanding == 0)
 
 
-def choose(endpoints: list[Endpoint], *, now_s: float) -> Endpoint:
-    """Give the replica with the least under way; one that failed lately only if all did."""
-    return min(endpoints, key=lambda endpoint: (endpoint.ejected_until_s > now_s, endpoint.outstanding))
+def choose(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
+    """Give the replica with the least under way of those that may be asked, if there is one."""
+    return min((each for each in endpoints if each.admits(now_s)), key=lambda each: each.outstanding, default=None)
 
 
-def failed(endpoint: Endpoint, *, now_s: float, first_s: float = 1.0, cap_s: float = 30.0) -> None:
-    """Leave a replica alone for a while: twice as long after each failure in a row."""
-    endpoint.ejected_until_s = now_s + min(cap_s, first_s * 2.0**endpoint.failures)
+def pause_s(endpoints: Sequence[Endpoint], *, now_s: float, shortest_s: float = 0.02) -> float:
+    """Give how long to wait before choosing again where none may be asked."""
+    return max(shortest_s, min(each.closed_until_s for each in endpoints) - now_s)
+
+
+def failed(endpoint: Endpoint, error: Exception, *, now_s: float) -> None:
+    """Leave a replica alone: twice as long after each failure in a row."""
+    endpoint.closed_until_s = now_s + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**endpoint.failures)
     endpoint.failures += 1
+    endpoint.last_error = error
 
 
 def answered(endpoint: Endpoint) -> None:
     """Take a replica back that has answered."""
-    endpoint.failures, endpoint.ejected_until_s = 0, 0.0
+    endpoint.failures, endpoint.closed_until_s, endpoint.last_error = 0, 0.0, None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.protocol import NAME_PATTERN, SERVICE
 
@@ -60,10 +60,14 @@ class ItemError(BaseModel):
     message: str
 
 
+Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A number, finite, and written as one: not as a word and not as a truth value."""
+
+
 class RewardScores(BaseModel):
     """One reward's answer to a request; every list is in the order of the request."""
 
-    scores: list[FiniteFloat | None]
+    scores: list[Score | None]
     revision: str
     errors: dict[str, ItemError] = Field(default_factory=dict)
     """By index, as a string: exactly the items whose score is null."""

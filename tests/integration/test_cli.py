@@ -1,9 +1,11 @@
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from tests.conftest import RULES, wait_for
 ROOT = Path(__file__).parents[2]
 
 
-def reward_service(*args, **env):
+def reward_service(*args, cwd=ROOT, **env):
     command = [sys.executable, "-m", "reward_service", *args]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
 
 
 def failed(process, code=2):
@@ -133,3 +135,48 @@ def test_nobody_at_the_address_is_told_within_the_time_allowed():
         pytest.raises(ServiceUnreachable, match=r"gave up after .* within 1 s"),
     ):
         client.score(["a"])
+
+
+def test_while_it_drains_it_is_not_ready_and_accepted_work_is_answered(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time, pathlib\n"
+        "def slow(completions, **_):\n"
+        "    pathlib.Path('begun').touch()\n"
+        "    while not pathlib.Path('go').exists(): time.sleep(0.01)\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    (tmp_path / "r.yaml").write_text('rewards: {slow: "slow:slow"}')
+    process = reward_service("serve", "--config", "r.yaml", "--port", "0", cwd=tmp_path)
+    url = process.stderr.readline().split()[3]
+    wait_for(lambda: answers(url))
+    with ThreadPoolExecutor(1) as callers, httpx.Client() as kept:
+        assert kept.get(f"{url}/health/ready").status_code == 200  # a connection that is open already
+        accepted = callers.submit(httpx.post, f"{url}/v1/score", json={"completions": ["a"]}, timeout=30)
+        wait_for((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: refuses(kept, url))
+        (tmp_path / "go").touch()
+        assert accepted.result().json()["rewards"]["slow"]["scores"] == [1.0]
+    assert process.wait(timeout=40) == 0
+
+
+def refuses(client, url):
+    """Tell whether a service is not ready any more, or takes no connection."""
+    try:
+        return client.get(f"{url}/health/ready").status_code == 503
+    except httpx.HTTPError:
+        return True
+
+
+def test_every_line_of_its_log_is_json_without_a_text_in_it():
+    process = reward_service("serve", "--config", str(RULES), "--port", "0")
+    url = process.stderr.readline().split()[3]
+    wait_for(lambda: answers(url))
+    httpx.post(f"{url}/v1/score", json={"completions": ["canary-text\n\x1b[31m"]}, headers={"X-Request-Id": "r-1"})
+    httpx.post(f"{url}/v1/score", json={"completions": ["canary-text"], "rewards": ["nope\r\nx"]})
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=40)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert "canary-text" not in errors
+    scored = next(line for line in lines if line.get("request_id") == "r-1")
+    assert (scored["route"], scored["status"]) == ("/v1/score", 200)

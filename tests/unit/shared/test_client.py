@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shared import RevisionChanged, RewardClient
 from shared.answers import merge
-from shared.client import encode, split
+from shared.chunks import encode, split
 from shared.schemas import ItemError, RewardScores, ScoreResponse, Timing
 
 

@@ -5,6 +5,7 @@ from shared import endpoints
 from shared.answers import retry_after_s
 from shared.backoff import delay_s
 from shared.endpoints import Endpoint
+from shared.errors import ServiceUnreachable
 
 
 @given(st.integers(0, 60), st.floats(0, 1), st.none() | st.floats(0, 1e9))
@@ -33,25 +34,39 @@ def test_the_replica_with_the_least_to_do_is_asked():
     assert endpoints.choose([busy, idle], now_s=0) is idle
 
 
+WHY = ServiceUnreachable("why")
+
+
 def test_a_replica_that_failed_is_left_alone_and_comes_back():
     first, second = Endpoint("a"), Endpoint("b", outstanding=5)
-    endpoints.failed(first, now_s=0)
-    assert endpoints.choose([first, second], now_s=0.5) is second
-    assert endpoints.choose([first, second], now_s=1.5) is first
+    endpoints.failed(first, WHY, now_s=0)
+    assert endpoints.choose([first, second], now_s=0.05) is second
+    assert endpoints.choose([first, second], now_s=0.15) is first
 
 
-def test_when_all_failed_one_is_asked_all_the_same():
+def test_one_that_failed_is_tried_by_one_caller_for_all():
     only = Endpoint("a")
-    endpoints.failed(only, now_s=0)
-    assert endpoints.choose([only], now_s=0) is only
+    endpoints.failed(only, WHY, now_s=0)
+    assert endpoints.choose([only], now_s=0.05) is None
+    assert endpoints.choose([only], now_s=1) is only
+    only.outstanding = 1
+    assert endpoints.choose([only], now_s=1) is None
+    endpoints.answered(only)
+    assert endpoints.choose([only], now_s=1) is only
 
 
-def test_each_failure_in_a_row_doubles_the_pause():
+def test_each_failure_in_a_row_doubles_the_pause_up_to_a_bound():
     endpoint = Endpoint("a")
     pauses = []
-    for _ in range(7):
-        endpoints.failed(endpoint, now_s=0)
-        pauses.append(endpoint.ejected_until_s)
-    assert pauses == [1, 2, 4, 8, 16, 30, 30]
-    endpoints.answered(endpoint)
-    assert endpoint.ejected_until_s == 0
+    for _ in range(6):
+        endpoints.failed(endpoint, WHY, now_s=0)
+        pauses.append(endpoint.closed_until_s)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.5, 1.5]
+
+
+def test_who_waits_looks_again_when_the_first_pause_is_over():
+    one, other = Endpoint("a"), Endpoint("b")
+    for endpoint in (one, other, other):
+        endpoints.failed(endpoint, WHY, now_s=0)
+    assert endpoints.pause_s([one, other], now_s=0) == 0.1
+    assert endpoints.pause_s([one, other], now_s=9) == 0.02

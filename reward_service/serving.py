@@ -1,0 +1,74 @@
+"""Run the application: open the port, serve, drain, and end with the right exit code."""
+
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from reward_service.app import create_app
+from reward_service.errors import ConfigError
+from reward_service.lifecycle import Lifecycle
+from reward_service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells the rewards that it is about to drain: readiness turns before anything else does."""
+
+    def __init__(self, config: uvicorn.Config, life: Lifecycle) -> None:
+        super().__init__(config)
+        self._life = life
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal forces."""
+        self._life.draining = True
+        super().handle_exit(sig, frame)
+
+
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Serve until told to stop; accepted work is finished first. Raises what kept the rewards from loading."""
+    app = create_app(settings)
+    life: Lifecycle = app.state.life
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.grace_s),
+        server_header=False,
+    )
+    server = Server(config, life)
+    life.on_failure = lambda: setattr(server, "should_exit", True)
+    host, port = listener.getsockname()[:2]
+    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _after_draining)
+    server.run(sockets=[listener])
+    if life.failure is not None:
+        raise life.failure
+
+
+def _after_draining(number: int, _: Any) -> None:
+    """Take the signal that uvicorn raises again once it has drained: being told to stop is no failure.
+
+    The next one forces: a thread that never ends must not keep the process.
+    """
+    signal.signal(number, lambda *_: os._exit(1))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port before anything slow is done. Raises `ConfigError` if it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen at {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
+        ) from error
+    return listener

@@ -15,7 +15,13 @@ from shared.protocol import NAME_PATTERN, SERVICE
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-class Message(BaseModel):
+class Wire(BaseModel):
+    """What travels. The sentence under a field is its description in the API's document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Message(Wire):
     """One turn of a chat. A tool call has no content."""
 
     model_config = ConfigDict(extra="allow")
@@ -28,14 +34,17 @@ Text = str | list[Message]
 """A completion or a prompt: a string, or a list of chat messages."""
 
 
-class ScoreRequest(BaseModel):
+class ScoreRequest(Wire):
     """Texts to score, as columns of one length."""
 
     model_config = ConfigDict(extra="forbid")
 
     completions: list[Text]
+    """What is scored: each a string or a list of chat messages."""
     prompts: list[Text] | None = None
+    """What was asked, one a completion; needed by rewards that read it."""
     columns: dict[str, list[Any]] = Field(default_factory=dict)
+    """Further columns by name, handed to function rewards."""
     rewards: list[str] | None = None
     """Names of the rewards to score with; left out, the configuration's `default`."""
     details: bool = False
@@ -53,7 +62,7 @@ class ScoreRequest(BaseModel):
         return self
 
 
-class ItemError(BaseModel):
+class ItemError(Wire):
     """Why one item has no score."""
 
     code: str
@@ -64,11 +73,13 @@ Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A number, finite, and written as one: not as a word and not as a truth value."""
 
 
-class RewardScores(BaseModel):
+class RewardScores(Wire):
     """One reward's answer to a request; every list is in the order of the request."""
 
     scores: list[Score | None]
+    """One a completion; null where there is none."""
     revision: str
+    """What made these scores: weights, tokenizer, engine, labels and mapping."""
     errors: dict[str, ItemError] = Field(default_factory=dict)
     """By index, as a string: exactly the items whose score is null."""
     truncated: list[int] = Field(default_factory=list)
@@ -83,14 +94,14 @@ class RewardScores(BaseModel):
         return self
 
 
-class Timing(BaseModel):
+class Timing(Wire):
     """Where the time of a request went, in milliseconds."""
 
     queue_ms: float
     compute_ms: float
 
 
-class ScoreResponse(BaseModel):
+class ScoreResponse(Wire):
     """Scores by reward name."""
 
     rewards: dict[str, RewardScores]
@@ -98,7 +109,7 @@ class ScoreResponse(BaseModel):
     timing: Timing
 
 
-class EngineInfo(BaseModel):
+class EngineInfo(Wire):
     """What computes a model, and how it was found to do: the revision covers it."""
 
     backend: str
@@ -111,7 +122,7 @@ class EngineInfo(BaseModel):
     """99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
 
 
-class RewardInfo(BaseModel):
+class RewardInfo(Wire):
     """What a reward is, and exactly which weights, tokenizer, labels and mapping it scores with."""
 
     name: Name
@@ -128,7 +139,7 @@ class RewardInfo(BaseModel):
     """The rewards that a composite is made of."""
 
 
-class Limits(BaseModel):
+class Limits(Wire):
     """What one request may hold, and what may wait."""
 
     texts_per_request: int = Field(gt=0)
@@ -136,7 +147,7 @@ class Limits(BaseModel):
     queue_texts: int = Field(gt=0)
 
 
-class ServiceInfo(BaseModel):
+class ServiceInfo(Wire):
     """The answer of `GET /v1/rewards`."""
 
     service: Literal["remote-rewards"] = SERVICE
@@ -146,7 +157,7 @@ class ServiceInfo(BaseModel):
     limits: Limits
 
 
-class Problem(BaseModel):
+class Problem(Wire):
     """An error, as RFC 9457 lays it out, sent as `application/problem+json`."""
 
     type: str = "about:blank"

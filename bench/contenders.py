@@ -58,7 +58,7 @@ ALL_PEERS = (
         lambda bin_, port: [
             str(bin_ / "infinity_emb"), "v2", "--model-id", str(resolve("embedded:sentiment")), "--served-model-name",
             "sentiment", "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer",
-            "--port", str(port), "--no-model-warmup",
+            "--host", "127.0.0.1", "--port", str(port), "--no-model-warmup",
         ],
         "/classify",
         _infinity,
@@ -74,7 +74,8 @@ ALL_PEERS = (
         "mosec",
         ("mosec", *PLAIN),
         lambda bin_, port: [
-            str(bin_ / "python"), str(HERE / "peers" / "mosec_app.py"), "--port", str(port), "--timeout", "60000"
+            str(bin_ / "python"), str(HERE / "peers" / "mosec_app.py"), "--address", "127.0.0.1", "--port", str(port),
+            "--timeout", "60000",
         ],
         "/inference",
         _columns,

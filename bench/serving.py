@@ -4,13 +4,14 @@ Writes `bench/results/serving.json`, a table (`serving.md`) and a plot (`serving
 """
 
 import argparse
-import contextlib
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from statistics import median
 
-from bench.bare import engine_loop, tutorial
+from bench.bare import Loop, engine_loop, tutorial
 from bench.contenders import ALL_PEERS, our_service, running_peer
 from bench.load import Target, closed_loop
 from bench.report import bars, markdown, write
@@ -25,6 +26,7 @@ SHAPES = {"16 × 4": (16, 4), "1 × 32": (1, 32), "64 × 4": (64, 4)}
 """Texts a request × callers."""
 AUTO, FP32 = "remote-rewards auto", "remote-rewards float32"
 TUTORIAL = "pipeline(texts)"
+Service = Callable[[], AbstractContextManager[Target]]
 PEERS = [peer.name for peer in ALL_PEERS]
 
 
@@ -32,22 +34,28 @@ def main() -> None:
     """Measure, print the table, write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=256, help="texts a measurement")
+    parser.add_argument("--texts", type=int, default=128, help="texts a measurement")
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     args = parser.parse_args()
-    chosen = auto_engine()
-    with contextlib.ExitStack() as stack:
-        runs = contenders(stack, args.peers, args.texts, chosen)
-        rates: dict[str, list[float]] = defaultdict(list)
-        for round_ in range(args.rounds):
-            for name, run in runs.items():
-                rates[name].append(run())
-                print(f"round {round_ + 1}: {name}: {rates[name][-1]:.1f} texts/s", flush=True)
+    chosen, scored = auto_engine(), texts(args.texts)
+    loops, services = bare_loops(chosen), served(args.peers)
+    rates: dict[str, list[float]] = defaultdict(list)
+    for round_ in range(args.rounds):
+        for name, loop in loops.items():
+            note(rates, round_, name, len(scored) / loop(scored))
+        for name, service in services.items():
+            measure_service(rates, round_, name, service, scored)
     medians = {name: median(values) for name, values in rates.items()}
     rows = table(medians)
     write("serving", {"engine": str(chosen), "texts": args.texts, "rates": dict(rates)}, markdown(rows))
     bars("serving", "texts a second, over HTTP (64 × 4) or in process", chart(medians))
     print(markdown(rows))
+
+
+def note(rates: dict[str, list[float]], round_: int, name: str, rate: float) -> None:
+    """Keep a measurement and say it."""
+    rates[name].append(rate)
+    print(f"round {round_ + 1}: {name}: {rate:.1f} texts/s", flush=True)
 
 
 def auto_engine() -> Engine:
@@ -56,42 +64,32 @@ def auto_engine() -> Engine:
     return choose(folder, candidates(None, None), 0.02, usable_cores()).engine
 
 
-def contenders(
-    stack: contextlib.ExitStack, peers: list[str], count: int, chosen: Engine
-) -> dict[str, Callable[[], float]]:
-    """Start everything; give for each name a function that measures it once, in texts a second."""
-    scored = texts(count)
+def bare_loops(chosen: Engine) -> dict[str, Loop]:
+    """Give the ways without HTTP."""
     loops = {TUTORIAL: tutorial(), "pipeline, batches of 32": tutorial(32), "bare float32": engine_loop(REFERENCE)}
-    if chosen != REFERENCE:
-        loops["bare auto"] = engine_loop(chosen)
-    runs: dict[str, Callable[[], float]] = {
-        name: lambda loop=loop: count / loop(scored)  # type: ignore[misc]
-        for name, loop in loops.items()
+    return loops if chosen == REFERENCE else {**loops, "bare auto": engine_loop(chosen)}
+
+
+def served(peers: list[str]) -> dict[str, Service]:
+    """Give the services: each is started for its turn and stopped after it, since an idle one takes time, too."""
+    ours: dict[str, Service] = {
+        AUTO: lambda: our_service(AUTO),
+        FP32: lambda: our_service(FP32, "--backend", "torch", "--dtype", "float32"),
     }
-    targets = {
-        AUTO: stack.enter_context(our_service(AUTO)),
-        FP32: stack.enter_context(our_service(FP32, "--backend", "torch", "--dtype", "float32")),
-        **dict(_peers(stack, peers)),
-    }
-    for shape in SHAPES:
-        for name, target in targets.items():
-            runs[f"{name} | {shape}"] = lambda target=target, shape=shape: _rate(target, scored, shape)  # type: ignore[misc]
-    return runs
+    return ours | {peer.name: partial(running_peer, peer) for peer in ALL_PEERS if peer.name in peers}
 
 
-def _peers(stack: contextlib.ExitStack, names: list[str]) -> Iterator[tuple[str, Target]]:
-    for peer in ALL_PEERS:
-        if peer.name in names:
-            try:
-                yield peer.name, stack.enter_context(running_peer(peer))
-            except (subprocess.CalledProcessError, TimeoutError) as error:
-                print(f"{peer.name} is left out: {error}", flush=True)
-
-
-def _rate(target: Target, scored: list[str], shape: str) -> float:
-    load = closed_loop(target, scored, *SHAPES[shape])
-    assert not load.failed, f"{target.url} failed {load.failed} requests"
-    return load.texts_per_s
+def measure_service(rates: dict[str, list[float]], round_: int, name: str, service: Service, scored: list[str]) -> None:
+    """Measure one service with each shape of load, after a first taste of it."""
+    try:
+        with service() as target:
+            closed_loop(target, scored[:32], 16, 2)
+            for shape, (per_request, callers) in SHAPES.items():
+                load = closed_loop(target, scored, per_request, callers)
+                assert not load.failed, f"{name} failed {load.failed} requests"
+                note(rates, round_, f"{name} | {shape}", load.texts_per_s)
+    except (subprocess.CalledProcessError, TimeoutError) as error:
+        print(f"{name} is left out: {error}", flush=True)
 
 
 def table(medians: dict[str, float]) -> list[list[str]]:

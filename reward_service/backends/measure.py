@@ -1,6 +1,8 @@
 """Measure engines on a fixed set of texts: how fast each is, and how far its scores are from float32 torch's."""
 
+import random
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reward_service.backends.base import Backend, Logits, Tokens
-from reward_service.backends.engines import REFERENCE, Engine, load, score_all
+from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.packing import batches_of
 from shared.models.progress import say
 
 PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 2
+WAITING = 64
+"""Texts among which batches are cut, as under a usual load."""
 HOPELESS = 0.5
 """An engine below this share of the reference's speed on four long texts is measured no further."""
 BUDGETS_TOKENS = (1024, 2048)
@@ -44,23 +48,35 @@ class Reading(Protocol):
 def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measured]:
     """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
     tokens = [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
-    lengths = [*map(len, tokens)]
-    cuts = {budget: [[tokens[i] for i in batch] for batch in batches_of(lengths, budget)] for budget in BUDGETS_TOKENS}
     backends = load_all(folder, engines, threads, few=sorted(tokens, key=len)[-4:])
-    seconds: dict[tuple[Engine, int], float] = {}
+    seconds: defaultdict[tuple[Engine, int], float] = defaultdict(float)
     logits: dict[Engine, list[Logits]] = {}
-    for _ in range(ROUNDS):
+    for round_ in range(ROUNDS):
         for engine, backend in backends.items():
-            for budget, batches in cuts.items():
+            for budget in BUDGETS_TOKENS:
                 began_s = time.monotonic()
-                logits[engine] = score_all(backend, batches)
-                seconds[engine, budget] = min(seconds.get((engine, budget), 1e9), time.monotonic() - began_s)
+                logits[engine] = score_mixed(backend, tokens, budget, seed=round_)
+                seconds[engine, budget] += time.monotonic() - began_s
     found = []
     for engine in (each for each in backends if each in engines):
         budget = min(BUDGETS_TOKENS, key=lambda budget: seconds[engine, budget])
-        rate, distance = len(tokens) / seconds[engine, budget], error(logits[REFERENCE], logits[engine], folder)
-        found.append(Measured(engine, budget, rate, distance))
+        rate = ROUNDS * len(tokens) / seconds[engine, budget]
+        found.append(Measured(engine, budget, rate, error(logits[REFERENCE], logits[engine], folder)))
     return found
+
+
+def score_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int) -> list[Logits]:
+    """Score texts as they come to a service, a few requests at a time: no shape of batch comes twice.
+
+    An engine that compiles something for each new shape would seem faster than it will be, if shapes came again.
+    """
+    order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
+    for start in range(0, len(order), WAITING):
+        waiting = order[start : start + WAITING]
+        for batch in batches_of([len(tokens[index]) for index in waiting], budget_tokens):
+            chosen = [waiting[place] for place in batch]
+            logits.update(zip(chosen, backend.score([tokens[index] for index in chosen]), strict=True))
+    return [logits[index] for index in range(len(tokens))]
 
 
 def load_all(

@@ -62,7 +62,8 @@ def _after_draining(number: int, _: Any) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Open the port before anything slow is done. Raises `ConfigError` if it is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else each small answer waits up to 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -180,3 +180,12 @@ def test_every_line_of_its_log_is_json_without_a_text_in_it():
     assert "canary-text" not in errors
     scored = next(line for line in lines if line.get("request_id") == "r-1")
     assert (scored["route"], scored["status"]) == ("/v1/score", 200)
+
+
+def test_what_is_accepted_sends_small_answers_at_once():
+    from reward_service.serving import listen
+
+    with listen("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # what asyncio looks for before it sets TCP_NODELAY

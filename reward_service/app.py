@@ -1,7 +1,8 @@
 """Put the service together: settings and rewards in, an ASGI application out. Importing it does nothing."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,6 +19,7 @@ from reward_service.problems import problem_response
 from reward_service.rewards.base import Reward
 from reward_service.routes import routes
 from reward_service.settings import Settings
+from shared import protocol
 from shared.schemas import Message, ScoreRequest
 
 
@@ -34,12 +36,20 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
     app.add_exception_handler(RewardServiceError, _answer_ours)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
-    app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes)
-    app.add_middleware(middleware.Authenticated, keys=settings.keys())
+    app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(middleware.Authenticated, keys=partial(keys_of, life))
     app.add_middleware(middleware.Observed, metrics=metrics)
     app.add_middleware(middleware.RequestId)  # the last added is the outermost
     _describe_body(app)
     return app
+
+
+def keys_of(life: Lifecycle, path: str) -> Sequence[str] | None:
+    """Give the keys that open a path; None for one that is open to all."""
+    admin_key = life.settings.admin_key
+    if path == protocol.RELOAD_PATH and admin_key is not None:
+        return [admin_key.get_secret_value()]
+    return None if path in middleware.OPEN_PATHS or not life.keys else life.keys
 
 
 def own_version() -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from reward_service import fair_queue
+from reward_service.admission import Bounds, Speed, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import (
@@ -23,7 +24,6 @@ from reward_service.errors import (
     Draining,
     NotFinite,
     NotReady,
-    Overloaded,
     RewardServiceError,
     raising,
 )
@@ -66,15 +66,6 @@ class Ticket:
 Job = fair_queue.Job[Ticket]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much a batch may hold and how much may wait."""
-
-    budget_tokens: int = 4096
-    max_items: int = 256
-    queue_texts: int = 8192
-
-
 class Batcher:
     """The queue before one model. `device` runs one batch at a time; models on one device share it."""
 
@@ -91,6 +82,8 @@ class Batcher:
         self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items)
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._began_s: float | None = None  # when the batch that is on the device went there
+        self._speed = Speed()
 
     async def start(self) -> None:
         """Begin to take work."""
@@ -99,21 +92,31 @@ class Batcher:
 
     async def stop(self) -> None:
         """End the worker; whatever still waits or runs is answered."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.wait([self._worker])
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.cancel()
+            await asyncio.wait([worker])
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
+        """Answer everyone. A worker that was not told to end has met a fault of ours: another one takes its place."""
         error = Draining() if worker.cancelled() else BackendFailed("the model's worker has died")
-        if not worker.cancelled():
-            log.error("the model's worker has died", exc_info=worker.exception())
         for job in self._queue.clear():
             _finish(job, error)
+        if not worker.cancelled():
+            log.error("the model's worker has died and is started again", exc_info=worker.exception())
+            self._worker = worker.get_loop().create_task(self._work(), name="batcher")
+            self._worker.add_done_callback(self._ended)
 
     @property
     def depth(self) -> int:
         """Texts that wait."""
         return len(self._queue)
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether texts are being scored: there is a worker, and the device has not stalled."""
+        stalled = self._began_s is not None and time.monotonic() - self._began_s > self._bounds.stalled_after_s
+        return self._worker is not None and not self._worker.done() and not stalled
 
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = float("inf")) -> Ticket:
         """Wait until every text has its outcome.
@@ -127,8 +130,8 @@ class Batcher:
             return ticket
         if self._worker is None or self._worker.done():
             raise NotReady("the model's worker is not running")
-        if self.depth + self._queue.fresh(unknown.values()) > self._bounds.queue_texts:
-            raise Overloaded(f"{self.depth} texts wait already; ask again, or add a replica")
+        asked, patience_s = self._queue.fresh(unknown.values()), deadline_s - time.monotonic()
+        refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
         self._queue.add(ticket, unknown)
         self._arrived.set()
         await self._wait(ticket, deadline_s)
@@ -180,15 +183,20 @@ class Batcher:
                 await self._run(jobs[middle:])
             return
         done = _note(jobs, started_s)
+        self._speed.note(done.tokens, done.compute_s)
         self._deliver(jobs, [_checked(row) for row in rows])
         self._tell(done)
 
     async def _on_device(self, batch: list[fair_queue.Key]) -> list[Logits]:
         loop = asyncio.get_running_loop()
-        with raising(BackendFailed, "the model failed on this text"):
-            rows = await loop.run_in_executor(self._device, self._backend.score, batch)
-            if len(rows) != len(batch):
-                raise BackendFailed(f"the model gave {len(rows)} rows for {len(batch)} texts")
+        self._began_s = time.monotonic()
+        try:
+            with raising(BackendFailed, "the model failed on this text"):
+                rows = await loop.run_in_executor(self._device, self._backend.score, batch)
+        finally:
+            self._began_s = None
+        if len(rows) != len(batch):
+            raise BackendFailed(f"the model gave {len(rows)} rows for {len(batch)} texts")
         return rows
 
     def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:

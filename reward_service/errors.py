@@ -7,11 +7,14 @@ RewardServiceError
 ├── UnknownReward    404     no reward of that name (lists the known ones)
 ├── BodyTooLarge     413     more bytes than a request may have
 ├── BadContentType   415     not JSON, or compressed
+├── BodyTooSlow      408     the body does not arrive
+├── NotReloaded      409     the configuration cannot be loaded; the old one serves on
 ├── Invalid          422     JSON of the wrong shape
 ├── CallerGone       499     nobody waits for the answer; counted, not sent
 ├── Overloaded       429     the queue is full; says when to try again   (retryable)
 ├── NotReady         503     loading                                     (retryable)
-│   └── Draining     503     shutting down                               (retryable)
+│   ├── Draining     503     shutting down                               (retryable)
+│   └── Stalled      503     a model does not finish                     (retryable)
 ├── DeadlineExceeded 503     the caller's time ran out before compute    (retryable)
 └── BackendFailed    503     the model failed                            (retryable)
 """
@@ -53,6 +56,18 @@ class UnknownReward(RewardServiceError):
     """No reward of that name."""
 
     status, code, title = 404, "unknown_reward", "Unknown reward"
+
+
+class BodyTooSlow(RewardServiceError):
+    """The body does not arrive in time."""
+
+    status, code, title = 408, "too_slow", "Request too slow"
+
+
+class NotReloaded(RewardServiceError):
+    """The configuration cannot be loaded as it is now; what served before serves on."""
+
+    status, code, title = 409, "not_reloaded", "Not reloaded"
 
 
 class BodyTooLarge(RewardServiceError):
@@ -102,6 +117,12 @@ class Draining(NotReady):
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down; ask another replica")
+
+
+class Stalled(NotReady):
+    """A model takes so long over one batch that it may never end."""
+
+    code, title = "stalled", "Stalled"
 
 
 class DeadlineExceeded(RewardServiceError):

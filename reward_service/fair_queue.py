@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from reward_service.admission import Load
 from reward_service.packing import next_batch, turns
 
 Caller = TypeVar("Caller")
@@ -39,14 +40,21 @@ class FairQueue(Generic[Caller]):
     max_items: int
     _jobs: dict[Key, Job[Caller]] = field(default_factory=dict)
     _waiting: list[Job[Caller]] = field(default_factory=list)  # by turn
+    _tokens: int = 0  # of those that wait
     _clock: float = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def fresh(self, batch: Iterable[Key]) -> int:
-        """Tell how many jobs these texts would add."""
-        return len({tokens for tokens in batch if tokens not in self._jobs})
+    def fresh(self, batch: Iterable[Key]) -> Load:
+        """Tell how much these texts would add."""
+        new = {tokens for tokens in batch if tokens not in self._jobs}
+        return Load(len(new), sum(map(len, new)))
+
+    @property
+    def load(self) -> Load:
+        """Tell how much waits."""
+        return Load(len(self._waiting), self._tokens)
 
     def add(self, caller: Caller, batch: Mapping[int, Key]) -> None:
         """Give each text, by its index, its turn, or a seat beside the same text that waits or runs already."""
@@ -56,6 +64,7 @@ class FairQueue(Generic[Caller]):
             if job is None:
                 job = self._jobs[tokens] = Job(tokens, turn, [])
                 self._waiting.append(job)
+                self._tokens += len(tokens)
             job.seats.append((caller, index))
             job.turn = min(job.turn, turn)
         self._waiting.sort(key=lambda job: job.turn)  # two sorted runs: linear
@@ -67,6 +76,7 @@ class FairQueue(Generic[Caller]):
         for job in self._waiting:
             if not job.seats:
                 del self._jobs[job.tokens]
+                self._tokens -= len(job.tokens)
         self._waiting = [job for job in self._waiting if job.seats]
 
     def take(self) -> list[Job[Caller]]:
@@ -78,7 +88,9 @@ class FairQueue(Generic[Caller]):
         lengths = [len(job.tokens) for job in seen]
         chosen = next_batch(lengths, budget_tokens=self.budget_tokens, max_items=self.max_items)
         callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
-        self._clock = max(seen[0].turn, self._clock + sum(lengths[index] for index in chosen) / callers)
+        tokens = sum(lengths[index] for index in chosen)
+        self._tokens -= tokens
+        self._clock = max(seen[0].turn, self._clock + tokens / callers)
         taken = set(chosen)
         self._waiting[: len(seen)] = [job for index, job in enumerate(seen) if index not in taken]
         return [seen[index] for index in chosen]
@@ -92,4 +104,5 @@ class FairQueue(Generic[Caller]):
         left = list(self._jobs.values())
         self._jobs.clear()
         self._waiting.clear()
+        self._tokens = 0
         return left

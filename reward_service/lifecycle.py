@@ -1,14 +1,16 @@
-"""The life of the service's rewards: loading, ready, draining. Models load beside the event loop, once."""
+"""The life of the service's rewards: loading, ready, reloaded, draining. Models load beside the event loop."""
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from reward_service.config import read_config
-from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError
+from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError, Stalled
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Reward, refuse_non_finite
 from reward_service.rewards.registry import build
@@ -25,64 +27,114 @@ class Lifecycle:
 
     def __init__(self, settings: Settings, metrics: Metrics, rewards: Mapping[str, Reward] | None = None) -> None:
         self.settings, self.metrics = settings, metrics
+        self.keys = settings.keys()
         self.failure: RewardServiceError | None = None
         self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
         self._given = rewards
         self._scorer: Scorer | None = None
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # one load at a time
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
-        """Tell whether every reward is loaded and has scored its canary."""
-        return self._scorer is not None and not self.draining
+        """Tell whether every reward is loaded, has scored its canary, and goes on scoring."""
+        return self._scorer is not None and not self.draining and self._scorer.sound
+
+    def check_ready(self) -> None:
+        """Raise what keeps the service from scoring."""
+        if not self.scorer().sound:
+            raise Stalled("a model does not finish its batch; if this lasts, start the service again")
 
     def scorer(self) -> Scorer:
-        """Give the scorer, or raise `NotReady` while there is none to be used."""
+        """Give what scores from now on, or raise `NotReady` while there is nothing to be used."""
         if self._scorer is None:
             raise NotReady("the models are being loaded; ask again in a moment")
         if self.draining:
             raise Draining
         return self._scorer
 
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[Scorer]:
+        """Lend what scores: it stays until it is given back, whatever is loaded meanwhile."""
+        with self.scorer().lent() as scorer:
+            yield scorer
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Load while it runs, and at the end answer whatever still waits."""
-        self._loading = asyncio.create_task(self._load(), name="load")
+        self._loop = asyncio.get_running_loop()
+        self._loading = asyncio.create_task(self._begin(), name="load")
         try:
             yield
         finally:
             self.draining = True
-            self._loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loading
-            for reward in (self._scorer.rewards if self._scorer else {}).values():
-                await reward.stop()
+            for task in (self._loading, *self._tasks):
+                task.cancel()
+            await asyncio.gather(self._loading, *self._tasks, return_exceptions=True)
+            if self._scorer is not None:
+                await self._scorer.stop()
             self._device.shutdown(wait=False, cancel_futures=True)
 
-    async def loaded(self) -> None:
-        """Wait until loading has ended, well or not."""
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
-
-    async def _load(self) -> None:
+    async def _begin(self) -> None:
         started_s = time.monotonic()
         try:
-            scorer = await self._build()
-            for reward in scorer.rewards.values():
-                await reward.start()
-            await self._canary(scorer)
+            async with self._turn:
+                self._cut_over(await self._open())
         except Exception as error:  # whatever a model or somebody's code raises, the service says so and ends
-            told = ConfigError(f"cannot load the rewards: {type(error).__name__}: {error}")
-            self.failure = error if isinstance(error, RewardServiceError) else told
+            self.failure = _told(error)
             log.debug("cannot load", exc_info=error)
             self.on_failure()
             return
-        infos = [reward.info for reward in scorer.rewards.values()]
-        self.metrics.loaded(infos, lambda: float(depth(scorer.rewards)))
-        self._scorer = scorer
-        log.info("ready after %.1f s: %s", time.monotonic() - started_s, ", ".join(scorer.rewards))
+        log.info("ready after %.1f s: %s", time.monotonic() - started_s, ", ".join(self.scorer().rewards))
+
+    async def reload(self) -> Scorer:
+        """Read the configuration and the keys anew, load beside what serves, and cut over between two requests.
+
+        Raises a `ConfigError` where that cannot be done; what served goes on serving.
+        """
+        async with self._turn:
+            started_s = time.monotonic()
+            try:
+                keys, fresh = self.settings.keys(), await self._open()
+            except Exception as error:
+                log.warning("not reloaded, the rewards stay as they are: %s", _told(error))
+                raise _told(error) from error
+            self.keys = keys
+            old = self._cut_over(fresh)
+            log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(fresh.rewards))
+        if old is not None:
+            self._spawn(_retire(old))
+        return fresh
+
+    def reload_soon(self) -> None:
+        """Reload as soon as the event loop comes to it. May be called from a signal's handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._spawn(self._reload_logged()))
+
+    async def _reload_logged(self) -> None:
+        with contextlib.suppress(RewardServiceError):  # it is in the log
+            await self.reload()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self) -> Scorer:
+        """Build rewards, start them and have each score a canary: whoever asks first finds them able to."""
+        scorer = await self._build()
+        try:
+            for reward in scorer.rewards.values():
+                await reward.start()
+            await _canary(scorer)
+        except BaseException:
+            await scorer.stop()
+            raise
+        return scorer
 
     async def _build(self) -> Scorer:
         if self._given is not None:
@@ -91,24 +143,40 @@ class Lifecycle:
         rewards = await asyncio.to_thread(build, config, self.settings, self._device, self.metrics.observe)
         return Scorer(rewards, config.chosen())
 
-    async def _canary(self, scorer: Scorer) -> None:
-        """Score one text with every reward: a model that cannot is found before the first caller."""
-        items = items_of(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
-        for name, reward in scorer.rewards.items():
-            if calls_function(name, scorer.rewards):
-                continue  # somebody's function may need columns that a canary does not have
-            result = await reward.score(items)
-            refuse_non_finite(result)
-            if result.scores[0] is None:
-                raise ConfigError(f"rewards.{name} cannot score a simple sentence: {result.errors[0].message}")
+    def _cut_over(self, fresh: Scorer) -> Scorer | None:
+        old, self._scorer = self._scorer, fresh
+        self.metrics.loaded([reward.info for reward in fresh.rewards.values()], lambda: float(fresh.depth))
+        return old
+
+
+async def _retire(scorer: Scorer) -> None:
+    """End rewards that nobody asks any more, once the last request that has them is answered."""
+    try:
+        await scorer.unused()
+    finally:
+        await scorer.stop()
+        gc.collect()  # a model's modules hold each other
+
+
+def _told(error: Exception) -> RewardServiceError:
+    if isinstance(error, RewardServiceError):
+        return error
+    return ConfigError(f"cannot load the rewards: {type(error).__name__}: {error}")
+
+
+async def _canary(scorer: Scorer) -> None:
+    """Score one text with every reward: a model that cannot is found before the first caller."""
+    items = items_of(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
+    for name, reward in scorer.rewards.items():
+        if calls_function(name, scorer.rewards):
+            continue  # somebody's function may need columns that a canary does not have
+        result = await reward.score(items)
+        refuse_non_finite(result)
+        if result.scores[0] is None:
+            raise ConfigError(f"rewards.{name} cannot score a simple sentence: {result.errors[0].message}")
 
 
 def calls_function(name: str, rewards: Mapping[str, Reward]) -> bool:
     """Tell whether a reward is somebody's function, or made of one."""
     info = rewards[name].info
     return info.kind == "function" or any(calls_function(part, rewards) for part in info.parts)
-
-
-def depth(rewards: Mapping[str, Reward]) -> int:
-    """Give how many texts wait before all models together."""
-    return sum(getattr(reward, "depth", 0) for reward in rewards.values())

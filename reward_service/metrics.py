@@ -100,7 +100,8 @@ class Metrics:
             self.rejected.labels(REASONS[code]).inc()
 
     def loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
-        """Say what scores, and where the queue's depth is read."""
+        """Say what scores now, and where the queue's depth is read."""
+        self.model_info.clear()
         for info in infos:
             engine = (info.engine.backend, info.engine.dtype) if info.engine else ("", "")
             self.model_info.labels(info.name, info.revision, info.kind, *engine).set(1)

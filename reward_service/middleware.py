@@ -3,17 +3,18 @@
 Texts never reach a log; what does is cleaned of control characters.
 """
 
+import asyncio
 import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_service.errors import BadContentType, BodyTooLarge, Unauthenticated
+from reward_service.errors import BadContentType, BodyTooLarge, BodyTooSlow, Unauthenticated
 from reward_service.metrics import Metrics
 from reward_service.problems import problem_response
 from shared import protocol
@@ -82,14 +83,15 @@ class Observed:
 
 
 class Authenticated:
-    """Let a request pass that carries one of the keys. Without keys, let all pass."""
+    """Let a request pass that carries one of the keys that open its path; where that is None, let all pass."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self.app, self.keys = app, [key.encode() for key in keys]
+    def __init__(self, app: ASGIApp, keys: Callable[[str], Sequence[str] | None]) -> None:
+        self.app, self.keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 where no key fits."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self.keys or self._fits(scope):
+        keys = self.keys(scope["path"]) if scope["type"] == "http" else None
+        if keys is None or _fits(scope, keys):
             await self.app(scope, receive, send)
             return
         error = Unauthenticated("send one of the service's keys as `Authorization: Bearer <key>`")
@@ -97,32 +99,39 @@ class Authenticated:
         response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
 
-    def _fits(self, scope: Scope) -> bool:
-        scheme, _, given = Headers(scope=scope).get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            return False
-        # every key is compared, and each in constant time, so that timing tells nothing
-        return sum(hmac.compare_digest(given.encode(), key) for key in self.keys) > 0
+
+def _fits(scope: Scope, keys: Sequence[str]) -> bool:
+    scheme, _, given = Headers(scope=scope).get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    # every key is compared, and each in constant time, so that timing tells nothing
+    return sum(hmac.compare_digest(given.encode(), key.encode()) for key in keys) > 0
 
 
 class BoundedBody:
-    """Refuse a body over the limit, declared or counted as it arrives, and one that is compressed."""
+    """Refuse a body over the limit, declared or counted as it arrives, one that is compressed, and one that is late."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
-        self.app, self.limit_bytes = app, limit_bytes
+    def __init__(self, app: ASGIApp, limit_bytes: int, timeout_s: float) -> None:
+        self.app, self.limit_bytes, self.timeout_s = app, limit_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; a body that is refused raises where it is read, before a byte of it is taken."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers, received = Headers(scope=scope), 0
+        headers, received, whole = Headers(scope=scope), 0, False
+        late_s = time.monotonic() + self.timeout_s
 
         async def receive_counting() -> Message:
-            nonlocal received
+            nonlocal received, whole
             self._refuse(headers)
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(None if whole else late_s):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow(f"the body has not arrived within {self.timeout_s:g} s") from None
             received += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if received > self.limit_bytes:
                 raise self._too_large()
             return message

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem documents. The only place that knows their layout."""
 
+import json
 import math
 
 from pydantic import ValidationError
@@ -23,21 +24,34 @@ def problem_response(error: RewardServiceError, request_id: str) -> Response:
     )
     headers = {}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     content = problem.model_dump_json()
     return Response(content, status_code=error.status, headers=headers, media_type=protocol.PROBLEM_JSON)
 
 
-def wrong_request(error: ValidationError) -> RewardServiceError:
+def wrong_request(error: ValidationError, body: bytes = b"{}") -> RewardServiceError:
     """Say in one sentence what is wrong with a body."""
     found = telling(error)
+    if found["type"] == "missing" and len(found["loc"]) == 1:
+        return _misspelt(body) or Invalid(f"{found['loc'][0]}: {found['msg']}")
     if found["type"] == "json_invalid":
         return BadJson(f"the body is not JSON: {found['ctx']['error']}")
-    where = ".".join(str(step) for step in found["loc"] if step not in {"str", "list[Message]"})
+    where = ".".join(str(step) for step in found["loc"] if step != "str" and "[" not in str(step))
     if found["type"] == "extra_forbidden":
-        return Invalid(f"there is no field {where!r}{nearest(where, set(ScoreRequest.model_fields))}")
+        return _unknown(found["ctx"]["name"])
     message = found["msg"].removeprefix("Value error, ")
     return Invalid(f"{where}: {message}" if where else message)
+
+
+def _misspelt(body: bytes) -> Invalid | None:
+    """Tell of a field that is not known, which may be why another one is missing. A large body is not read twice."""
+    fields = json.loads(body) if len(body) < 10_000 else ()
+    unknown = [name for name in fields if name not in ScoreRequest.model_fields]
+    return _unknown(unknown[0]) if unknown else None
+
+
+def _unknown(name: str) -> Invalid:
+    return Invalid(f"there is no field {name[:80]!r}{nearest(name[:80], set(ScoreRequest.model_fields))}")
 
 
 def clean(text: str) -> str:

@@ -10,31 +10,31 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse
 
-from reward_service.errors import BadContentType, BodyTooLarge, CallerGone
+from reward_service.errors import BadContentType, BodyTooLarge, CallerGone, ConfigError, NotReloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.pages import page
 from reward_service.problems import wrong_request
+from reward_service.scorer import Scorer
 from reward_service.settings import Settings
 from shared import protocol
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
 
 T = TypeVar("T")
 
+
+def _problem(title: str) -> dict[str, Any]:
+    return {"description": title, "content": {protocol.PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": title,
-        "content": {protocol.PROBLEM_JSON: {"schema": Problem.model_json_schema()}},
-    }
-    for status, title in {
-        400: "Not JSON",
-        401: "API key needed",
-        404: "Unknown reward",
-        413: "Request too large",
-        415: "Unsupported content type",
-        422: "Invalid request",
-        429: "Overloaded",
-        503: "Not ready",
-    }.items()
+    400: _problem("Not JSON"),
+    401: _problem("API key needed"),
+    404: _problem("Unknown reward"),
+    413: _problem("Request too large"),
+    415: _problem("Unsupported content type"),
+    422: _problem("Invalid request"),
+    429: _problem("Overloaded"),
+    503: _problem("Not ready"),
 }
 BODY = {
     "requestBody": {
@@ -49,6 +49,8 @@ def routes(life: Lifecycle, version: str) -> APIRouter:
     router = APIRouter()
     router.include_router(_scoring(life, version), tags=["scoring"])
     router.include_router(_health(life), tags=["health"])
+    if life.settings.admin_key is not None:
+        router.include_router(_admin(life, version), tags=["admin"])
     for path, name in {"/": "try", "/docs": "docs"}.items():
         router.add_api_route(path, partial(page, name), include_in_schema=False, response_class=HTMLResponse)
     return router
@@ -62,17 +64,30 @@ def _scoring(life: Lifecycle, version: str) -> APIRouter:
         """Score texts with one or several rewards."""
         deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
         asked = await read_request(request, life.settings.texts_per_request)
-        scorer, request_id = life.scorer(), request.state.request_id
-        response = await unless_gone(request, scorer.score(asked, request_id=request_id, deadline_s=deadline_s))
+        with life.scoring() as scorer:
+            work = scorer.score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
+            response = await unless_gone(request, work)
         life.metrics.answered(response)
         return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
 
     @router.get(protocol.REWARDS_PATH)
     async def rewards() -> ServiceInfo:
         """List the rewards, what made them, and the service's limits."""
-        scorer = life.scorer()
-        infos = [reward.info for reward in scorer.rewards.values()]
-        return ServiceInfo(version=version, rewards=infos, default=scorer.default, limits=limits(life.settings))
+        return service_info(life.scorer(), life.settings, version)
+
+    return router
+
+
+def _admin(life: Lifecycle, version: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(protocol.RELOAD_PATH, responses={409: _problem("Not reloaded")})
+    async def reload() -> ServiceInfo:
+        """Read the configured files anew and serve what they say. What a request holds is not looked at."""
+        try:
+            return service_info(await life.reload(), life.settings, version)
+        except ConfigError as error:
+            raise NotReloaded(f"the rewards stay as they are: {error}") from error
 
     return router
 
@@ -89,7 +104,7 @@ def _health(life: Lifecycle) -> APIRouter:
     @router.get(protocol.HEALTH_PATH, responses={503: PROBLEMS[503]})
     async def ready() -> dict[str, str]:
         """Tell that every model is loaded and has scored a canary, and that the service is not draining."""
-        life.scorer()
+        life.check_ready()
         return {"status": "ready"}
 
     @router.get(protocol.METRICS_PATH)
@@ -100,13 +115,15 @@ def _health(life: Lifecycle) -> APIRouter:
     return router
 
 
-def limits(settings: Settings) -> Limits:
-    """Tell callers how much they may send."""
-    return Limits(
+def service_info(scorer: Scorer, settings: Settings, version: str) -> ServiceInfo:
+    """Tell callers what scores, and how much they may send."""
+    limits = Limits(
         texts_per_request=settings.texts_per_request,
         body_bytes=settings.body_limit_bytes,
         queue_texts=settings.queue_texts,
     )
+    infos = [reward.info for reward in scorer.rewards.values()]
+    return ServiceInfo(version=version, rewards=infos, default=scorer.default, limits=limits)
 
 
 async def read_request(request: Request, texts_per_request: int) -> ScoreRequest:
@@ -114,10 +131,11 @@ async def read_request(request: Request, texts_per_request: int) -> ScoreRequest
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != protocol.JSON:
         raise BadContentType(f"send the request as Content-Type: {protocol.JSON}")
+    body = await request.body()
     try:
-        asked = ScoreRequest.model_validate_json(await request.body())
+        asked = ScoreRequest.model_validate_json(body)
     except ValidationError as error:
-        raise wrong_request(error) from error
+        raise wrong_request(error, body) from error
     if len(asked.completions) > texts_per_request:
         raise BodyTooLarge(f"a request may have {texts_per_request} texts, this one has {len(asked.completions)}")
     return asked

@@ -1,8 +1,10 @@
 """The seam between HTTP and rewards: a request in, a response out, no HTTP in between."""
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 from reward_service.config import nearest
 from reward_service.errors import DeadlineExceeded, UnknownReward
@@ -23,6 +25,40 @@ class Scorer:
 
     def __init__(self, rewards: Mapping[str, Reward], default: Sequence[str]) -> None:
         self.rewards, self.default = dict(rewards), list(default)
+        self._requests = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+
+    @property
+    def depth(self) -> int:
+        """Texts that wait before all models together."""
+        return sum(getattr(reward, "depth", 0) for reward in self.rewards.values())
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether all that score go on scoring."""
+        return all(getattr(reward, "sound", True) for reward in self.rewards.values())
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Self]:
+        """Count a request that uses these rewards."""
+        self._requests += 1
+        self._unused.clear()
+        try:
+            yield self
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._unused.set()
+
+    async def unused(self) -> None:
+        """Wait until no request uses them."""
+        await self._unused.wait()
+
+    async def stop(self) -> None:
+        """End them; whatever still waits is answered."""
+        for reward in self.rewards.values():
+            await reward.stop()
 
     async def score(self, request: ScoreRequest, *, request_id: str, deadline_s: float) -> ScoreResponse:
         """Score with every reward named, side by side. Raises a `RewardServiceError` if one cannot score at all."""

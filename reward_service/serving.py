@@ -12,6 +12,7 @@ import uvicorn
 from reward_service.app import create_app
 from reward_service.errors import ConfigError
 from reward_service.lifecycle import Lifecycle
+from reward_service.protocol import ImpatientProtocol
 from reward_service.settings import Settings
 
 
@@ -39,6 +40,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=int(settings.grace_s),
         server_header=False,
+        http=ImpatientProtocol,
+        limit_concurrency=settings.connections,
     )
     server = Server(config, life)
     life.on_failure = lambda: setattr(server, "should_exit", True)
@@ -46,6 +49,8 @@ def run(settings: Settings, listener: socket.socket) -> None:
     print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _after_draining)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, lambda *_: life.reload_soon())
     server.run(sockets=[listener])
     if life.failure is not None:
         raise life.failure

@@ -27,13 +27,23 @@ class Settings(BaseSettings):
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(default_factory=list)
     """Keys of which one is needed to score, separated by commas; none means that anybody may."""
     api_key_file: Path | None = None
-    """More keys, one a line."""
+    """More keys, one a line; read again at each reload."""
+    admin_key: SecretStr | None = None
+    """The key of `POST /admin/reload`, which there is only if this is set."""
     insecure: bool = False
     """Serve beyond this machine without a key."""
     body_limit_bytes: int = Field(2_000_000, gt=0)
+    body_timeout_s: float = Field(30.0, gt=0)
+    """How long a body may take to arrive."""
+    connections: int = Field(1000, gt=0)
+    """Connections at a time; past that, 503."""
     texts_per_request: int = Field(1024, gt=0)
     queue_texts: int = Field(8192, gt=0)
     """Texts that may wait for a model; past that, callers are told to come back."""
+    queue_tokens: int = Field(1_000_000, gt=0)
+    """The same in tokens."""
+    stalled_after_s: float = Field(60.0, gt=0)
+    """A batch that takes longer than this makes the service not ready."""
     cache_texts: int = Field(50_000, ge=0)
     """Texts of which each model remembers what it said. With several keys none: how fast an answer comes would tell
     one holder what another has asked."""
@@ -63,13 +73,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        if any(len(key) < KEY_LENGTH_MIN for key in self.keys()):
-            raise ValueError(f"an API key needs at least {KEY_LENGTH_MIN} characters")
-        if self.host not in LOOPBACK and not self.keys() and not self.insecure:
-            raise ValueError(
-                f"anybody who reaches {self.host} could use this service: set REWARD_SERVICE_API_KEYS, "
-                f"or pass --insecure if that is meant"
-            )
+        if self.admin_key is not None:
+            _long_enough(self.admin_key.get_secret_value())
+        self.keys()
         return self
 
     def cores(self) -> int:
@@ -81,6 +87,21 @@ class Settings(BaseSettings):
         return 0 if len(self.keys()) > 1 else self.cache_texts
 
     def keys(self) -> list[str]:
-        """Give all keys, from the setting and from the file."""
+        """Give all keys, from the setting and from the file as it is now.
+
+        Raises ValueError where one is too short, or there is none and anybody could reach the service.
+        """
         lines = self.api_key_file.read_text(encoding="utf-8").splitlines() if self.api_key_file else []
-        return [key.get_secret_value() for key in self.api_keys] + [line.strip() for line in lines if line.strip()]
+        given = [key.get_secret_value() for key in self.api_keys] + [line.strip() for line in lines if line.strip()]
+        if not given and self.host not in LOOPBACK and not self.insecure:
+            raise ValueError(
+                f"anybody who reaches {self.host} could use this service: set REWARD_SERVICE_API_KEYS, "
+                f"or pass --insecure if that is meant"
+            )
+        return [_long_enough(key) for key in given]
+
+
+def _long_enough(key: str) -> str:
+    if len(key) < KEY_LENGTH_MIN:
+        raise ValueError(f"an API key needs at least {KEY_LENGTH_MIN} characters")
+    return key

@@ -7,6 +7,7 @@ from shared.errors import (
     NotARewardService,
     NotReady,
     Overloaded,
+    RankFailed,
     RevisionChanged,
     RewardError,
     ServiceRefused,
@@ -14,6 +15,7 @@ from shared.errors import (
     TooManyFailures,
     Unauthorized,
     UnknownReward,
+    UnsafeAddress,
 )
 from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse, ServiceInfo
 
@@ -23,6 +25,7 @@ __all__ = [
     "NotARewardService",
     "NotReady",
     "Overloaded",
+    "RankFailed",
     "RevisionChanged",
     "RewardClient",
     "RewardError",
@@ -36,4 +39,5 @@ __all__ = [
     "TooManyFailures",
     "Unauthorized",
     "UnknownReward",
+    "UnsafeAddress",
 ]

@@ -1,6 +1,6 @@
 """Read what a reward service answered, and refuse whatever is not exactly what was asked for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -72,8 +72,13 @@ def service_info(response: httpx.Response) -> ServiceInfo:
         raise _not_ours(response) from cause
 
 
-def score_response(count: int, rewards: Sequence[str] | None = None) -> Callable[[httpx.Response], ScoreResponse]:
-    """Make a reader of the answer to `count` texts, scored by `rewards` (None: by the service's default)."""
+def score_response(
+    count: int, rewards: Sequence[str] | None = None, revisions: Mapping[str, str] | None = None
+) -> Callable[[httpx.Response], ScoreResponse]:
+    """Make a reader of the answer to `count` texts, scored by `rewards` (None: by the service's default).
+
+    It raises `RevisionChanged` for scores of a reward in `revisions` that another revision made.
+    """
 
     def read(response: httpx.Response) -> ScoreResponse:
         try:
@@ -85,15 +90,29 @@ def score_response(count: int, rewards: Sequence[str] | None = None) -> Callable
         for name, reward in answer.rewards.items():
             if len(reward.scores) != count:
                 raise BadAnswer(f"{response.request.url} gave {len(reward.scores)} scores of {name} for {count} texts")
+            refuse_other(name, reward.revision, (revisions or {}).get(name, reward.revision))
         return answer
 
     return read
 
 
+def refuse_other(name: str, now: str, before: str) -> None:
+    """Raise `RevisionChanged` if a reward is not the one that a run began with."""
+    if now != before:
+        raise RevisionChanged(
+            f"the reward {name!r} changed during the run: it began with {before} and is now {now}; "
+            f"rewards of two models do not compare, so start a new run or serve the old one again"
+        )
+
+
+class SeveralRevisions(RevisionChanged):
+    """The parts of one call were scored by several revisions."""
+
+
 def merge(parts: Sequence[tuple[ScoreResponse, int]]) -> ScoreResponse:
     """Put the answers to consecutive chunks together, each with its number of texts.
 
-    Raises `RevisionChanged` if they were not all scored by the same revision.
+    Raises `SeveralRevisions` if they were not all scored by the same revision.
     """
     if len(parts) == 1:
         return parts[0][0]
@@ -106,7 +125,7 @@ def merge(parts: Sequence[tuple[ScoreResponse, int]]) -> ScoreResponse:
 def _joined(name: str, parts: list[RewardScores], offsets: list[int]) -> RewardScores:
     revisions = sorted({part.revision for part in parts})
     if len(revisions) > 1:
-        raise RevisionChanged(f"one call for {name} was answered by several revisions: {', '.join(revisions)}")
+        raise SeveralRevisions(f"one call for {name} was answered by several revisions: {', '.join(revisions)}")
     shifted = list(zip(parts, offsets, strict=True))
     return RewardScores(
         scores=[score for part in parts for score in part.scores],

@@ -5,63 +5,65 @@ In: completions, prompts and columns of one length. Out: the wire's response as 
 service's limits is split and put together again. What is never done: turning a failure into a number.
 """
 
-import asyncio
-import itertools
-import random
-import time
+import os
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
 
-import httpx
-
-from shared import answers, backoff, endpoints, protocol
+from shared import answers, protocol
+from shared.asking import Asker, Patience
 from shared.chunks import split
-from shared.endpoints import Endpoint
-from shared.errors import Overloaded, RewardError, ServiceUnreachable
+from shared.errors import UnsafeAddress
+from shared.keys import ApiKey
 from shared.loop_thread import LoopThread
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 from shared.together import together
+from shared.transport import Call, readable_by_others
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
+TRIES = 3
+"""So often is a whole call made whose chunks were scored by several revisions: a reload lasts a moment."""
 
 
 class RewardClient:
     """A client of one reward service, or of several replicas of it.
 
+    `api_key` is the key, or the path of a file that holds it, which is read again when the service refuses the key.
     `timeout_s` bounds a whole call, all attempts and waits together; `attempt_timeout_s` bounds the first of
-    them, and each further one twice as long as the one before. May be
-    used from any thread and event loop, copied by pickle, and inherited by a forked process.
+    them, and each further one twice as long as the one before. With `hedge_after_s`, an attempt that takes longer is
+    made at another replica, too. A key goes over plain HTTP to another machine only if `allow_http`, or the
+    environment's `REWARD_ALLOW_HTTP`, says so. May be used from any thread and event loop, copied by pickle, and
+    inherited by a forked process.
     """
 
     def __init__(
         self,
         urls: str | Sequence[str],
-        api_key: str | None = None,
+        api_key: str | Path | None = None,
         *,
         timeout_s: float = 300.0,
         attempt_timeout_s: float = 30.0,
         connect_timeout_s: float = 5.0,
+        hedge_after_s: float | None = None,
+        allow_http: bool = False,
     ) -> None:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise ValueError("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
-        self._api_key = api_key
-        self.timeout_s, self.attempt_timeout_s = timeout_s, attempt_timeout_s
-        self.connect_timeout_s = connect_timeout_s
+        if api_key and not (allow_http or os.environ.get("REWARD_ALLOW_HTTP")):
+            _refuse_open(self.urls)
+        self._key = ApiKey(api_key)
+        self._patience = Patience(timeout_s, attempt_timeout_s, connect_timeout_s, hedge_after_s)
         self._reset()
 
     def _reset(self) -> None:
-        self._endpoints = [Endpoint(url) for url in self.urls]
-        self._http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._asker = Asker(self.urls, self._key, self._patience)
         self._limits: Limits | None = None
         self._thread: LoopThread | None = None
-        self.retries = 0
-        """Attempts that failed and were made again, since the beginning."""
 
     def __getstate__(self) -> dict[str, Any]:
-        live = {"_endpoints", "_http", "_limits", "_thread", "retries"}
+        live = {"_asker", "_limits", "_thread"}
         return {name: value for name, value in self.__dict__.items() if name not in live}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,14 +73,23 @@ class RewardClient:
     def __repr__(self) -> str:
         return f"RewardClient({', '.join(self.urls)})"
 
+    @property
+    def timeout_s(self) -> float:
+        """The bound on a whole call."""
+        return self._patience.timeout_s
+
+    @property
+    def retries(self) -> int:
+        """Attempts that failed and were made again, since the beginning."""
+        return self._asker.retries
+
     async def ainfo(self, *, timeout_s: float | None = None) -> ServiceInfo:
         """Give what the service says of itself: its rewards, their revisions, its limits.
 
         Raises `NotARewardService` if something else answers at the address.
         """
-        info: ServiceInfo = await self._ask(
-            "GET", protocol.REWARDS_PATH, parse=answers.service_info, timeout_s=timeout_s
-        )
+        call = Call("GET", protocol.REWARDS_PATH)
+        info: ServiceInfo = await self._asker.ask(call, answers.service_info, timeout_s=timeout_s)
         self._limits = info.limits
         return info
 
@@ -90,10 +101,13 @@ class RewardClient:
         rewards: Sequence[str] | None = None,
         *,
         details: bool = False,
+        revisions: Mapping[str, str] | None = None,
     ) -> ScoreResponse:
         """Score texts. `scores[i]` of each reward belongs to `completions[i]`.
 
-        Raises a `RewardError` when the scores cannot be had before the deadline; see `shared.errors`.
+        `revisions` names the only revision of a reward whose scores are taken; a replica with another one is passed
+        over. Raises `RevisionChanged` where there is no other, and another `RewardError` when the scores cannot be had
+        before the deadline; see `shared.errors`.
         """
         limits = self._limits or (await self.ainfo()).limits
         request: dict[str, Any] = {"completions": list(completions)}
@@ -106,87 +120,24 @@ class RewardClient:
         if details:
             request["details"] = True
         bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
-        return answers.merge(await together(self._score(body, count, rewards) for body, count in bodies))
-
-    async def _score(self, body: bytes, count: int, rewards: Sequence[str] | None) -> tuple[ScoreResponse, int]:
-        return await self._ask("POST", protocol.SCORE_PATH, body, parse=answers.score_response(count, rewards)), count
-
-    async def _ask(
-        self, method: str, path: str, body: bytes | None = None, *, parse: Any, timeout_s: float | None = None
-    ) -> Any:
-        """Ask until there is an answer or the deadline has come; each time the replica with the least to do."""
-        allowed_s = self.timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + allowed_s
-        for attempt in itertools.count():
-            endpoint = await self._replica(deadline_s, allowed_s, attempt)
-            patience_s = self.attempt_timeout_s * 2.0**attempt  # what did not fit the last attempt may fit this one
-            attempt_s = min(patience_s, deadline_s - time.monotonic())
+        for _ in range(TRIES - 1):
             try:
-                answer = parse(await self._attempt(endpoint, method, path, body, attempt_s))
-            except RewardError as error:
-                if not error.retryable:
-                    raise
-                wait_s = self._wait_s(endpoint, attempt, error)
-                if time.monotonic() + wait_s >= deadline_s:
-                    raise _gave_up(error, attempt + 1, allowed_s) from error
-                self.retries += 1
-                await asyncio.sleep(wait_s)
-            else:
-                endpoints.answered(endpoint)
-                return answer
-        raise AssertionError("unreachable")
+                return answers.merge(await self._parts(bodies, rewards, revisions))
+            except answers.SeveralRevisions:
+                continue  # it was reloaded between two chunks
+        return answers.merge(await self._parts(bodies, rewards, revisions))
 
-    async def _replica(self, deadline_s: float, allowed_s: float, attempts: int) -> Endpoint:
-        """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
-        while (endpoint := endpoints.choose(self._endpoints, now_s=time.monotonic())) is None:
-            wait_s = endpoints.pause_s(self._endpoints, now_s=time.monotonic())
-            if time.monotonic() + wait_s >= deadline_s:
-                last = next(each.last_error for each in self._endpoints if each.last_error)
-                raise _gave_up(last, attempts, allowed_s) from last
-            await asyncio.sleep(wait_s)
-        return endpoint
+    async def _parts(
+        self,
+        bodies: Sequence[tuple[bytes, int]],
+        rewards: Sequence[str] | None,
+        revisions: Mapping[str, str] | None,
+    ) -> list[tuple[ScoreResponse, int]]:
+        async def part(body: bytes, count: int) -> tuple[ScoreResponse, int]:
+            parse = answers.score_response(count, rewards, revisions)
+            return await self._asker.ask(Call("POST", protocol.SCORE_PATH, body), parse), count
 
-    def _wait_s(self, endpoint: Endpoint, attempt: int, error: RewardError) -> float:
-        """Note a failure, and give how long this caller waits: not at all where another replica can be asked."""
-        if not isinstance(error, Overloaded):  # a full queue is no fault
-            endpoints.failed(endpoint, error, now_s=time.monotonic())
-        if any(other.admits(time.monotonic()) for other in self._endpoints if other is not endpoint):
-            return 0.0
-        retry_after_s = getattr(error, "retry_after_s", None)
-        return backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s)
-
-    async def _attempt(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, allowed_s: float
-    ) -> httpx.Response:
-        remaining_s = max(0.001, allowed_s)
-        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
-        if body is not None:
-            headers["Content-Type"] = protocol.JSON
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
-        timeout = httpx.Timeout(remaining_s, connect=min(self.connect_timeout_s, remaining_s))
-        endpoint.outstanding += 1
-        try:
-            async with asyncio.timeout(remaining_s):
-                url, client = endpoint.url + path, self._client()
-                async with client.stream(method, url, content=body, headers=headers, timeout=timeout) as stream:
-                    response = await answers.read(stream)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
-            raise ServiceUnreachable(
-                f"no reward service answers at {endpoint.url} ({type(cause).__name__}: {cause}); "
-                f"start one with `reward-service serve`, or check the URL"
-            ) from cause
-        finally:
-            endpoint.outstanding -= 1
-        answers.raise_for_problem(response)
-        return response
-
-    def _client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._http:
-            limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
-            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False)
-        return self._http[loop]
+        return await together(part(body, count) for body, count in bodies)
 
     def info(self, *, timeout_s: float | None = None) -> ServiceInfo:
         """Like `ainfo`, for callers without an event loop."""
@@ -200,9 +151,10 @@ class RewardClient:
         rewards: Sequence[str] | None = None,
         *,
         details: bool = False,
+        revisions: Mapping[str, str] | None = None,
     ) -> ScoreResponse:
         """Like `ascore`, for callers without an event loop."""
-        return self._run(self.ascore(completions, prompts, columns, rewards, details=details))
+        return self._run(self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         if self._thread is None or not self._thread.usable():
@@ -211,9 +163,7 @@ class RewardClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        client = self._http.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        await self._asker.transport.aclose()
 
     def close(self) -> None:
         """Close the connections of the sync face and end its thread."""
@@ -229,5 +179,9 @@ class RewardClient:
         self.close()
 
 
-def _gave_up(error: Exception, attempts: int, timeout_s: float) -> ServiceUnreachable:
-    return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")
+def _refuse_open(urls: Sequence[str]) -> None:
+    for url in filter(readable_by_others, urls):
+        raise UnsafeAddress(
+            f"the API key could be read on its way to {url}: use https, or say allow_http=True "
+            f"(REWARD_ALLOW_HTTP=1) where the network between is your own"
+        )

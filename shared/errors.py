@@ -8,10 +8,12 @@ RewardError
 │   ├── BadRequest          400, 413, 415, 422: the request is wrong
 │   ├── Unauthorized        401, 403
 │   └── UnknownReward       404: no reward of that name
+├── UnsafeAddress           a key would go over an open wire
 ├── NotARewardService       something answered, but it is not this service
 ├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
 ├── RevisionChanged         the scores come from other weights than the run began with
-└── TooManyFailures         more items without a score than the failure budget allows
+├── TooManyFailures         more items without a score than the failure budget allows
+└── RankFailed              another process of a distributed run could not score
 """
 
 from typing import ClassVar
@@ -61,6 +63,10 @@ class UnknownReward(ServiceRefused):
     """The service has no reward of that name."""
 
 
+class UnsafeAddress(RewardError):
+    """The API key could be read on its way."""
+
+
 class NotARewardService(RewardError):
     """Something answers at the address, but it is not a reward service."""
 
@@ -77,3 +83,7 @@ class RevisionChanged(RewardError):
 
 class TooManyFailures(RewardError):
     """More items have no score than the failure budget allows."""
+
+
+class RankFailed(RewardError):
+    """Another process of a distributed run could not score."""

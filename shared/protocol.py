@@ -11,6 +11,7 @@ LIVE_PATH: Final = "/health/live"
 READY_PATH: Final = "/health/ready"
 HEALTH_PATH: Final = "/health"
 METRICS_PATH: Final = "/metrics"
+RELOAD_PATH: Final = "/admin/reload"
 
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"

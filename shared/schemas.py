@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
 from shared.protocol import NAME_PATTERN, SERVICE
 
@@ -30,25 +31,36 @@ class Message(Wire):
     content: str | list[dict[str, Any]] | None = None
 
 
-Text = str | list[Message]
+Text = str | Annotated[list[Message], Field(fail_fast=True)]
 """A completion or a prompt: a string, or a list of chat messages."""
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+"""The first that is wrong is told of: collecting a million errors would take seconds."""
+
+
+COLUMNS = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
 
 
 class ScoreRequest(Wire):
     """Texts to score, as columns of one length."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
 
-    completions: list[Text]
+    completions: Texts
     """What is scored: each a string or a list of chat messages."""
-    prompts: list[Text] | None = None
+    prompts: Texts | None = None
     """What was asked, one a completion; needed by rewards that read it."""
-    columns: dict[str, list[Any]] = Field(default_factory=dict)
+    columns: Annotated[dict[str, Any], WithJsonSchema(COLUMNS)] = Field(default_factory=dict)
     """Further columns by name, handed to function rewards."""
-    rewards: list[str] | None = None
+    rewards: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Names of the rewards to score with; left out, the configuration's `default`."""
     details: bool = False
     """Whether to give the parts each score is made of."""
+
+    @model_validator(mode="after")
+    def _nothing_else(self) -> Self:
+        for name in self.__pydantic_extra__ or {}:
+            raise PydanticCustomError("extra_forbidden", "there is no such field", {"name": name})
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -57,6 +69,8 @@ class ScoreRequest(Wire):
             **{f"columns.{name}": values for name, values in self.columns.items()},
         }
         for name, values in lists.items():
+            if values is not None and not isinstance(values, list):
+                raise ValueError(f"{name} is not a list")
             if values is not None and len(values) != len(self.completions):
                 raise ValueError(f"{name} has {len(values)} items, completions has {len(self.completions)}")
         return self

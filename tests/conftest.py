@@ -20,10 +20,12 @@ RULES = Path(__file__).parent / "data" / "rules.yaml"
 
 
 @contextmanager
-def running_service(settings: Settings | None = None, rewards: dict[str, Reward] | None = None) -> Iterator[str]:
+def running_service(
+    settings: Settings | None = None, rewards: dict[str, Reward] | None = None, protocol: Any = "auto"
+) -> Iterator[str]:
     """Run a service on a thread and give its address once it is ready."""
     app = create_app(settings or Settings(config=RULES), rewards)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=protocol))
     life = app.state.life
     life.on_failure = lambda: setattr(server, "should_exit", True)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -21,9 +21,9 @@ SCORE = b"POST /v1/score"
 class FaultProxy:
     """Relays one request a connection."""
 
-    def __init__(self, upstream: str, faults: list[Fault]) -> None:
+    def __init__(self, upstream: str, faults: Iterator[Fault | None]) -> None:
         parts = urlsplit(upstream)
-        self._upstream, self._faults = (parts.hostname, parts.port), iter(faults)
+        self._upstream, self._faults = (parts.hostname, parts.port), faults
         self.scored = 0
         """Scoring requests that came."""
 
@@ -62,9 +62,12 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextmanager
-def spoiling(upstream: str, *faults: Fault) -> Iterator[tuple[str, FaultProxy]]:
-    """Run a proxy on a thread; give its address and itself."""
-    proxy, loop, started = FaultProxy(upstream, list(faults)), asyncio.new_event_loop(), threading.Event()
+def spoiling(
+    upstream: str, *faults: Fault, every: Iterator[Fault | None] | None = None
+) -> Iterator[tuple[str, FaultProxy]]:
+    """Run a proxy on a thread; give its address and itself. `every` names a fault, or None, for each request."""
+    proxy = FaultProxy(upstream, iter(faults) if every is None else every)
+    loop, started = asyncio.new_event_loop(), threading.Event()
     address: list[int] = []
 
     async def serve() -> None:

@@ -36,6 +36,12 @@ class RunArguments:
         default=0.01,
         metadata={"help": "Share of recent completions that may fail to be scored before the run stops."},
     )
+    reward_timeout_s: float = field(
+        default=300.0, metadata={"help": "A call for rewards may take so long, retries included, before the run stops."}
+    )
+    allow_revision_change: bool = field(
+        default=False, metadata={"help": "Go on when a reward is replaced by another revision of it, and log that."}
+    )
     prompts: str = field(
         default="recipe:optimist_train.jsonl",
         metadata={"help": "Prompts to train on: a JSONL file, or recipe:<file> for one that comes with the package."},

@@ -19,7 +19,7 @@ class _Round:
     """One request that is about to be sent."""
 
     asked: tuple[Any, ...]
-    names: list[str] = field(default_factory=list)
+    revisions: dict[str, str | None] = field(default_factory=dict)  # by the name of each reward that is asked for
     answer: asyncio.Task[ScoreResponse] | None = None
     waiting: int = 0
 
@@ -35,15 +35,24 @@ class JointClient:
         return {"client": self.client, "_round": None}
 
     async def score(
-        self, name: str, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns
+        self,
+        name: str,
+        completions: Sequence[Any],
+        prompts: Sequence[Any],
+        columns: Columns,
+        *,
+        revision: str | None = None,
     ) -> ScoreResponse:
-        """Score with the reward `name`, and with whatever else is asked of the same completions at this moment."""
+        """Score with the reward `name`, and with whatever else is asked of the same completions at this moment.
+
+        No other `revision` of it is taken, where one is given.
+        """
         asked = (asyncio.get_running_loop(), completions, prompts, *columns.values())
         joined = self._round
         if joined is None or not _same(joined.asked, asked):
             joined = self._round = _Round(asked)
             joined.answer = asyncio.create_task(self._send(joined, completions, prompts, columns))
-        joined.names.append(name)
+        joined.revisions[name] = revision
         joined.waiting += 1
         assert joined.answer is not None
         try:
@@ -59,7 +68,8 @@ class JointClient:
         await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
         if self._round is joined:
             self._round = None
-        return await self.client.ascore(completions, prompts, columns, list(dict.fromkeys(joined.names)))
+        pinned = {name: revision for name, revision in joined.revisions.items() if revision is not None}
+        return await self.client.ascore(completions, prompts, columns, list(joined.revisions), revisions=pinned)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

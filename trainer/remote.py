@@ -12,16 +12,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from shared import RevisionChanged, RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
+from shared import RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
+from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
 from shared.schemas import ItemError, ScoreResponse
-from trainer.joint import JointClient
+from trainer.joint import Columns, JointClient
+from trainer.ranks import agreed
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"
 BUDGET_CALLS = 10
+PATIENCE_WITH_OTHERS_S = 30.0
+"""How much longer than its own longest call a process waits for the others."""
 
 LogMetric = Callable[[str, float], None]
 
@@ -30,22 +35,24 @@ def remote_reward(
     urls: str | Sequence[str],
     name: str,
     *,
-    api_key: str | None = None,
+    api_key: str | Path | None = None,
     failure_budget: float = 0.01,
     timeout_s: float = 300.0,
+    allow_revision_change: bool = False,
 ) -> "RemoteReward":
     """Make a reward function for TRL's `reward_funcs` out of the reward `name` served at `urls`.
 
-    `failure_budget` is the share of the last ten calls' items that may fail before the run is stopped. `timeout_s`
-    bounds each call, retries included; keep it well below the `ddp_timeout` of a distributed run.
+    `api_key` is the key or the path of a file with it. `failure_budget` is the share of the last ten calls' items that
+    may fail before the run is stopped. `timeout_s` bounds each call, retries included; keep it well below the
+    `ddp_timeout` of a distributed run. With `allow_revision_change` the run goes on with whatever scores, and logs it.
     """
     addresses = (urls,) if isinstance(urls, str) else tuple(urls)
     joint = _joint_client(addresses, api_key or api_key_from_environment(), timeout_s)
-    return RemoteReward(joint, name, failure_budget=failure_budget)
+    return RemoteReward(joint, name, failure_budget=failure_budget, allow_revision_change=allow_revision_change)
 
 
 @lru_cache(maxsize=32)
-def _joint_client(urls: tuple[str, ...], api_key: str | None, timeout_s: float) -> JointClient:
+def _joint_client(urls: tuple[str, ...], api_key: str | Path | None, timeout_s: float) -> JointClient:
     """Make the one client of all rewards of these replicas, so that they share connections and requests."""
     return JointClient(RewardClient(urls, api_key, timeout_s=timeout_s))
 
@@ -53,9 +60,11 @@ def _joint_client(urls: tuple[str, ...], api_key: str | None, timeout_s: float) 
 class RemoteReward:
     """An async reward function with a name of its own, which TRL needs to tell metrics apart. Picklable."""
 
-    def __init__(self, joint: JointClient, name: str, *, failure_budget: float = 0.01) -> None:
+    def __init__(
+        self, joint: JointClient, name: str, *, failure_budget: float = 0.01, allow_revision_change: bool = False
+    ) -> None:
         self._joint, self.client = joint, joint.client
-        self.name, self.failure_budget = name, failure_budget
+        self.name, self.failure_budget, self.allow_revision_change = name, failure_budget, allow_revision_change
         self.__name__ = name
         self.revision: str | None = None
         self._recent: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (failed, items) of each call
@@ -68,7 +77,8 @@ class RemoteReward:
         info = self.client.info(timeout_s=timeout_s)
         for reward in info.rewards:
             if reward.name == self.name:
-                self._pin(reward.revision)
+                self.revision = self.revision or reward.revision
+                refuse_other(self.name, reward.revision, self.revision)
                 return reward
         known = ", ".join(reward.name for reward in info.rewards)
         message = f"{self.client.urls[0]} serves no reward {self.name!r}; it serves {known}"
@@ -84,28 +94,29 @@ class RemoteReward:
         log_metric: LogMetric | None = None,
         **columns: Sequence[Any],
     ) -> list[float | None]:
-        """Score one generation batch. Raises a `RewardError` where it cannot."""
-        started_s, retries = time.monotonic(), self.client.retries
-        response = await self._joint.score(self.name, completions, prompts, columns)
+        """Score one generation batch. Raises a `RewardError` where it cannot, on every process of the run."""
+        scoring = self._score(completions, prompts, columns, log_metric or (lambda name, value: None))
+        return await agreed(scoring, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
+
+    async def _score(
+        self, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns, log_metric: LogMetric
+    ) -> list[float | None]:
+        started_s, retries, revision = time.monotonic(), self.client.retries, self.revision
+        pinned = None if self.allow_revision_change else revision
+        response = await self._joint.score(self.name, completions, prompts, columns, revision=pinned)
         latency_s = time.monotonic() - started_s
         reward = response.rewards[self.name]
-        self._pin(reward.revision)
+        self.revision = reward.revision
         self._count(reward)
-        if log_metric is not None:
-            for metric, value in health(reward, prompts).items():
-                log_metric(f"remote/{self.name}/{metric}", value)
-            log_metric(f"remote/{self.name}/latency_ms_p50", latency_s * 1000)
-            log_metric(f"remote/{self.name}/retries", float(self.client.retries - retries))
+        figures = {
+            **health(reward, prompts),
+            "latency_ms_p50": latency_s * 1000,
+            "retries": float(self.client.retries - retries),
+            "service_revision_changed": float(revision not in {None, reward.revision}),
+        }
+        for metric, value in figures.items():
+            log_metric(f"remote/{self.name}/{metric}", value)
         return known_to_all(self.name, response)
-
-    def _pin(self, revision: str) -> None:
-        if self.revision is None:
-            self.revision = revision
-        if revision != self.revision:
-            raise RevisionChanged(
-                f"the reward {self.name!r} changed during the run: it began with {self.revision} and is now "
-                f"{revision}; rewards of two models do not compare, so start a new run or serve the old one again"
-            )
 
     def _count(self, reward: RewardScores) -> None:
         failed = failures(reward)
@@ -163,12 +174,10 @@ def urls_from_environment() -> list[str]:
     return [url.strip() for url in os.environ.get("REWARD_URL", DEFAULT_URL).split(",") if url.strip()]
 
 
-def api_key_from_environment() -> str | None:
-    """Give the key in `REWARD_API_KEY`, or in the file that `REWARD_API_KEY_FILE` names."""
-    if path := os.environ.get("REWARD_API_KEY_FILE"):
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    return os.environ.get("REWARD_API_KEY")
+def api_key_from_environment() -> str | Path | None:
+    """Give the key in `REWARD_API_KEY`, or the file that `REWARD_API_KEY_FILE` names."""
+    path = os.environ.get("REWARD_API_KEY_FILE")
+    return Path(path) if path else os.environ.get("REWARD_API_KEY")
 
 
 def __getattr__(name: str) -> RemoteReward:

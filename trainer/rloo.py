@@ -9,10 +9,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from trl import RLOOTrainer
 
+from trainer import resuming
 from trainer.policy import store_by_columns, stored_by_rows
 from trainer.prompts import question_of
 from trainer.run_folder import RunFolder
@@ -26,6 +28,8 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self.run_folder = run_folder
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_began_s = time.monotonic()
+        self._randomness = resuming.Randomness()
+        self.add_callback(self._randomness)
         for model in filter(None, (self.model, self.ref_model)):
             store_by_columns(model)
 
@@ -67,6 +71,23 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         spent = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         self._seconds.clear()
         return {**spent, "seconds/learn": whole_s - sum(spent.values()), "seconds/step": whole_s}
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+        if self.accelerator.is_main_process:
+            resuming.note_rewards(self.checkpoint(), self.run_folder.path)
+
+    def checkpoint(self) -> Path:
+        """Name the checkpoint of the last finished step."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+    def keep(self) -> Path | None:
+        """Write the last finished step down, as it was before a next one was tried. None where there is no step."""
+        if self.state.global_step == 0:
+            return None
+        self._randomness.put_back()
+        self._save_checkpoint(self.model, trial=None)
+        return self.checkpoint()
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with stored_by_rows(self.model):

@@ -64,6 +64,14 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
+    def cut(self, step: int) -> None:
+        """Forget what was noted after a step, from which the run is resumed."""
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [row for row in _lines(path.read_text(encoding="utf-8")) if row.get("step", 0) <= step]
+                self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")

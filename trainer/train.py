@@ -9,14 +9,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
-from shared import RewardInfo
-from trainer import expectations
+from shared import RewardError, RewardInfo
+from trainer import expectations, resuming
 from trainer.config import RunArguments
 from trainer.errors import TrainerError
 from trainer.evaluate import Evaluator, decodings
 from trainer.policy import folder_of, load_policy, load_tokenizer
 from trainer.progress import LiveProgress, console, counting, say
 from trainer.prompts import Row, question_of, read_prompts
+from trainer.ranks import agreed_now
 from trainer.remote import RemoteReward, remote_reward
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
@@ -29,9 +30,10 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
-    rewards, infos = shake_hands(run)
+    checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
+    rewards, infos = shake_hands(run, checkpoint)
     tokenizer, policy = load(run, rloo, model)
-    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=bool(rloo.resume_from_checkpoint))
+    folder = open_folder(run, rloo, checkpoint)
     folder.write_config(resolved(run, rloo, model))
     folder.write_json("rewards.json", manifest(run, rloo, infos))
     trainer = RecordedRLOOTrainer(
@@ -53,14 +55,33 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         batch=run.eval_batch,
         seed=rloo.seed,
     )
-    if not rloo.resume_from_checkpoint:
+    if checkpoint is None:
         measure(evaluator, trainer, run, folder, "before")
     say(f"training {rloo.max_steps} steps on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
-    trainer.train(resume_from_checkpoint=rloo.resume_from_checkpoint)
+    learn(trainer, checkpoint)
     after = measure(evaluator, trainer, run, folder, "after")
     trainer.save_model(str(folder.path / "policy"))
     finish(folder, after, run)
     return folder.path
+
+
+def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
+    """Make the run's folder, or take it up again where a run is resumed."""
+    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=checkpoint is not None)
+    if checkpoint is not None:
+        folder.cut(resuming.step_of(checkpoint))
+    return folder
+
+
+def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
+    """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except RewardError:
+        kept = trainer.keep()
+        told = f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
+        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.args.max_steps}: {told}")
+        raise
 
 
 def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -81,15 +102,30 @@ def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
         raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
 
 
-def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]]:
-    """Make the reward functions, and make sure that the service has each of them."""
-    rewards = [remote_reward(run.reward_url, name, failure_budget=run.failure_budget) for name in run.rewards]
-    infos = [reward.handshake() for reward in rewards]
-    for name in run.eval_rewards:
-        remote_reward(run.reward_url, name).handshake()
+def shake_hands(run: RunArguments, checkpoint: Path | None = None) -> tuple[list[RemoteReward], list[RewardInfo]]:
+    """Make the reward functions, and make sure on every process that the service has each of them.
+
+    Raises `RevisionChanged` where the run to be resumed was trained on others.
+    """
+    made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
+    found = agreed_now(lambda: {name: reward.handshake() for name, reward in made.items()}, run.reward_timeout_s)
+    infos = [found[name] for name in run.rewards]
+    if checkpoint is not None and not run.allow_revision_change:
+        resuming.refuse_other_rewards(checkpoint, infos)
     for info in infos:
         say(f"reward {info.name} ({info.kind}), revision {info.revision}")
-    return rewards, infos
+    return [made[name] for name in run.rewards], infos
+
+
+def reward_of(run: RunArguments, name: str) -> RemoteReward:
+    """Make the reward function of a name, with the run's settings."""
+    return remote_reward(
+        run.reward_url,
+        name,
+        failure_budget=run.failure_budget,
+        timeout_s=run.reward_timeout_s,
+        allow_revision_change=run.allow_revision_change,
+    )
 
 
 def measure(

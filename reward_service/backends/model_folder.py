@@ -13,6 +13,9 @@ from reward_service.errors import ConfigError, raising
 HASHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 NOT_HASHED = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
+CHARS_PER_TOKEN = 32
+"""No natural text has so many characters for each token; what is longer is spaces, or made to be slow."""
+
 
 class ModelFolder:
     """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
@@ -32,15 +35,26 @@ class ModelFolder:
         self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
         self.pad_id = padding_of(self._tokenizer, config)
         self._special_tokens = special_tokens
-        self.fingerprint = fingerprint(path, f"{self.max_tokens} tokens, special tokens {special_tokens}")
+        self.fingerprint = fingerprint(
+            path, f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
+        )
         self._rust = self._tokenizer.backend_tokenizer
         self._rust.no_padding()
         self._rust.enable_truncation(self.max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read."""
-        encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=self._special_tokens)
-        return [Encoded(encoding.ids, bool(encoding.overflowing)) for encoding in encodings]
+        """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read.
+
+        A text of more characters than any that fits is cut before it is tokenized, which would take a second for each
+        million of them.
+        """
+        most = CHARS_PER_TOKEN * self.max_tokens
+        cut = [text[:most] for text in texts]
+        encodings = self._rust.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
+        return [
+            Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > most)
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
 
     def chat(self, prompt: Any, completion: Any) -> str:
         """Lay out prompt and completion in the model's own chat template, as TRL's RewardTrainer does."""

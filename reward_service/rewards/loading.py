@@ -4,11 +4,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 
+from reward_service.admission import Bounds
 from reward_service.backends import engines
 from reward_service.backends.choose import choose
 from reward_service.backends.measure import Measured
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.batching import BatchDone, Batcher, Bounds
+from reward_service.batching import BatchDone, Batcher
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError, raising
@@ -30,7 +31,13 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
         backend = engines.load(found.engine, folder, settings.cores())
     told = partial(observe, name)
     batch_tokens = spec.batch_tokens or found.batch_tokens
-    bounds = Bounds(batch_tokens, max_items=1 if settings.deterministic else 256, queue_texts=settings.queue_texts)
+    bounds = Bounds(
+        batch_tokens,
+        max_items=1 if settings.deterministic else 256,
+        queue_texts=settings.queue_texts,
+        queue_tokens=settings.queue_tokens,
+        stalled_after_s=settings.stalled_after_s,
+    )
     batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
     return ModelReward(name, spec, folder, batcher, info_of(found, settings))
 

@@ -60,6 +60,11 @@ class ModelReward:
         """Texts that wait."""
         return self._batcher.depth
 
+    @property
+    def sound(self) -> bool:
+        """Tell whether texts are being scored."""
+        return self._batcher.sound
+
     async def start(self) -> None:
         """Begin to take work."""
         await self._batcher.start()

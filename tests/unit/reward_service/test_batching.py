@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from reward_service.batching import Batcher, Bounds
+from reward_service.admission import Bounds
+from reward_service.batching import Batcher
 from reward_service.cache import LogitsCache
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded
 
@@ -194,19 +195,39 @@ async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
     assert len(backend.batches) == 2
 
 
-async def test_a_worker_that_dies_leaves_nobody_waiting():
+async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
     class Broken(LogitsCache):
         def put(self, tokens, logits):
-            raise ValueError("a fault of ours")
+            if tokens == (1,):
+                raise ValueError("a fault of ours")
 
     with ThreadPoolExecutor(1) as device:
         batcher = Batcher(Gated(), device, Bounds(), Broken(1))
         await batcher.start()
-        ticket = await batcher.score([[1]])
-        assert isinstance(ticket.outcomes[0], BackendFailed)
-        with pytest.raises(NotReady):
-            await batcher.score([[2]])
+        failed, scored = [await batcher.score([[number]]) for number in (1, 2)]
+        assert batcher.sound
         await batcher.stop()
+    assert isinstance(failed.outcomes[0], BackendFailed)
+    assert scored.outcomes == [[2.0]]
+
+
+async def test_once_stopped_nothing_is_taken():
+    async with batching(Gated()) as batcher:
+        await batcher.stop()
+        assert not batcher.sound
+        with pytest.raises(NotReady):
+            await batcher.score([[1]])
+
+
+async def test_a_device_that_does_not_finish_its_batch_is_told_of():
+    backend = Gated(open_=False)
+    async with batching(backend, stalled_after_s=0.0) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        assert not batcher.sound
+        backend.gate.set()
+        await first
+        assert batcher.sound
 
 
 async def test_an_observer_that_fails_stops_nothing():

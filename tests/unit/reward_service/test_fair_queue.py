@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from reward_service.admission import Load
 from reward_service.fair_queue import FairQueue
 
 BUDGET = 64
@@ -87,7 +88,7 @@ class Queueing(RuleBasedStateMachine):
         before = len(self.queue)
         expected = self.queue.fresh(batch)
         self.queue.add(caller, numbered(batch))
-        assert len(self.queue) == before + expected
+        assert len(self.queue) == before + expected.texts
         self.owed[caller] = dict(enumerate(batch))
         return caller
 
@@ -113,6 +114,11 @@ class Queueing(RuleBasedStateMachine):
     def nothing_waits_for_nobody(self):
         assert all(job.seats for job in self.queue._waiting)
         assert len(self.queue._jobs) >= len(self.queue)
+
+    @invariant()
+    def the_load_is_what_waits(self):
+        waiting = self.queue._waiting
+        assert self.queue.load == Load(len(waiting), sum(len(job.tokens) for job in waiting))
 
     def teardown(self):
         for job in self.queue.clear():

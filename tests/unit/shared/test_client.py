@@ -1,3 +1,4 @@
+import asyncio
 import json
 import pickle
 
@@ -5,10 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import RevisionChanged, RewardClient
+from shared import RevisionChanged, RewardClient, UnsafeAddress
 from shared.answers import merge
+from shared.budget import RetryBudget
 from shared.chunks import encode, split
+from shared.hedging import first_answer
+from shared.keys import ApiKey
 from shared.schemas import ItemError, RewardScores, ScoreResponse, Timing
+
+KEY = "secret-key-of-16-chars"
 
 
 def response(scores, revision="r", errors=None, truncated=()):
@@ -61,10 +67,85 @@ def test_chunks_of_two_revisions_are_refused():
 
 
 def test_a_client_survives_pickle():
-    client = RewardClient(["http://a/", "http://b"], "secret-key-of-16-chars", timeout_s=7)
+    client = RewardClient(["https://a/", "https://b"], KEY, timeout_s=7)
     copy = pickle.loads(pickle.dumps(client))
-    assert (copy.urls, copy.timeout_s) == (["http://a", "http://b"], 7)
+    assert (copy.urls, copy.timeout_s) == (["https://a", "https://b"], 7)
 
 
-def test_the_key_is_not_in_the_repr():
-    assert "secret" not in repr(RewardClient("http://a", "secret-key-of-16-chars"))
+def test_the_key_is_in_no_repr():
+    client = RewardClient("https://a", KEY)
+    assert "secret" not in repr([client, client.__dict__])
+
+
+@pytest.mark.parametrize("url", ["http://a", "http://10.0.0.7:8088", "http://[2001:db8::1]:80"])
+def test_a_key_does_not_travel_where_others_can_read_it(url):
+    with pytest.raises(UnsafeAddress, match="allow_http"):
+        RewardClient(url, KEY)
+    RewardClient(url)
+    RewardClient(url, KEY, allow_http=True)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1", "http://127.0.0.1:8088", "http://[::1]:80", "https://a"])
+def test_on_this_machine_or_under_tls_it_may(url):
+    RewardClient(url, KEY)
+
+
+def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
+    path = tmp_path / "key"
+    path.write_text("the-first-key-of-many\n")
+    key = ApiKey(path)
+    sent = key.header
+    assert sent == {"Authorization": "Bearer the-first-key-of-many"}
+    assert not key.renewed(sent)
+    path.write_text("the-second-key-of-many\n")
+    assert key.renewed(sent)
+    assert not key.renewed(key.header)
+
+
+async def answer(what, after=None):
+    if after is not None:
+        await after.wait()
+    if isinstance(what, Exception):
+        raise what
+    return what
+
+
+async def test_a_slow_answer_is_overtaken_by_a_second_question():
+    never = asyncio.Event()
+    assert await first_answer(answer(1, never), 0.001, lambda: answer(2)) == 2
+
+
+async def test_a_quick_answer_needs_no_second_question():
+    def second():
+        raise AssertionError
+
+    assert await first_answer(answer(1), 10.0, second) == 1
+
+
+async def test_where_the_second_fails_the_first_still_counts():
+    late = asyncio.Event()
+
+    def second():
+        late.set()
+        return answer(ValueError("second"))
+
+    assert await first_answer(answer(1, late), 0.001, second) == 1
+
+
+async def test_where_both_fail_the_first_ones_reason_is_told():
+    late = asyncio.Event()
+
+    def second():
+        late.set()
+        return answer(ValueError("second"))
+
+    with pytest.raises(KeyError):
+        await first_answer(answer(KeyError("first"), late), 0.001, second)
+
+
+def test_in_the_long_run_three_of_ten_calls_may_be_asked_again_at_once():
+    budget, at_once = RetryBudget(), 0
+    for _ in range(1000):
+        budget.answered()
+        at_once += budget.take()
+    assert 300 <= at_once <= 312

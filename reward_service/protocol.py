@@ -1,0 +1,41 @@
+"""A connection that sends its request too slowly is closed: uvicorn alone would wait for ever."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+HEADERS_S = 10.0
+"""A request's head must be here so long after its first byte, or after the connection was made."""
+
+
+class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's protocol with a bound on the time that a request's head may take."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEADERS_S, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait no longer once the head is here; begin anew where the next one has only begun."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEADERS_S, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

@@ -1,0 +1,128 @@
+"""Ask one of several replicas until there is an answer or no time is left. The one loop in which calls are repeated."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx
+
+from shared import backoff, budget, endpoints
+from shared.budget import RetryBudget
+from shared.endpoints import Endpoint
+from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized
+from shared.hedging import first_answer
+from shared.keys import ApiKey
+from shared.transport import Call, Transport
+
+Parse = Callable[[httpx.Response], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """`timeout_s` bounds all attempts and waits together, `attempt_timeout_s` the first attempt.
+
+    Each further one may take twice as long as the one before. Where `hedge_after_s` is given, an attempt that takes
+    longer is made at another replica, too.
+    """
+
+    timeout_s: float = 300.0
+    attempt_timeout_s: float = 30.0
+    connect_timeout_s: float = 5.0
+    hedge_after_s: float | None = None
+
+
+class Asker:
+    """What is known of the replicas, and the way to them."""
+
+    def __init__(self, urls: list[str], key: ApiKey, patience: Patience) -> None:
+        self._endpoints = [Endpoint(url) for url in urls]
+        self._key, self._patience = key, patience
+        self._budget = RetryBudget()
+        self.transport = Transport(key, patience.connect_timeout_s)
+        self.retries = 0
+        """Attempts that failed and were made again, since the beginning."""
+
+    async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
+        """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
+
+        Raises a `RewardError`: at once where asking again would not help, else when the time is over.
+        """
+        allowed_s = self._patience.timeout_s if timeout_s is None else timeout_s
+        deadline_s = time.monotonic() + allowed_s
+        candidates = list(self._endpoints)
+        for attempt in itertools.count():
+            endpoint = await self._replica(candidates, deadline_s, allowed_s, attempt)
+            long_enough_s = self._patience.attempt_timeout_s * 2.0**attempt  # what did not fit the last may fit this
+            attempt_s, sent = min(long_enough_s, deadline_s - time.monotonic()), self._key.header
+            try:
+                first = self._attempt(endpoint, call, parse, attempt_s)
+                second = partial(self._elsewhere, candidates, endpoint, call, parse, attempt_s)
+                return await first_answer(first, self._patience.hedge_after_s, second)
+            except RevisionChanged:
+                candidates.remove(endpoint)  # another replica may still serve the one the run began with
+                if not candidates:
+                    raise
+            except Unauthorized:
+                if not self._key.renewed(sent):
+                    raise
+            except RewardError as error:
+                if not error.retryable:
+                    raise
+                wait_s = self._wait_s(candidates, endpoint, attempt, error)
+                if time.monotonic() + wait_s >= deadline_s:
+                    raise _gave_up(error, attempt + 1, allowed_s) from error
+                self.retries += 1
+                await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable")
+
+    async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
+        endpoint.outstanding += 1
+        try:
+            answer = parse(await self.transport.send(endpoint.url, call, allowed_s))
+        except RewardError as error:
+            if error.retryable and not isinstance(error, Overloaded):  # a full queue is no fault
+                endpoints.failed(endpoint, error, now_s=time.monotonic())
+            raise
+        finally:
+            endpoint.outstanding -= 1
+        endpoints.answered(endpoint)
+        self._budget.answered()
+        return answer
+
+    def _elsewhere(self, candidates: list[Endpoint], slow: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
+        """Give the same attempt at another replica, where there is one and the budget allows it."""
+        others = [each for each in candidates if each is not slow]
+        other = endpoints.choose(others, now_s=time.monotonic())
+        if other is None or not self._budget.take():
+            return None
+        return self._attempt(other, call, parse, allowed_s)
+
+    async def _replica(
+        self, candidates: list[Endpoint], deadline_s: float, allowed_s: float, attempts: int
+    ) -> Endpoint:
+        """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
+        while (endpoint := endpoints.choose(candidates, now_s=time.monotonic())) is None:
+            wait_s = endpoints.pause_s(candidates, now_s=time.monotonic())
+            if time.monotonic() + wait_s >= deadline_s:
+                last = next(each.last_error for each in candidates if each.last_error)
+                raise _gave_up(last, attempts, allowed_s) from last
+            await asyncio.sleep(wait_s)
+        return endpoint
+
+    def _wait_s(self, candidates: list[Endpoint], failed: Endpoint, attempt: int, error: RewardError) -> float:
+        """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
+        within_budget = self._budget.take()
+        slow_s = 0.0 if within_budget else budget.SLOW_S * random.random()
+        if any(other.admits(time.monotonic()) for other in candidates if other is not failed):
+            return slow_s
+        retry_after_s = getattr(error, "retry_after_s", None)
+        return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
+
+
+def _gave_up(error: Exception, attempts: int, timeout_s: float) -> ServiceUnreachable:
+    return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")

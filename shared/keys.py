@@ -1,0 +1,29 @@
+"""The key that a service is asked with: given, or read from a file and read again when it no longer opens."""
+
+from pathlib import Path
+
+
+class ApiKey:
+    """A key that nothing prints."""
+
+    def __init__(self, source: str | Path | None) -> None:
+        self._source = source
+        self._value = self._read()
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self._source})" if isinstance(self._source, Path) else "ApiKey(…)"
+
+    @property
+    def header(self) -> dict[str, str]:
+        """Give what is sent: nothing, where there is no key."""
+        return {"Authorization": f"Bearer {self._value}"} if self._value else {}
+
+    def renewed(self, sent: dict[str, str]) -> bool:
+        """Read the file again, and tell whether it holds another key than the one that was `sent`."""
+        self._value = self._read()
+        return self.header != sent
+
+    def _read(self) -> str | None:
+        if isinstance(self._source, Path):
+            return self._source.read_text(encoding="utf-8").strip()
+        return self._source

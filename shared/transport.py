@@ -1,0 +1,76 @@
+"""One attempt at one address: what is sent, what comes back, within its time. Asking again is decided elsewhere."""
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from shared import answers, protocol
+from shared.errors import ServiceUnreachable
+from shared.keys import ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked, wherever it is sent."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+
+
+class Transport:
+    """Connections to services, one set of them for each event loop."""
+
+    def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
+        self._key, self._connect_timeout_s = key, connect_timeout_s
+        self._http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+    async def send(self, url: str, call: Call, allowed_s: float) -> httpx.Response:
+        """Send once and read the answer whole. Raises `ServiceUnreachable`, or what a problem document says."""
+        remaining_s = max(0.001, allowed_s)
+        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
+        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
+        headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
+        try:
+            async with asyncio.timeout(remaining_s):
+                client, address = self._client(), url + call.path
+                async with client.stream(
+                    call.method, address, content=call.body, headers=headers, timeout=timeout
+                ) as stream:
+                    response = await answers.read(stream)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
+            raise ServiceUnreachable(
+                f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
+                f"start one with `reward-service serve`, or check the URL"
+            ) from cause
+        answers.raise_for_problem(response)
+        return response
+
+    def _client(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._http:
+            limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
+            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False)
+        return self._http[loop]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        client = self._http.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+
+def readable_by_others(url: str) -> bool:
+    """Tell whether what is sent to an address can be read on its way: plain HTTP to another machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:  # a name
+        return True

@@ -1,0 +1,62 @@
+"""`make soak`: every trial in full, and one table of what was done and what was lost."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.report import machine, told
+from tests.trials import abuse, faulty, load
+from tests.trials.base import Outcome
+
+FULL: dict[str, Callable[[], Outcome]] = {
+    "T1": lambda: load.invariance(texts=2000, groupings=16),
+    "T2": lambda: faulty.many_callers(clients=200, requests=50),
+    "T6": lambda: faulty.kills(seconds=60, every_s=5),
+    "T8": lambda: faulty.random_faults(requests=10_000),
+    "T8b": lambda: faulty.nothing_but_faults(seconds=25),
+    "T9": lambda: faulty.reloads(times=20),
+    "T9b": lambda: faulty.reloaded_models(times=20),
+    "T10": lambda: faulty.drains(times=50),
+    "T11": lambda: faulty.slow_callers(connections=200, seconds=10),
+    "T12": lambda: abuse.leaving(requests=1000),
+    "T15": lambda: load.overload(seconds=30),
+    "T16": lambda: load.fairness(seconds=20),
+    "T19": lambda: load.million(texts=1_000_000),
+    "T22": lambda: abuse.malformed(requests=10_000),
+    "T24": lambda: abuse.torture(texts=5000),
+}
+HEAD = "| trial | what was done | lost | figures (bound) | took |\n| --- | --- | --- | --- | --- |\n"
+
+
+def main() -> int:
+    """Run the trials named, or all; write the table; give 1 if a promise was not kept."""
+    parser = argparse.ArgumentParser(prog="python -m tests.trials", description=main.__doc__)
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"some of {', '.join(FULL)} (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("docs/soak.md"), help="the file to write the table to")
+    args = parser.parse_args()
+    chosen = args.trials or list(FULL)
+    rows, broken = [], []
+    for name in chosen:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        began_s = time.monotonic()
+        outcome = FULL[name]()
+        rows.append(row(outcome, time.monotonic() - began_s))
+        broken += [f"{outcome.trial}: {each}" for each in outcome.broken]
+        print(rows[-1], flush=True)
+    if not args.trials:
+        args.out.write_text(f"{told(machine())}\n\n{HEAD}" + "\n".join(rows) + "\n", encoding="utf-8")
+    for each in broken:
+        print(f"NOT KEPT  {each}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def row(outcome: Outcome, seconds: float) -> str:
+    """Lay one trial out as a line of the table."""
+    figures = "; ".join(f"{name} {value}" for name, value in outcome.figures.items())
+    return f"| {outcome.trial} | {outcome.done} | {outcome.lost} | {figures} | {seconds:.0f} s |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+import pytest
+
+from reward_service.admission import Bounds, Load, Speed, refuse_overload
+from reward_service.errors import Overloaded
+
+BOUNDS = Bounds(queue_texts=100, queue_tokens=1000)
+SLOW = Speed(tokens_per_s=50.0)
+
+
+def admitted(waiting, asked, speed=SLOW, patience_s=float("inf")):
+    try:
+        refuse_overload(waiting, asked, BOUNDS, speed, patience_s)
+    except Overloaded:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("asked", "admits"),
+    [(Load(90, 90), True), (Load(91, 91), False), (Load(1, 900), True), (Load(1, 901), False)],
+)
+def test_what_does_not_fit_in_texts_or_tokens_is_refused(asked, admits):
+    assert admitted(Load(10, 100), asked) is admits
+
+
+def test_where_nothing_waits_everything_is_let_in():
+    assert admitted(Load(0, 0), Load(100, 100_000), patience_s=0.0)
+
+
+@pytest.mark.parametrize(("patience_s", "admits"), [(4.1, False), (4.3, True)])
+def test_what_would_wait_longer_than_its_caller_is_refused_at_once(patience_s, admits):
+    assert admitted(Load(10, 100), Load(1, 10), patience_s=patience_s) is admits
+
+
+def test_the_time_to_come_back_is_how_long_the_line_takes():
+    with pytest.raises(Overloaded) as refused:
+        refuse_overload(Load(100, 400), Load(1, 1), BOUNDS, SLOW, float("inf"))
+    assert refused.value.retry_after_s == pytest.approx(8.0)
+    assert "100 texts wait already, about 8.0 s of work" in str(refused.value)
+
+
+def test_the_speed_follows_what_is_measured():
+    speed = Speed()
+    assert speed.seconds_for(100) == 0.0
+    speed.note(100, 1.0)
+    assert speed.seconds_for(100) == pytest.approx(1.0)
+    for _ in range(40):
+        speed.note(1000, 1.0)
+    assert speed.seconds_for(1000) == pytest.approx(1.0, rel=0.01)

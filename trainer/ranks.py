@@ -1,0 +1,67 @@
+"""Let all processes of a distributed run stop together: where one has no reward, none may wait for its gradients.
+
+Each process tells the others how a call went before any of them goes on; a process that is gone is noticed by its
+closed connection. Over gloo, whatever the gradients travel by, from one thread, so that all talk in the same order.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from torch import distributed
+
+from shared.errors import RankFailed
+
+T = TypeVar("T")
+_talking = ThreadPoolExecutor(1, thread_name_prefix="ranks")
+
+
+async def agreed(work: Awaitable[T], timeout_s: float) -> T:
+    """Give the result of this process's work once all have theirs.
+
+    Raises what went wrong here, or `RankFailed` where there are several processes: the same on each of them. What
+    `timeout_s` bounds is the wait for the others.
+    """
+    if not several():
+        return await work
+    try:
+        result, failure = await work, None
+    except Exception as error:
+        result, failure = None, error
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(_talking, _tell, failure, timeout_s)
+    return result  # type: ignore[return-value]
+
+
+def agreed_now(work: Callable[[], T], timeout_s: float) -> T:
+    """Do the same for work without an event loop."""
+
+    async def done() -> T:
+        return await asyncio.to_thread(work)
+
+    return asyncio.run(agreed(done(), timeout_s))
+
+
+def several() -> bool:
+    """Tell whether this process is one of several."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _tell(failure: Exception | None, timeout_s: float) -> None:
+    told: list[Any] = [None] * distributed.get_world_size()
+    mine = None if failure is None else f"{type(failure).__name__}: {failure}"
+    try:
+        distributed.all_gather_object(told, mine, group=_group(timeout_s))
+    except RuntimeError as error:
+        raise RankFailed(f"another process of this run is gone or does not answer ({error})") from failure or error
+    for rank, message in enumerate(told):
+        if message is not None:
+            raise RankFailed(f"process {rank} has no rewards, so all stop: {message}") from failure
+
+
+@lru_cache(maxsize=1)
+def _group(timeout_s: float) -> Any:
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))

@@ -1,0 +1,77 @@
+"""Go on where a run stopped: with the same rewards, and with the same chance as if it had not stopped."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from shared import RewardInfo
+from shared.answers import refuse_other
+from trainer.errors import TrainerError
+
+MANIFEST = "rewards.json"
+
+
+class Randomness(TrainerCallback):  # type: ignore[misc]
+    """Remembers the state of every source of chance at the beginning of each step."""
+
+    def __init__(self) -> None:
+        self._states: tuple[Any, ...] | None = None
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Remember."""
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._states = (random.getstate(), np.random.get_state(), torch.get_rng_state(), devices)
+
+    def put_back(self) -> None:
+        """Let a step that failed not have been tried."""
+        if self._states is None:
+            return
+        own, numpy, cpu, devices = self._states
+        random.setstate(own)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+def note_rewards(checkpoint: Path, run_folder: Path) -> None:
+    """Put the rewards' manifest into a checkpoint: a run goes on with the revisions it began with, or not at all."""
+    manifest = run_folder / MANIFEST
+    if manifest.exists():
+        (checkpoint / MANIFEST).write_bytes(manifest.read_bytes())
+
+
+def checkpoint_to_resume(given: str | bool | None, output_dir: Path) -> Path | None:
+    """Find the checkpoint to go on from: the one named, or with `true` the latest. Raises `TrainerError`."""
+    named = str(given or "false")
+    if named.lower() == "false":
+        return None
+    if named.lower() == "true":
+        found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        if not found:
+            raise TrainerError(f"{output_dir} has no checkpoint to resume from; train without --resume_from_checkpoint")
+        return found[-1]
+    if not (Path(named) / "trainer_state.json").is_file():
+        raise TrainerError(f"{given} is no checkpoint; those of a run are in {output_dir}/checkpoint-<step>")
+    return Path(named)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Read how many steps a checkpoint has behind it."""
+    return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+
+
+def refuse_other_rewards(checkpoint: Path, infos: Sequence[RewardInfo]) -> None:
+    """Raise `RevisionChanged` where a reward is not the one that the checkpoint's run was trained on."""
+    manifest = checkpoint / MANIFEST
+    if not manifest.exists():
+        return
+    before = {row["name"]: row["revision"] for row in json.loads(manifest.read_text(encoding="utf-8"))["rewards"]}
+    for info in infos:
+        refuse_other(info.name, info.revision, before.get(info.name, info.revision))

@@ -8,7 +8,7 @@ ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step lock clean
+.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ bench-figures: install ## Measure latency, fairness under load, caching, replica
 
 bench-step: install ## Measure what HTTP adds to a training step
 	$(BIN)/python -m bench.step
+
+soak: install ## Break the service in every way, in full (about 45 minutes, nothing else running); writes docs/soak.md
+	$(BIN)/python -m tests.trials $(ARGS)
+	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py
 
 lock: ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^remote-rewards' | sed 's/+cpu//' > constraints.txt

@@ -5,10 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= banana
 ARGS ?=
+IMAGES := localhost/remote-rewards
+ENGINE ?= $(or $(shell command -v docker),$(shell command -v podman),docker)
+COMPOSE ?= $(if $(findstring podman,$(ENGINE)),podman-compose,docker compose)
+BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak lock clean
+.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak images up down test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,8 +77,30 @@ soak: install ## Break the service in every way, in full (about 45 minutes, noth
 	$(BIN)/python -m tests.trials $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py
 
-lock: ## Pin the versions that are installed now
-	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^remote-rewards' | sed 's/+cpu//' > constraints.txt
+images: ## Build both images, and the one that prepares models; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"
+	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward --target prepare -t $(IMAGES)/prepare .
+	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward -t $(IMAGES)/reward .
+	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.trainer -t $(IMAGES)/trainer .
+	$(ENGINE) images --format '{{.Repository}} {{.Size}}' | grep $(IMAGES)
+
+secrets/reward_api_key:
+	@mkdir -p -m 700 secrets
+	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
+	@chmod 444 $@  # the containers' user reads it; nobody else comes through the folder
+
+up: secrets/reward_api_key ## Serve and train in containers; ARGS="--scale reward=2", RECIPE=optimist
+	RECIPE=$(RECIPE) $(COMPOSE) up -d $(ARGS)
+	@echo "the service: $$($(COMPOSE) port reward 8088), key in secrets/reward_api_key; the run: $(COMPOSE) logs -f trainer"
+
+down: ## Stop the containers; volumes with models and runs stay
+	$(COMPOSE) down
+
+test-containers: install ## Build the images and try them out, where there is a container engine
+	REMOTE_REWARDS_CONTAINERS=1 ENGINE="$(ENGINE)" COMPOSE="$(COMPOSE)" $(BIN)/pytest tests/containers
+
+lock: install ## Pin the versions that are installed now, for the images with hashes
+	$(BIN)/python -m pip install --quiet uv
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/lock.py
 
 clean: ## Remove .venv, caches and runs/ with its trained policies; prepared models in the cache stay
 	rm -rf $(VENV) runs dist bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,16 +13,17 @@ from reward_service import logs
 from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, read_config, sentence
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
+from shared.models.errors import ModelError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and give the exit code: 0 well, 1 failed while running, 2 wrongly configured."""
     args = vars(_parser().parse_args(argv))
-    command = args.pop("command")
+    command, models = args.pop("command"), args.pop("models", [])
     try:
         settings = _settings({name: value for name, value in args.items() if value is not None})
-        return serve(settings) if command == "serve" else prepare(settings)
-    except RewardServiceError as error:
+        return serve(settings) if command == "serve" else prepare(settings, models)
+    except (RewardServiceError, ModelError) as error:
         print(f"reward-service: {error}", file=sys.stderr)
         return 2
 
@@ -38,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--backend", choices=get_args(BackendName), help="what computes (default: the fastest)")
         command.add_argument("--dtype", choices=get_args(DType), help="in which precision (default: any)")
         command.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
+    prepare_.add_argument("models", nargs="*", metavar="MODEL", help="more models, such as a policy: embedded:smollm2")
     serve_.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
     serve_.add_argument("--port", type=int, help="port to listen at, 0 for any free one (default: 8088)")
     serve_.add_argument("--deterministic", action="store_true", default=None, help="compute each text alone")
@@ -69,13 +72,16 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def prepare(settings: Settings) -> int:
+def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
     from reward_service.rewards.loading import engine_of, open_model
+    from shared.models.store import prepare_all
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):
             folder = open_model(name, spec)
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine_of(spec, folder, settings).engine}")
+    for name, path in prepare_all(models).items():
+        print(f"{name} is at {path}")
     return 0

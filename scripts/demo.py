@@ -22,8 +22,7 @@ def main() -> int:
     """Run the whole demonstration and give the exit code."""
     tasks = sys.argv[1:] or ["banana", "optimist"]
     with stage("Preparing the models (first time: about 5 minutes; afterwards they come from the cache)"):
-        run("reward_service", "prepare")
-        run_code(f"from shared.models.store import resolve; print({POLICY!r}, 'is at', resolve({POLICY!r}))")
+        run("reward_service", "prepare", POLICY)
     with serving() as url:
         for task in tasks:
             with stage(f"Training the {task} run against the rewards at {url}"):
@@ -111,11 +110,6 @@ def rewards_at(url: str) -> list[str]:
 def run(module: str, *args: str, env: dict[str, str] | None = None) -> None:
     """Run one of our commands; its failure is ours."""
     call([sys.executable, "-m", module, *args], env)
-
-
-def run_code(code: str) -> None:
-    """Run a line of Python in a process of its own, so that its memory is free again afterwards."""
-    call([sys.executable, "-c", code], None)
 
 
 def call(command: list[str], env: dict[str, str] | None) -> None:

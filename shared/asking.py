@@ -17,8 +17,10 @@ from shared.endpoints import Endpoint
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized
 from shared.hedging import first_answer
 from shared.keys import ApiKey
+from shared.replicas import refreshed
 from shared.transport import Call, Transport
 
+LOOK_UP_EVERY_S = 1.0
 Parse = Callable[[httpx.Response], Any]
 
 
@@ -40,7 +42,9 @@ class Asker:
     """What is known of the replicas, and the way to them."""
 
     def __init__(self, urls: list[str], key: ApiKey, patience: Patience) -> None:
-        self._endpoints = [Endpoint(url) for url in urls]
+        self._urls = urls
+        self._endpoints: list[Endpoint] = []
+        self._look_up_s = 0.0  # when the names are to be looked up again
         self._key, self._patience = key, patience
         self._budget = RetryBudget()
         self.transport = Transport(key, patience.connect_timeout_s)
@@ -54,8 +58,9 @@ class Asker:
         """
         allowed_s = self._patience.timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + allowed_s
-        candidates = list(self._endpoints)
+        passed_over: set[str] = set()
         for attempt in itertools.count():
+            candidates = [each for each in await self._known(deadline_s) if each.url not in passed_over]
             endpoint = await self._replica(candidates, deadline_s, allowed_s, attempt)
             long_enough_s = self._patience.attempt_timeout_s * 2.0**attempt  # what did not fit the last may fit this
             attempt_s, sent = min(long_enough_s, deadline_s - time.monotonic()), self._key.header
@@ -64,8 +69,8 @@ class Asker:
                 second = partial(self._elsewhere, candidates, endpoint, call, parse, attempt_s)
                 return await first_answer(first, self._patience.hedge_after_s, second)
             except RevisionChanged:
-                candidates.remove(endpoint)  # another replica may still serve the one the run began with
-                if not candidates:
+                passed_over.add(endpoint.url)  # another replica may still serve the one the run began with
+                if passed_over.issuperset(each.url for each in candidates):
                     raise
             except Unauthorized:
                 if not self._key.renewed(sent):
@@ -79,6 +84,20 @@ class Asker:
                 self.retries += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
+
+    async def _known(self, deadline_s: float) -> list[Endpoint]:
+        """Give the replicas; names are looked up at first, and again once a replica has failed."""
+        failed = any(each.failures for each in self._endpoints)
+        while not self._endpoints or (failed and time.monotonic() > self._look_up_s):
+            self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
+            found = await refreshed(self._endpoints, self._urls)
+            if found:
+                self._endpoints = found
+                break
+            if not self._endpoints and time.monotonic() + LOOK_UP_EVERY_S > deadline_s:
+                raise ServiceUnreachable(f"nobody knows the name in {', '.join(self._urls)}; check it")
+            await asyncio.sleep(LOOK_UP_EVERY_S if not self._endpoints else 0)
+        return self._endpoints
 
     async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
         endpoint.outstanding += 1

@@ -68,7 +68,7 @@ def readable_by_others(url: str) -> bool:
     """Tell whether what is sent to an address can be read on its way: plain HTTP to another machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme == "https" or host == "localhost":
+    if parts.scheme.endswith("https") or host == "localhost":
         return False
     try:
         return not ip_address(host).is_loopback

@@ -39,6 +39,9 @@ class RunArguments:
     reward_timeout_s: float = field(
         default=300.0, metadata={"help": "A call for rewards may take so long, retries included, before the run stops."}
     )
+    wait_for_rewards_s: float = field(
+        default=10.0, metadata={"help": "So long the rewards may take to become ready before the run does not begin."}
+    )
     allow_revision_change: bool = field(
         default=False, metadata={"help": "Go on when a reward is replaced by another revision of it, and log that."}
     )

@@ -108,7 +108,10 @@ def shake_hands(run: RunArguments, checkpoint: Path | None = None) -> tuple[list
     Raises `RevisionChanged` where the run to be resumed was trained on others.
     """
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
-    found = agreed_now(lambda: {name: reward.handshake() for name, reward in made.items()}, run.reward_timeout_s)
+    waited_s = run.wait_for_rewards_s
+    found = agreed_now(
+        lambda: {name: reward.handshake(timeout_s=waited_s) for name, reward in made.items()}, waited_s * len(made) + 30
+    )
     infos = [found[name] for name in run.rewards]
     if checkpoint is not None and not run.allow_revision_change:
         resuming.refuse_other_rewards(checkpoint, infos)

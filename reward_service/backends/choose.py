@@ -26,14 +26,25 @@ FORMAT = 2  # of how it is measured, and of what is remembered
 def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threads: int) -> Measured:
     """Give the engine to score with: measured now, or remembered."""
     target = cache_home() / "engines" / _key(folder, engines, tolerance, threads)
+    found: list[Measured] = []
 
     def build(into: Path) -> None:
-        found = measure(folder, engines, threads)
+        found.extend(measure(folder, engines, threads))
         say(told(folder.path.name, found))
         (into / "measured.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
 
-    rows = json.loads((build_once(target, build) / "measured.json").read_text(encoding="utf-8"))
-    return fastest([Measured(**{**row, "engine": Engine(**row["engine"])}) for row in rows], tolerance)
+    try:
+        found = read(build_once(target, build) / "measured.json")
+    except OSError as error:  # a cache that cannot be written, such as an image's: measured anew at each start
+        say(f"cannot keep the measurement: {error}")
+        found = found or measure(folder, engines, threads)
+    return fastest(found, tolerance)
+
+
+def read(path: Path) -> list[Measured]:
+    """Read what was measured."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [Measured(**{**row, "engine": Engine(**row["engine"])}) for row in rows]
 
 
 def fastest(measured: Sequence[Measured], tolerance: float) -> Measured:

@@ -14,10 +14,11 @@ from shared.models.quiet import quiet
 
 
 class TorchBackend:
-    """A model in torch, in `float32` or `bfloat16`."""
+    """A model in torch, in `float32` or `bfloat16`, on a GPU where torch sees one."""
 
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
-        self._model = load(folder, dtype)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = load(folder, dtype).to(self._device)
         self._model.config.pad_token_id = folder.pad_id
         self._forward = forward_of(self._model)
         self._pad_id = folder.pad_id
@@ -26,7 +27,7 @@ class TorchBackend:
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Pad to the longest and run one forward pass."""
         ids, mask = map(torch.from_numpy, padded(batch, self._pad_id))  # (texts, tokens)
-        logits = self._forward(ids, mask)  # (texts, labels)
+        logits = self._forward(ids.to(self._device), mask.to(self._device))  # (texts, labels)
         return logits.float().tolist()
 
 

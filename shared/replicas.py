@@ -1,0 +1,32 @@
+"""Which addresses stand behind a URL. `dns+http://name:port` is every address that the name has by now."""
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from shared.endpoints import Endpoint
+
+BY_NAME = "dns+http://"
+
+
+async def addresses_of(url: str) -> list[str]:
+    """Give the URLs of a name's addresses, in order; of any other URL itself. None, where the name is not known now."""
+    if not url.startswith(BY_NAME):
+        return [url]
+    parts = urlsplit(url)
+    port = parts.port or 80
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    hosts = sorted({str(address[0]) for *_, address in found})
+    return [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts]
+
+
+async def refreshed(known: Iterable[Endpoint], urls: Iterable[str]) -> list[Endpoint]:
+    """Give an endpoint for each address there is now: the known ones as they are, with what is known of them."""
+    by_url = {endpoint.url: endpoint for endpoint in known}
+    lists = [await addresses_of(url) for url in urls]
+    return [by_url.get(url) or Endpoint(url) for found in lists for url in found]

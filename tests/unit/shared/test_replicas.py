@@ -1,0 +1,46 @@
+import asyncio
+import socket
+
+import pytest
+
+from shared import RewardClient, ServiceUnreachable
+from shared.endpoints import Endpoint
+from shared.replicas import addresses_of, refreshed
+
+
+def resolving(monkeypatch, *hosts):
+    async def getaddrinfo(self, host, port, **_):
+        if not hosts:
+            raise socket.gaierror("Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+async def test_a_plain_url_is_one_replica():
+    assert await addresses_of("https://rewards.example.org") == ["https://rewards.example.org"]
+
+
+async def test_a_name_is_as_many_replicas_as_it_has_addresses(monkeypatch):
+    resolving(monkeypatch, "10.0.0.2", "10.0.0.1", "10.0.0.2")
+    assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://10.0.0.2:8088"]
+
+
+async def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again(monkeypatch):
+    resolving(monkeypatch, "10.0.0.1", "10.0.0.3")
+    known = [Endpoint("http://10.0.0.1:80", failures=3), Endpoint("http://10.0.0.2:80")]
+    found = await refreshed(known, ["dns+http://reward"])
+    assert [(each.url, each.failures) for each in found] == [("http://10.0.0.1:80", 3), ("http://10.0.0.3:80", 0)]
+
+
+async def test_a_name_that_nobody_knows_is_told_of(monkeypatch):
+    resolving(monkeypatch)
+    client = RewardClient("dns+http://nowhere:8088", timeout_s=1.5)
+    with pytest.raises(ServiceUnreachable, match="nobody knows the name"):
+        await client.ainfo()
+
+
+def test_a_name_of_this_machine_is_asked_at_its_address(rules_url):
+    port = rules_url.rpartition(":")[2]
+    with RewardClient(f"dns+http://localhost:{port}") as client:
+        assert client.score(["Sure: banana"]).rewards["banana"].scores == [1.99]

@@ -12,7 +12,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak images up down test-containers lock clean
+.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,17 @@ down: ## Stop the containers; volumes with models and runs stay
 
 test-containers: install ## Build the images and try them out, where there is a container engine
 	REMOTE_REWARDS_CONTAINERS=1 ENGINE="$(ENGINE)" COMPOSE="$(COMPOSE)" $(BIN)/pytest tests/containers
+
+audit: install ## Look for known weaknesses in the locked packages
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --require-hashes --disable-pip -r locks/reward.txt
+	$(BIN)/pip-audit --require-hashes --disable-pip -r locks/trainer.txt
+
+sbom: install ## List what each image holds, as CycloneDX in dist/
+	$(BIN)/python -m pip install --quiet cyclonedx-bom
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements locks/reward.txt -o dist/reward.cdx.json
+	$(BIN)/cyclonedx-py requirements locks/trainer.txt -o dist/trainer.cdx.json
 
 lock: install ## Pin the versions that are installed now, for the images with hashes
 	$(BIN)/python -m pip install --quiet uv

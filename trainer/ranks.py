@@ -5,13 +5,12 @@ closed connection. Over gloo, whatever the gradients travel by, from one thread,
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
-
-from torch import distributed
 
 from shared.errors import RankFailed
 
@@ -47,10 +46,13 @@ def agreed_now(work: Callable[[], T], timeout_s: float) -> T:
 
 def several() -> bool:
     """Tell whether this process is one of several."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    distributed = sys.modules.get("torch.distributed")  # who has not imported it is alone, and need not wait for torch
+    return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _tell(failure: Exception | None, timeout_s: float) -> None:
+    from torch import distributed
+
     told: list[Any] = [None] * distributed.get_world_size()
     mine = None if failure is None else f"{type(failure).__name__}: {failure}"
     try:
@@ -64,4 +66,6 @@ def _tell(failure: Exception | None, timeout_s: float) -> None:
 
 @lru_cache(maxsize=1)
 def _group(timeout_s: float) -> Any:
+    from torch import distributed
+
     return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))

@@ -71,14 +71,14 @@ async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
     assert backend.batches == [[1], [2, 3, 4]]
 
 
-@pytest.mark.parametrize("poisoned", range(8))
+@pytest.mark.parametrize("poisoned", range(64))
 async def test_a_poison_text_costs_only_itself(poisoned):
-    texts = [[666] if i == poisoned else [i] for i in range(8)]
+    texts = [[666] if i == poisoned else [i] for i in range(64)]
     async with batching(Gated()) as batcher:
         ticket = await batcher.score(texts)
     assert isinstance(ticket.outcomes[poisoned], BackendFailed)
     assert [o for i, o in enumerate(ticket.outcomes) if i != poisoned] == [
-        [float(i)] for i in range(8) if i != poisoned
+        [float(i)] for i in range(64) if i != poisoned
     ]
 
 

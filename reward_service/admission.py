@@ -4,12 +4,18 @@ Load is shed at the door, before anything is spent on it (Google SRE, chapter 21
 in time, and one that is turned away knows how long the line was.
 """
 
+import sys
 from dataclasses import dataclass
 
 from reward_service.errors import Overloaded
 
 OVERTAKEN = 2.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
+
+
+LONGEST_BATCH_S = 0.1
+"""A batch is to take no longer: who comes while it runs waits for its end."""
+FEWEST_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,10 @@ class Speed:
         """Take a batch into the average."""
         now = tokens / max(seconds, 1e-6)
         self.tokens_per_s = now if self.tokens_per_s is None else 0.8 * self.tokens_per_s + 0.2 * now
+
+    def tokens_within(self, seconds: float) -> int:
+        """Give how many tokens take so long, and never too few to compute well."""
+        return max(FEWEST_TOKENS, int(self.tokens_per_s * seconds)) if self.tokens_per_s else sys.maxsize
 
     def seconds_for(self, tokens: int) -> float:
         """Give how long so many tokens take; nothing, while none has been measured."""

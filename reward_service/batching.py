@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from reward_service import fair_queue
-from reward_service.admission import Bounds, Speed, refuse_overload
+from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import (
@@ -118,6 +118,11 @@ class Batcher:
         stalled = self._began_s is not None and time.monotonic() - self._began_s > self._bounds.stalled_after_s
         return self._worker is not None and not self._worker.done() and not stalled
 
+    def refuse_late(self, deadline_s: float) -> None:
+        """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
+        nothing, patience_s = Load(0, 0), deadline_s - time.monotonic()
+        refuse_overload(self._queue.load, nothing, self._bounds, self._speed, patience_s)
+
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = float("inf")) -> Ticket:
         """Wait until every text has its outcome.
 
@@ -162,7 +167,7 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            if jobs := self._queue.take():
+            if jobs := self._queue.take(self._speed.tokens_within(LONGEST_BATCH_S)):
                 await self._run(jobs)
             else:
                 self._arrived.clear()

@@ -67,14 +67,24 @@ def serve(settings: Settings) -> int:
 
     logs.configure()
     read_config(settings.config)  # a misspelt key is told before anything is loaded
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))  # before torch is imported
+    compute_politely(settings)
     run(settings, listen(settings.host, settings.port))
     return 0
 
 
+def compute_politely(settings: Settings) -> None:
+    """Set how OpenMP computes, before torch is imported: on the cores allowed, and asleep where it waits.
+
+    Threads that spin while they wait take the core that the event loop, or the thread they wait for, would run on: a
+    service under overload that spins computes a third as much.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
+    compute_politely(settings)
     from reward_service.rewards.loading import engine_of, open_model
     from shared.models.store import prepare_all
 

@@ -1,10 +1,15 @@
-"""How many cores this process may use: those it may run on, and no more than its container pays for."""
+"""The cores: how many this process may use (no more than its container pays for), and which of its threads go first."""
 
+import contextlib
 import math
 import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+NICENESS = 5
 
 
 def usable_cores() -> int:
@@ -18,3 +23,17 @@ def quota_of(cpu_max: str) -> float | None:
     """Read a control group's `cpu.max`, microseconds of work a period: cores, or None for no limit."""
     quota, _, period = cpu_max.strip().partition(" ")
     return None if quota == "max" or not period else int(quota) / int(period)
+
+
+def compute_thread(name: str) -> ThreadPoolExecutor:
+    """Make a thread to compute on, which lets those that answer run first where cores are short.
+
+    Threads that it starts, such as an engine's own, do the same. Linux alone has priorities of threads.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=_step_back)
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,7 +1,7 @@
 """What waits before a model: each text once, in turns that are fair to every caller. No clock, no task, no torch.
 
 In: one caller's token sequences. Out: the next batch. Callers take turns by tokens (start-time fair queueing: Goyal,
-Vin & Cheng, SIGCOMM 1996): a text's turn is fixed when it arrives, its caller's own texts one behind the other, and
+Vin & Cheng, SIGCOMM 1996): a text's turn is fixed when it arrives, its caller's own texts a batch behind a batch, and
 the clock by which turns are given moves on with the work done. So a flood of texts delays another caller's single
 text by a few batches, and no flood of single texts keeps a large request from ending.
 """
@@ -58,7 +58,7 @@ class FairQueue(Generic[Caller]):
 
     def add(self, caller: Caller, batch: Mapping[int, Key]) -> None:
         """Give each text, by its index, its turn, or a seat beside the same text that waits or runs already."""
-        starts = turns(map(len, batch.values()), self._clock)
+        starts = turns(map(len, batch.values()), self._clock, self.budget_tokens)
         for (index, tokens), turn in zip(batch.items(), starts, strict=True):
             job = self._jobs.get(tokens)
             if job is None:
@@ -79,14 +79,18 @@ class FairQueue(Generic[Caller]):
                 self._tokens -= len(job.tokens)
         self._waiting = [job for job in self._waiting if job.seats]
 
-    def take(self) -> list[Job[Caller]]:
-        """Take the next batch: the text whose turn it is, and those nearest to it in length among the next."""
+    def take(self, most_tokens: int | None = None) -> list[Job[Caller]]:
+        """Take the next batch: the text whose turn it is, and those nearest to it in length among the next.
+
+        It stays within the budget, and within `most_tokens` where that is less.
+        """
         if not self._waiting:
             return []
+        budget_tokens = min(self.budget_tokens, most_tokens or self.budget_tokens)
         horizon = self._waiting[0].turn + LOOKAHEAD_BUDGETS * self.budget_tokens
         seen = [job for job in self._waiting[:LOOKAHEAD] if job.turn <= horizon]
         lengths = [len(job.tokens) for job in seen]
-        chosen = next_batch(lengths, budget_tokens=self.budget_tokens, max_items=self.max_items)
+        chosen = next_batch(lengths, budget_tokens=budget_tokens, max_items=self.max_items)
         callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
         tokens = sum(lengths[index] for index in chosen)
         self._tokens -= tokens

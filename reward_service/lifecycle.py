@@ -6,10 +6,11 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from reward_service.config import read_config
+from reward_service.cores import compute_thread
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError, Stalled
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Reward, refuse_non_finite
@@ -33,7 +34,7 @@ class Lifecycle:
         self.on_failure: Callable[[], None] = lambda: None
         self._given = rewards
         self._scorer: Scorer | None = None
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._device = compute_thread("device")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loading: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # one load at a time
@@ -140,7 +141,9 @@ class Lifecycle:
         if self._given is not None:
             return Scorer(self._given, [next(iter(self._given))])
         config = read_config(self.settings.config)
-        rewards = await asyncio.to_thread(build, config, self.settings, self._device, self.metrics.observe)
+        work = partial(build, config, self.settings, self._device, self.metrics.observe)
+        with compute_thread("loading") as loading:  # the threads of an engine are those of its maker
+            rewards = await asyncio.get_running_loop().run_in_executor(loading, work)
         return Scorer(rewards, config.chosen())
 
     def _cut_over(self, fresh: Scorer) -> Scorer | None:

@@ -29,11 +29,18 @@ def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) ->
     return sorted(order[low : high + 1])
 
 
-def turns(lengths: Iterable[int], clock: float) -> Iterator[float]:
-    """Give each of one caller's texts its turn: where the one before it ends, the first one now."""
+def turns(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]:
+    """Give each of one caller's texts its turn: as many as fill a quantum of tokens now, as many again where they end.
+
+    So a small request is answered whole before the next one begins. If all went on side by side, none would be done
+    before all were, and under overload none in time.
+    """
+    taken = 0
     for length in lengths:
+        if taken and taken + length > quantum:
+            clock, taken = clock + taken, 0
         yield clock
-        clock += length
+        taken += length
 
 
 def batches_of(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

@@ -23,6 +23,7 @@ class OnnxBackend:
     def __init__(self, folder: ModelFolder, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the event loop needs a core, too
         with raising(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
             graph = traced(folder)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

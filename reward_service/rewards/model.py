@@ -77,6 +77,7 @@ class ModelReward:
         """Score every item; one that the model cannot read or fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
+        self._batcher.refuse_late(items.deadline_s)
         encoded = await asyncio.to_thread(self._encode, items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
         ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)

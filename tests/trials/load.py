@@ -103,7 +103,7 @@ def fairness(seconds: float) -> Outcome:
     return outcome.settle()
 
 
-def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10), batch: int = 8) -> Outcome:
+def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10), batch: int = 32) -> Outcome:
     """T15: up to ten times what can be answered, as it comes."""
     settings = {"REWARD_SERVICE_CACHE_TEXTS": "0", "REWARD_SERVICE_QUEUE_TEXTS": "1024"}
     with Supervisor(VALENCE, *TORCH, **settings) as service:

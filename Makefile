@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 RECIPE ?= banana
 ARGS ?=
 IMAGES := localhost/remote-rewards
-ENGINE ?= $(or $(shell command -v docker),$(shell command -v podman),docker)
+ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || command -v podman || echo docker)
 COMPOSE ?= $(if $(findstring podman,$(ENGINE)),podman-compose,docker compose)
 BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install format lint types unit integration e2e test coverage check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,9 +30,12 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: install ## Check style
+lint: install ## Check style, of the Docker files too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.reward Dockerfile.trainer
+	@if $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) -f compose.yaml config >/dev/null; \
+	 else echo "compose.yaml is not checked: there is no container engine"; fi
 
 types: install ## Check types
 	$(BIN)/mypy
@@ -48,6 +51,9 @@ e2e: install ## Run the tests that train
 
 test: install lint types ## Run everything that continuous integration runs
 	$(BIN)/pytest --durations=15
+
+coverage: install ## Run everything, and tell which lines and branches no test goes through
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
 check: lint types unit ## Run what is quick
 
@@ -73,7 +79,7 @@ bench-figures: install ## Measure latency, fairness under load, caching, replica
 bench-step: install ## Measure what HTTP adds to a training step
 	$(BIN)/python -m bench.step
 
-soak: install ## Break the service in every way, in full (about 45 minutes, nothing else running); writes docs/soak.md
+soak: install ## Break the service in every way, in full (about 40 minutes, nothing else running); the table is in docs/reliability.md
 	$(BIN)/python -m tests.trials $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py
 

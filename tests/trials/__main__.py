@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 from bench.report import machine, told
@@ -27,29 +28,40 @@ FULL: dict[str, Callable[[], Outcome]] = {
     "T22": lambda: abuse.malformed(requests=10_000),
     "T24": lambda: abuse.torture(texts=5000),
 }
+MARK = "<!-- written by make soak -->\n"
 HEAD = "| trial | what was done | lost | figures (bound) | took |\n| --- | --- | --- | --- | --- |\n"
 
 
 def main() -> int:
-    """Run the trials named, or all; write the table; give 1 if a promise was not kept."""
+    """Run the trials named, or all; bring their rows in the table up to date; give 1 if a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m tests.trials", description=main.__doc__)
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"some of {', '.join(FULL)} (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("docs/soak.md"), help="the file to write the table to")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/reliability.md"), help="the page that ends with the table"
+    )
     args = parser.parse_args()
     chosen = args.trials or list(FULL)
-    rows, broken = [], []
+    rows: dict[str, str] = {}
+    broken: list[str] = []
     for name in chosen:
         print(f"{name} …", file=sys.stderr, flush=True)
         began_s = time.monotonic()
         outcome = FULL[name]()
-        rows.append(row(outcome, time.monotonic() - began_s))
+        rows[outcome.trial] = row(outcome, time.monotonic() - began_s)
         broken += [f"{outcome.trial}: {each}" for each in outcome.broken]
-        print(rows[-1], flush=True)
-    if not args.trials:
-        args.out.write_text(f"{told(machine())}\n\n{HEAD}" + "\n".join(rows) + "\n", encoding="utf-8")
+        print(rows[outcome.trial], flush=True)
+    args.out.write_text(page_with(rows, args.out.read_text(encoding="utf-8")), encoding="utf-8")
     for each in broken:
         print(f"NOT KEPT  {each}", file=sys.stderr)
     return 1 if broken else 0
+
+
+def page_with(rows: dict[str, str], page: str) -> str:
+    """Put rows in the place of those of the same trials, and say when and where."""
+    text, _, table = page.partition(MARK)
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| T")}
+    lines = {**known, **rows}
+    return f"{text}{MARK}{date.today()}, {told(machine())}\n\n{HEAD}" + "\n".join(lines.values()) + "\n"
 
 
 def row(outcome: Outcome, seconds: float) -> str:

@@ -77,6 +77,7 @@ HARD = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
 def test_it_serves_as_nobody_in_particular_with_nothing_to_write_to(images, tmp_path):
+    tmp_path.chmod(0o755)  # the container runs as somebody else
     (tmp_path / "rewards.yaml").write_text("rewards: {banana: {kind: rule, function: banana}}")
     name = "remote-rewards-alone"
     engine("rm", "-f", name, check=False)

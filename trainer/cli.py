@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in COMMANDS:
         return _usage(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container is not ended by itself
     try:
         return globals()[f"_{argv[0].replace('-', '_')}"](argv[1:]) or 0
     except TrainerError as error:

@@ -17,7 +17,7 @@ KEY_LENGTH_MIN = 16
 class Settings(BaseSettings):
     """Where to listen, what to accept, and how much."""
 
-    model_config = SettingsConfigDict(env_prefix="REWARD_SERVICE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="REWARD_SERVICE_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     config: Path | None = None
     """rewards.yaml; left out, the rewards that come with the package."""

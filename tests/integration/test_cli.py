@@ -64,6 +64,11 @@ def test_beyond_this_machine_it_wants_a_key_or_an_explicit_no():
     assert "--insecure" in errors
 
 
+def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch):
+    monkeypatch.setenv("REWARD_SERVICE_THREADS", "")
+    assert Settings().threads is None
+
+
 def test_a_weak_key_is_refused():
     errors = failed(reward_service("serve", "--config", str(RULES), REWARD_SERVICE_API_KEYS="short"))
     assert "at least 16 characters" in errors

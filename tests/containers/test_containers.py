@@ -36,6 +36,11 @@ def engine(*words, **kwargs):
     return run(*ENGINE, *words, **kwargs).stdout.strip()
 
 
+def logs(name):
+    done = run(*ENGINE, "logs", name)
+    return done.stdout + done.stderr
+
+
 def waits_for(holds, timeout_s=900):
     end_s = time.monotonic() + timeout_s
     while not (found := holds()):
@@ -131,6 +136,11 @@ def project(images, tmp_path):
     compose(clone, "down", "-v", check=False)
 
 
+def ended(name):
+    state = engine("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name)
+    return state if state.startswith("exited") else None
+
+
 def compose(folder, *words, check=True, **env):
     return run(*COMPOSE, *words, check=check, cwd=folder, **env)
 
@@ -157,16 +167,10 @@ def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project)
         timeout=30,
     )
     assert scored.json()["rewards"]["sentiment"]["scores"][0] > 1.5
-    waits_for(lambda: "step 3/10" in engine("logs", trainer))
+    waits_for(lambda: "step 3/10" in logs(trainer))
     engine("kill", replicas[1])
-    code = waits_for(lambda: engine("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", trainer), 60)
-    code = waits_for(
-        lambda: (
-            (s := engine("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", trainer)).startswith("exited")
-            and s
-        )
-    )
-    assert code == "exited 0", engine("logs", trainer)[-3000:]
+    code = waits_for(lambda: ended(trainer))
+    assert code == "exited 0", logs(trainer)[-3000:]
     listed = engine(
         "run",
         "--rm",

@@ -17,9 +17,9 @@ from tests.trials.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 LONG = "REMOTE_REWARDS_SOAK" in os.environ
-STEPS = 40 if LONG else 12
-KILLS, RELOADS = ((3, 8, 13, 18, 23), (8, 18)) if LONG else ((2, 5, 8), (5,))
-DIES, SAVES, RESUMED = (7, 5, 20) if LONG else (5, 4, 8)
+STEPS = 40 if LONG else 9
+KILLS, RELOADS = ((3, 8, 13, 18, 23), (8, 18)) if LONG else ((2, 4, 6), (4,))
+DIES, SAVES, RESUMED = (7, 5, 20) if LONG else (4, 3, 6)
 SMALL = {
     "beta": "0.0",
     "per_device_train_batch_size": "4",
@@ -101,7 +101,7 @@ def test_another_revision_stops_the_run_leaves_a_checkpoint_and_is_refused_at_it
     config.write_text(REWARDS.format(part="{weight: 1.0}"))
     with Supervisor(config) as service:
         process = trainer(service.url, folder, 40, rewards="scaled")
-        reaches(folder, 4)
+        reaches(folder, 2)
         config.write_text(REWARDS.format(part="{weight: 2.0}"))
         reloaded(service)
         said = finished(process, 1)

@@ -81,7 +81,7 @@ bench-step: install ## Measure what HTTP adds to a training step
 
 soak: install ## Break the service in every way, in full (about 40 minutes, nothing else running); the table is in docs/reliability.md
 	$(BIN)/python -m tests.trials $(ARGS)
-	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py
+	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py tests/contract/test_openapi.py
 
 images: ## Build both images, and the one that prepares models; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward --target prepare -t $(IMAGES)/prepare .

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 
 from reward_service.errors import BadContentType, BodyTooLarge, CallerGone, ConfigError, NotReloaded
 from reward_service.lifecycle import Lifecycle
@@ -107,7 +107,7 @@ def _health(life: Lifecycle) -> APIRouter:
         life.check_ready()
         return {"status": "ready"}
 
-    @router.get(protocol.METRICS_PATH)
+    @router.get(protocol.METRICS_PATH, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give the figures for Prometheus."""
         return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from shared.protocol import NAME_PATTERN, SERVICE
@@ -53,7 +53,7 @@ class ScoreRequest(Wire):
     """Further columns by name, handed to function rewards."""
     rewards: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Names of the rewards to score with; left out, the configuration's `default`."""
-    details: bool = False
+    details: StrictBool = False
     """Whether to give the parts each score is made of."""
 
     @model_validator(mode="after")
@@ -64,14 +64,13 @@ class ScoreRequest(Wire):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        lists = {
-            "prompts": self.prompts,
-            **{f"columns.{name}": values for name, values in self.columns.items()},
-        }
+        lists = {f"columns.{name}": values for name, values in self.columns.items()}
+        if self.prompts is not None:
+            lists["prompts"] = self.prompts
         for name, values in lists.items():
-            if values is not None and not isinstance(values, list):
+            if not isinstance(values, list):
                 raise ValueError(f"{name} is not a list")
-            if values is not None and len(values) != len(self.completions):
+            if len(values) != len(self.completions):
                 raise ValueError(f"{name} has {len(values)} items, completions has {len(self.completions)}")
         return self
 

@@ -38,3 +38,9 @@ def test_a_null_without_a_reason_is_refused():
 def test_a_score_that_is_no_number_is_refused(score):
     with pytest.raises(ValidationError):
         RewardScores.model_validate_json(f'{{"scores": [{score}], "revision": "r"}}')
+
+
+@pytest.mark.parametrize("values", [None, 1, {}])
+def test_a_column_that_is_no_list_is_refused(values):
+    with pytest.raises(ValidationError, match=r"columns\.x is not a list"):
+        ScoreRequest.model_validate({"completions": ["a"], "columns": {"x": values}})

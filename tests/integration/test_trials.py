@@ -1,4 +1,4 @@
-"""What `make soak` does in full, in minutes: nothing may be lost, and every bound must hold."""
+"""What `make soak` does in full, in minutes: nothing may be lost; bounds on time are judged there alone."""
 
 import pytest
 
@@ -22,6 +22,6 @@ SHORT = {
 
 
 @pytest.mark.parametrize("trial", SHORT.values(), ids=SHORT)
-def test_nothing_is_lost_and_every_bound_holds(trial):
+def test_nothing_is_lost(trial):
     outcome = trial()
     assert not outcome.broken, outcome

@@ -48,7 +48,7 @@ def main() -> int:
         began_s = time.monotonic()
         outcome = FULL[name]()
         rows[outcome.trial] = row(outcome, time.monotonic() - began_s)
-        broken += [f"{outcome.trial}: {each}" for each in outcome.broken]
+        broken += [f"{outcome.trial}: {each}" for each in outcome.broken + outcome.slow]
         print(rows[outcome.trial], flush=True)
     args.out.write_text(page_with(rows, args.out.read_text(encoding="utf-8")), encoding="utf-8")
     for each in broken:

@@ -84,7 +84,7 @@ def kills(seconds: float, every_s: float = 5.0, callers: int = 8) -> Outcome:
     with Supervisor(RULES) as service:
         retries = asyncio.run(run(service))
     outcome = Outcome("T6 kill -9", f"killed {deaths[0]} times, {callers} callers, {tally.calls:,} calls", tally.lost)
-    outcome.expect("recovery after ready", max(recoveries), 2.0, " s")
+    outcome.expect("recovery after ready", max(recoveries), 2.0, " s", timed=True)
     outcome.expect("attempts beyond one a call", retries, 0.2 * tally.calls + 40 * deaths[0])
     return outcome.settle()
 
@@ -270,7 +270,7 @@ def drains(times: int, callers: int = 8) -> Outcome:
             service.start()
     shutil.rmtree(folder)
     outcome = Outcome("T10 drains", f"{times} times SIGTERM under load, {begun:,} texts begun", lost)
-    outcome.expect("not ready within", 1000 * max(unready_s), 100, " ms")
+    outcome.expect("not ready within", 1000 * max(unready_s), 100, " ms", timed=True)
     outcome.expect("worst exit code", max(map(abs, codes)), 0)
     return outcome.settle()
 
@@ -325,5 +325,5 @@ def slow_callers(connections: int, seconds: float) -> Outcome:
     outcome = Outcome(
         "T11 slow callers", f"{connections} connections, a byte a second; {tally.calls:,} calls", tally.lost
     )
-    outcome.expect("p99 beside them / alone", ratio, 2.0)
+    outcome.expect("p99 beside them / alone", ratio, 2.0, timed=True)
     return outcome.settle()

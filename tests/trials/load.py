@@ -99,7 +99,7 @@ def fairness(seconds: float) -> Outcome:
     with Supervisor(VALENCE, *TORCH, REWARD_SERVICE_CACHE_TEXTS="0") as service:
         ratio = asyncio.run(run(service.url))
     outcome = Outcome("T16 fairness", f"{len(tally.latencies_s)} single texts beside a flood", tally.failed)
-    outcome.expect("p99 beside the flood / alone", ratio, 3.0)
+    outcome.expect("p99 beside the flood / alone", ratio, 3.0, timed=True)
     return outcome.settle()
 
 
@@ -117,10 +117,10 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
     outcome.figures["goodput"] = ", ".join(f"{f:g}×: {level.goodput:.0f}/s" for f, level in levels.items())
     outcome.figures["rejected"] = f"{len(rejected):,}, all with Retry-After: {hints == len(rejected)}"
     outcome.broken += other[:3] + ([] if hints == len(rejected) else ["a rejection without Retry-After"])
-    outcome.expect("peak / goodput at the top", peak / max(top.goodput, 1e-9), 1 / 0.9)
-    outcome.expect("health p99", 1000 * quantile(health, 0.99), 50, " ms")
+    outcome.expect("peak / goodput at the top", peak / max(top.goodput, 1e-9), 1 / 0.9, timed=True)
+    outcome.expect("health p99", 1000 * quantile(health, 0.99), 50, " ms", timed=True)
     if rejected:
-        outcome.expect("rejected within, p99", 1000 * quantile(rejected, 0.99), 20, " ms")
+        outcome.expect("rejected within, p99", 1000 * quantile(rejected, 0.99), 20, " ms", timed=True)
     return outcome.settle()
 
 

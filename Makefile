@@ -106,8 +106,8 @@ test-containers: install ## Build the images and try them out, where there is a 
 
 audit: install ## Look for known weaknesses in the locked packages
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/pip-audit --require-hashes --disable-pip -r locks/reward.txt
-	$(BIN)/pip-audit --require-hashes --disable-pip -r locks/trainer.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/reward.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/trainer.txt
 
 sbom: install ## List what each image holds, as CycloneDX in dist/
 	$(BIN)/python -m pip install --quiet cyclonedx-bom

@@ -1,7 +1,7 @@
 """Decide whether a request may wait, and say honestly when to come back. Pure: no clock, no queue.
 
-Load is shed at the door, before anything is spent on it (Google SRE, chapter 21): a text that is let in will be scored
-in time, and one that is turned away knows how long the line was.
+Load is shed at the door, before anything is spent on it (Google SRE, chapter 21), and who is turned away knows how long
+the line was.
 """
 
 import sys

@@ -75,8 +75,7 @@ def serve(settings: Settings) -> int:
 def compute_politely(settings: Settings) -> None:
     """Set how OpenMP computes, before torch is imported: on the cores allowed, and asleep where it waits.
 
-    Threads that spin while they wait take the core that the event loop, or the thread they wait for, would run on: a
-    service under overload that spins computes a third as much.
+    Threads that spin while they wait take the core that the event loop, or the thread they wait for, would run on.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

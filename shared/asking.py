@@ -21,6 +21,7 @@ from shared.replicas import refreshed
 from shared.transport import Call, Transport
 
 LOOK_UP_EVERY_S = 1.0
+LOOK_AGAIN_S = 0.05
 Parse = Callable[[httpx.Response], Any]
 
 
@@ -60,17 +61,17 @@ class Asker:
         deadline_s = time.monotonic() + allowed_s
         passed_over: set[str] = set()
         for attempt in itertools.count():
-            candidates = [each for each in await self._known(deadline_s) if each.url not in passed_over]
-            endpoint = await self._replica(candidates, deadline_s, allowed_s, attempt)
+            endpoint = await self._replica(passed_over, deadline_s, allowed_s, attempt)
+            others = [each for each in self._endpoints if each is not endpoint and each.url not in passed_over]
             long_enough_s = self._patience.attempt_timeout_s * 2.0**attempt  # what did not fit the last may fit this
             attempt_s, sent = min(long_enough_s, deadline_s - time.monotonic()), self._key.header
             try:
                 first = self._attempt(endpoint, call, parse, attempt_s)
-                second = partial(self._elsewhere, candidates, endpoint, call, parse, attempt_s)
+                second = partial(self._elsewhere, others, call, parse, attempt_s)
                 return await first_answer(first, self._patience.hedge_after_s, second)
             except RevisionChanged:
                 passed_over.add(endpoint.url)  # another replica may still serve the one the run began with
-                if passed_over.issuperset(each.url for each in candidates):
+                if not others:
                     raise
             except Unauthorized:
                 if not self._key.renewed(sent):
@@ -78,26 +79,12 @@ class Asker:
             except RewardError as error:
                 if not error.retryable:
                     raise
-                wait_s = self._wait_s(candidates, endpoint, attempt, error)
+                wait_s = self._wait_s(others, attempt, error)
                 if time.monotonic() + wait_s >= deadline_s:
                     raise _gave_up(error, attempt + 1, allowed_s) from error
                 self.retries += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
-
-    async def _known(self, deadline_s: float) -> list[Endpoint]:
-        """Give the replicas; names are looked up at first, and again once a replica has failed."""
-        failed = any(each.failures for each in self._endpoints)
-        while not self._endpoints or (failed and time.monotonic() > self._look_up_s):
-            self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
-            found = await refreshed(self._endpoints, self._urls)
-            if found:
-                self._endpoints = found
-                break
-            if not self._endpoints and time.monotonic() + LOOK_UP_EVERY_S > deadline_s:
-                raise ServiceUnreachable(f"nobody knows the name in {', '.join(self._urls)}; check it")
-            await asyncio.sleep(LOOK_UP_EVERY_S if not self._endpoints else 0)
-        return self._endpoints
 
     async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
         endpoint.outstanding += 1
@@ -113,31 +100,39 @@ class Asker:
         self._budget.answered()
         return answer
 
-    def _elsewhere(self, candidates: list[Endpoint], slow: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
+    def _elsewhere(self, others: list[Endpoint], call: Call, parse: Parse, allowed_s: float) -> Any:
         """Give the same attempt at another replica, where there is one and the budget allows it."""
-        others = [each for each in candidates if each is not slow]
         other = endpoints.choose(others, now_s=time.monotonic())
         if other is None or not self._budget.take():
             return None
         return self._attempt(other, call, parse, allowed_s)
 
-    async def _replica(
-        self, candidates: list[Endpoint], deadline_s: float, allowed_s: float, attempts: int
-    ) -> Endpoint:
+    async def _replica(self, passed_over: set[str], deadline_s: float, allowed_s: float, attempts: int) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
-        while (endpoint := endpoints.choose(candidates, now_s=time.monotonic())) is None:
-            wait_s = endpoints.pause_s(candidates, now_s=time.monotonic())
+        while True:
+            await self._look_up()
+            candidates = [each for each in self._endpoints if each.url not in passed_over]
+            if endpoint := endpoints.choose(candidates, now_s=time.monotonic()):
+                return endpoint
+            wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
             if time.monotonic() + wait_s >= deadline_s:
-                last = next(each.last_error for each in candidates if each.last_error)
+                nowhere = ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
+                last = next((each.last_error for each in candidates if each.last_error), nowhere)
                 raise _gave_up(last, attempts, allowed_s) from last
             await asyncio.sleep(wait_s)
-        return endpoint
 
-    def _wait_s(self, candidates: list[Endpoint], failed: Endpoint, attempt: int, error: RewardError) -> float:
+    async def _look_up(self) -> None:
+        """Look the addresses up at first, and again while a replica fails: it may have come back at another one."""
+        wanted = not self._endpoints or any(each.failures for each in self._endpoints)
+        if wanted and time.monotonic() >= self._look_up_s:
+            self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
+            self._endpoints = await refreshed(self._endpoints, self._urls) or self._endpoints
+
+    def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
         """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
         within_budget = self._budget.take()
         slow_s = 0.0 if within_budget else budget.SLOW_S * random.random()
-        if any(other.admits(time.monotonic()) for other in candidates if other is not failed):
+        if any(other.admits(time.monotonic()) for other in others):
             return slow_s
         retry_after_s = getattr(error, "retry_after_s", None)
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RULES, wait_for
-from tests.trials.faulty import reloaded
+from tests.trials.changes import reloaded
 from tests.trials.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow

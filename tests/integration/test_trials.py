@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trials import abuse, faulty, load
+from tests.trials import abuse, changes, faulty, load
 
 SHORT = {
     "T1 batch invariance": lambda: load.invariance(texts=60, groupings=3),
@@ -10,9 +10,9 @@ SHORT = {
     "T6 kill -9": lambda: faulty.kills(seconds=8, every_s=3),
     "T8 random faults": lambda: faulty.random_faults(requests=200),
     "T8 nothing but faults": lambda: faulty.nothing_but_faults(seconds=8),
-    "T9 reloads": lambda: faulty.reloads(times=4),
-    "T9 reloads of a model": lambda: faulty.reloaded_models(times=3),
-    "T10 drains": lambda: faulty.drains(times=2),
+    "T9 reloads": lambda: changes.reloads(times=4),
+    "T9 reloads of a model": lambda: changes.reloaded_models(times=3),
+    "T10 drains": lambda: changes.drains(times=2),
     "T11 slow callers": lambda: faulty.slow_callers(connections=100, seconds=1.5),
     "T12 callers that leave": lambda: abuse.leaving(requests=100),
     "T16 fairness": lambda: load.fairness(seconds=3),

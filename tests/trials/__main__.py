@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from bench.report import machine, told
-from tests.trials import abuse, faulty, load
+from tests.trials import abuse, changes, faulty, load
 from tests.trials.base import Outcome
 
 FULL: dict[str, Callable[[], Outcome]] = {
@@ -17,9 +17,9 @@ FULL: dict[str, Callable[[], Outcome]] = {
     "T6": lambda: faulty.kills(seconds=60, every_s=5),
     "T8": lambda: faulty.random_faults(requests=10_000),
     "T8b": lambda: faulty.nothing_but_faults(seconds=25),
-    "T9": lambda: faulty.reloads(times=20),
-    "T9b": lambda: faulty.reloaded_models(times=20),
-    "T10": lambda: faulty.drains(times=50),
+    "T9": lambda: changes.reloads(times=20),
+    "T9b": lambda: changes.reloaded_models(times=20),
+    "T10": lambda: changes.drains(times=50),
     "T11": lambda: faulty.slow_callers(connections=200, seconds=10),
     "T12": lambda: abuse.leaving(requests=1000),
     "T15": lambda: load.overload(seconds=30),

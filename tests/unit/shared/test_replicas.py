@@ -36,7 +36,7 @@ async def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again(m
 async def test_a_name_that_nobody_knows_is_told_of(monkeypatch):
     resolving(monkeypatch)
     client = RewardClient("dns+http://nowhere:8088", timeout_s=1.5)
-    with pytest.raises(ServiceUnreachable, match="nobody knows the name"):
+    with pytest.raises(ServiceUnreachable, match="no address is known"):
         await client.ainfo()
 
 
@@ -44,3 +44,19 @@ def test_a_name_of_this_machine_is_asked_at_its_address(rules_url):
     port = rules_url.rpartition(":")[2]
     with RewardClient(f"dns+http://localhost:{port}") as client:
         assert client.score(["Sure: banana"]).rewards["banana"].scores == [1.99]
+
+
+async def test_a_replica_that_comes_back_at_another_address_is_found_by_all_who_wait(rules_url, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        gone = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    looked_up = []
+
+    async def addresses(url):
+        looked_up.append(url)
+        return [gone] if len(looked_up) < 2 else [rules_url]
+
+    monkeypatch.setattr("shared.replicas.addresses_of", addresses)
+    client = RewardClient("dns+http://reward:8088", timeout_s=20)  # one after the other they would take 24 s
+    answers = await asyncio.gather(*(client.ascore(["Sure: banana"], rewards=["banana"]) for _ in range(16)))
+    await client.aclose()
+    assert [answer.rewards["banana"].scores for answer in answers] == [[1.99]] * 16

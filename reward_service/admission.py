@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from reward_service.errors import Overloaded
 
-OVERTAKEN = 2.0
+OVERTAKEN = 3.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
-
 
 LONGEST_BATCH_S = 0.1
 """A batch is to take no longer: who comes while it runs waits for its end."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.trials import abuse, changes, faulty, load
+from tests.trials import abuse, changes, faulty, lasting, load
 
 SHORT = {
     "T1 batch invariance": lambda: load.invariance(texts=60, groupings=3),
@@ -16,6 +16,8 @@ SHORT = {
     "T11 slow callers": lambda: faulty.slow_callers(connections=100, seconds=1.5),
     "T12 callers that leave": lambda: abuse.leaving(requests=100),
     "T16 fairness": lambda: load.fairness(seconds=3),
+    "T20 very many calls of a client": lambda: lasting.many_calls(calls=1000),
+    "T21 everything at once": lambda: lasting.mixed(seconds=12, reload_every_s=2),
     "T22 malformed bodies": lambda: abuse.malformed(requests=500),
     "T24 tokenizer torture": lambda: abuse.torture(texts=500),
 }

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from bench.report import machine, told
-from tests.trials import abuse, changes, faulty, load
+from tests.trials import abuse, changes, faulty, lasting, load
 from tests.trials.base import Outcome
 
 FULL: dict[str, Callable[[], Outcome]] = {
@@ -24,7 +24,9 @@ FULL: dict[str, Callable[[], Outcome]] = {
     "T12": lambda: abuse.leaving(requests=1000),
     "T15": lambda: load.overload(seconds=30),
     "T16": lambda: load.fairness(seconds=20),
-    "T19": lambda: load.million(texts=1_000_000),
+    "T19": lambda: lasting.million(texts=1_000_000),
+    "T20": lambda: lasting.many_calls(calls=1_000_000),
+    "T21": lambda: lasting.mixed(seconds=1800),
     "T22": lambda: abuse.malformed(requests=10_000),
     "T24": lambda: abuse.torture(texts=5000),
 }

@@ -4,19 +4,17 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 
 from shared import RewardClient
 from tests.trials.base import (
-    RULES,
     VALENCE,
     Going,
     Outcome,
     Tally,
-    compare,
     for_seconds,
     numbered,
     plain_http,
@@ -107,7 +105,7 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
     """T15: up to ten times what can be answered, as it comes."""
     settings = {"REWARD_SERVICE_CACHE_TEXTS": "0", "REWARD_SERVICE_QUEUE_TEXTS": "1024"}
     with Supervisor(VALENCE, *TORCH, **settings) as service:
-        levels, health = asyncio.run(_overload(service.url, seconds, factors, batch))
+        levels, health = asyncio.run(_levels(service.url, seconds, factors, batch))
         assert service.health() == 200
     peak, top = max(level.goodput for level in levels.values()), levels[max(factors)]
     other = [text for level in levels.values() for text in level.other]
@@ -124,90 +122,71 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
     return outcome.settle()
 
 
-async def _overload(
-    url: str, seconds: float, factors: tuple[float, ...], batch: int
-) -> tuple[dict[float, Level], list[float]]:
-    chance, serials, levels, health = random.Random(15), itertools.count(), {}, []
-    async with plain_http(60) as client:
+@dataclass
+class Overload:
+    """An open loop of requests against one service, and somebody who asks how it is meanwhile."""
 
-        async def ask(level: Level, texts: list[str]) -> None:
-            due_s = time.monotonic()
-            body = {"completions": texts}
-            try:
-                answer = await client.post(
-                    f"{url}/v1/score", json=body, headers={"X-Request-Timeout-Ms": "5000"}, timeout=10
-                )
-            except httpx.HTTPError as error:
-                level.other.append(type(error).__name__)
-                return
-            spent_s = time.monotonic() - due_s
-            if answer.status_code == 200:
-                level.good_s.append(spent_s)
-            elif answer.status_code == 429:
-                level.rejected_s.append(answer.elapsed.total_seconds())
-                level.hints += "Retry-After" in answer.headers
-            else:
-                level.other.append(answer.text[:200])
+    url: str
+    client: httpx.AsyncClient
+    batch: int
+    chance: random.Random = field(default_factory=lambda: random.Random(15))
+    serials: Iterator[int] = field(default_factory=itertools.count)
+    health_s: list[float] = field(default_factory=list)
 
-        async def watch(going: Going) -> None:
-            while going():
-                began_s = time.monotonic()
-                await client.get(f"{url}/health/ready")
-                health.append(time.monotonic() - began_s)
-                await asyncio.sleep(0.02)
+    async def ask(self, level: Level) -> None:
+        """Send one request and note what became of it."""
+        body = {"completions": [numbered(next(self.serials), self.chance) for _ in range(self.batch)]}
+        headers, began_s = {"X-Request-Timeout-Ms": "5000"}, time.monotonic()
+        try:
+            answer = await self.client.post(f"{self.url}/v1/score", json=body, headers=headers, timeout=10)
+        except httpx.HTTPError as error:
+            level.other.append(type(error).__name__)
+            return
+        if answer.status_code == 200:
+            level.good_s.append(time.monotonic() - began_s)
+        elif answer.status_code == 429:
+            level.rejected_s.append(answer.elapsed.total_seconds())
+            level.hints += "Retry-After" in answer.headers
+        else:
+            level.other.append(answer.text[:200])
 
-        def fresh() -> list[str]:
-            return [numbered(next(serials), chance) for _ in range(batch)]
-
-        closed = Level()
-        going = for_seconds(max(2.0, seconds / 3))
+    async def capacity(self, seconds: float) -> float:
+        """Give the requests answered a second where eight callers ask again when answered."""
+        closed, going = Level(), for_seconds(seconds)
 
         async def caller() -> None:
             while going():
-                await ask(closed, fresh())
+                await self.ask(closed)
 
         began_s = time.monotonic()
         await asyncio.gather(*(caller() for _ in range(8)))
-        capacity = len(closed.good_s) / (time.monotonic() - began_s)
-        for factor in factors:
-            level = levels[factor] = Level()
-            over = [False]
-            watching = asyncio.create_task(watch(lambda over=over: not over[0]))  # type: ignore[misc]
-            began_s, tasks = time.monotonic(), []
-            for number in range(int(seconds * capacity * factor)):
-                await asyncio.sleep(max(0.0, began_s + number / (capacity * factor) - time.monotonic()))
-                tasks.append(asyncio.create_task(ask(level, fresh())))
-            await asyncio.gather(*tasks)
-            level.seconds = time.monotonic() - began_s
-            over[0] = True
-            await watching
-    return levels, health
+        return len(closed.good_s) / (time.monotonic() - began_s)
+
+    async def level(self, requests_per_s: float, seconds: float) -> Level:
+        """Send requests as they are due, answered or not."""
+        level, began_s, tasks = Level(), time.monotonic(), []
+        watching = asyncio.create_task(self._watch())
+        for number in range(int(seconds * requests_per_s)):
+            await asyncio.sleep(max(0.0, began_s + number / requests_per_s - time.monotonic()))
+            tasks.append(asyncio.create_task(self.ask(level)))
+        await asyncio.gather(*tasks)
+        level.seconds = time.monotonic() - began_s
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        return level
+
+    async def _watch(self) -> None:
+        while True:
+            began_s = time.monotonic()
+            await self.client.get(f"{self.url}/health/ready")
+            self.health_s.append(time.monotonic() - began_s)
+            await asyncio.sleep(0.02)
 
 
-def million(texts: int, callers: int = 4) -> Outcome:
-    """T19: very many texts; memory, files and tasks stay as they are."""
-    tally = Tally()
-
-    async def score(url: str, count: int, seed: int) -> None:
-        async with plain_http() as client:
-            chance, serials = random.Random(seed), itertools.count(seed * 10**9)
-            for _ in range(count // (256 * callers)):
-                batch = [numbered(next(serials), chance) for _ in range(256)]
-                answer = await client.post(f"{url}/v1/score", json={"completions": batch})
-                compare(answer.json()["rewards"]["banana"]["scores"], batch, tally)
-
-    async def run(url: str, count: int, round_: int) -> None:
-        await asyncio.gather(*(score(url, count, 100 * round_ + index) for index in range(callers)))
-
-    with Supervisor(RULES) as service:
-        asyncio.run(run(service.url, min(20_000, texts // 5), 1))  # warm
-        process = psutil.Process(service.pid)
-        before_mb, files = process.memory_info().rss / 1e6, process.num_fds()
-        asyncio.run(run(service.url, texts, 2))
-        grown_mb = process.memory_info().rss / 1e6 - before_mb
-        time.sleep(6)  # connections end
-        more_files = process.num_fds() - files
-    outcome = Outcome("T19 very many texts", f"{tally.texts:,} texts, 256 a request", tally.lost)
-    outcome.expect("memory grown by", grown_mb, max(10.0, texts / 100_000), " MB")
-    outcome.expect("files opened and kept", more_files, 2)
-    return outcome.settle()
+async def _levels(
+    url: str, seconds: float, factors: tuple[float, ...], batch: int
+) -> tuple[dict[float, Level], list[float]]:
+    async with plain_http(60) as client:
+        load = Overload(url, client, batch)
+        capacity = await load.capacity(max(2.0, seconds / 3))
+        return {factor: await load.level(factor * capacity, seconds) for factor in factors}, load.health_s

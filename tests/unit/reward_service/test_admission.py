@@ -27,7 +27,7 @@ def test_where_nothing_waits_everything_is_let_in():
     assert admitted(Load(0, 0), Load(100, 100_000), patience_s=0.0)
 
 
-@pytest.mark.parametrize(("patience_s", "admits"), [(4.1, False), (4.3, True)])
+@pytest.mark.parametrize(("patience_s", "admits"), [(6.1, False), (6.3, True)])
 def test_what_would_wait_longer_than_its_caller_is_refused_at_once(patience_s, admits):
     assert admitted(Load(10, 100), Load(1, 10), patience_s=patience_s) is admits
 

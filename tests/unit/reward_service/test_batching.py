@@ -35,15 +35,27 @@ class Gated:
 
 
 @asynccontextmanager
-async def batching(backend, **bounds):
+async def batching(backend, cache=None, observe=lambda event: None, **bounds):
     with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(backend, device, Bounds(**bounds))
+        batcher = Batcher(backend, device, Bounds(**bounds), cache, observe)
         await batcher.start()
         try:
             yield batcher
         finally:
             backend.gate.set()
             await batcher.stop()
+
+
+@asynccontextmanager
+async def busy(**bounds):
+    """Give a batcher whose device computes one text, [1], until the backend's gate is opened."""
+    backend = Gated(open_=False)
+    async with batching(backend, **bounds) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        yield batcher, backend, first
+        backend.gate.set()
+        await first
 
 
 async def queued(batcher, count):
@@ -59,10 +71,7 @@ async def test_every_text_gets_its_own_outcome_in_order():
 
 
 async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, backend, first):
         rest = [asyncio.create_task(batcher.score([[i]])) for i in (2, 3, 4)]
         await queued(batcher, 3)
         backend.gate.set()
@@ -83,10 +92,7 @@ async def test_a_poison_text_costs_only_itself(poisoned):
 
 
 async def test_the_same_text_from_two_callers_is_computed_once():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, backend, first):
         second = asyncio.create_task(batcher.score([[2], [1], [2]]))
         await queued(batcher, 1)
         backend.gate.set()
@@ -96,10 +102,7 @@ async def test_the_same_text_from_two_callers_is_computed_once():
 
 
 async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller_has_gone():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, backend, first):
         gone, stays = (asyncio.create_task(batcher.score([[2], [2, extra]])) for extra in (3, 4))
         await queued(batcher, 3)
         gone.cancel()
@@ -110,10 +113,7 @@ async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller
 
 
 async def test_more_than_the_queue_holds_is_refused_whole():
-    backend = Gated(open_=False)
-    async with batching(backend, queue_texts=3) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy(queue_texts=3) as (batcher, backend, first):
         second = asyncio.create_task(batcher.score([[2], [3]]))
         await queued(batcher, 2)
         with pytest.raises(Overloaded):
@@ -124,10 +124,7 @@ async def test_more_than_the_queue_holds_is_refused_whole():
 
 
 async def test_work_of_a_caller_that_has_gone_is_not_computed():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, backend, first):
         gone = asyncio.create_task(batcher.score([[2]]))
         await queued(batcher, 1)
         gone.cancel()
@@ -140,22 +137,14 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
 
 
 async def test_work_whose_time_has_run_out_is_not_computed():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, backend, _):
         with pytest.raises(DeadlineExceeded):  # at once, not when the device is free
             await batcher.score([[2]], deadline_s=time.monotonic())
-        backend.gate.set()
-        await first
     assert backend.batches == [[1]]
 
 
 async def test_what_waits_or_runs_at_the_end_is_answered():
-    backend = Gated(open_=False)
-    async with batching(backend) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy() as (batcher, _, first):
         waiting = asyncio.create_task(batcher.score([[2]]))
         await queued(batcher, 1)
         await batcher.stop()
@@ -165,16 +154,13 @@ async def test_what_waits_or_runs_at_the_end_is_answered():
 
 async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_gone():
     backend = Gated(open_=False)
-    with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(backend, device, Bounds(), LogitsCache(10))
-        await batcher.start()
+    async with batching(backend, LogitsCache(10)) as batcher:
         gone = asyncio.create_task(batcher.score([[1], [2]]))
         await backend.entered()
         gone.cancel()
         backend.gate.set()
         await asyncio.gather(batcher.score([[3]]))
         ticket = await batcher.score([[2], [1]])
-        await batcher.stop()
     assert ticket.outcomes == [[2.0], [1.0]]
     assert backend.batches == [[1, 2], [3]]
 
@@ -186,11 +172,8 @@ async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
             return [[odd, 1.0] for _ in super().score(batch)]
 
     backend = Odd()
-    with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(backend, device, Bounds(), LogitsCache(10))
-        await batcher.start()
+    async with batching(backend, LogitsCache(10)) as batcher:
         tickets = [await batcher.score([[1]]) for _ in range(2)]
-        await batcher.stop()
     assert all(isinstance(ticket.outcomes[0], NotFinite) for ticket in tickets)
     assert len(backend.batches) == 2
 
@@ -201,12 +184,9 @@ async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
             if tokens == (1,):
                 raise ValueError("a fault of ours")
 
-    with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(Gated(), device, Bounds(), Broken(1))
-        await batcher.start()
+    async with batching(Gated(), Broken(1)) as batcher:
         failed, scored = [await batcher.score([[number]]) for number in (1, 2)]
         assert batcher.sound
-        await batcher.stop()
     assert isinstance(failed.outcomes[0], BackendFailed)
     assert scored.outcomes == [[2.0]]
 
@@ -220,10 +200,7 @@ async def test_once_stopped_nothing_is_taken():
 
 
 async def test_a_device_that_does_not_finish_its_batch_is_told_of():
-    backend = Gated(open_=False)
-    async with batching(backend, stalled_after_s=0.0) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
-        await backend.entered()
+    async with busy(stalled_after_s=0.0) as (batcher, backend, first):
         assert not batcher.sound
         backend.gate.set()
         await first
@@ -234,11 +211,8 @@ async def test_an_observer_that_fails_stops_nothing():
     def observe(event):
         raise ValueError("not my day")
 
-    with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(Gated(), device, Bounds(), observe=observe)
-        await batcher.start()
+    async with batching(Gated(), observe=observe) as batcher:
         tickets = [await batcher.score([[number]]) for number in (1, 2)]
-        await batcher.stop()
     assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]]]
 
 

@@ -12,7 +12,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test coverage check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,11 @@ audit: install ## Look for known weaknesses in the locked packages
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/reward.txt
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/trainer.txt
 
+mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices (about an hour)
+	$(BIN)/python -m pip install --quiet mutmut
+	$(BIN)/mutmut run $(ARGS)
+	$(BIN)/mutmut results
+
 sbom: install ## List what each image holds, as CycloneDX in dist/
 	$(BIN)/python -m pip install --quiet cyclonedx-bom
 	@mkdir -p dist
@@ -120,5 +125,5 @@ lock: install ## Pin the versions that are installed now, for the images with ha
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/lock.py
 
 clean: ## Remove .venv, caches and runs/ with its trained policies; prepared models in the cache stay
-	rm -rf $(VENV) runs dist bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs dist mutants bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

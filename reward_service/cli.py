@@ -73,12 +73,13 @@ def serve(settings: Settings) -> int:
 
 
 def compute_politely(settings: Settings) -> None:
-    """Set how OpenMP computes, before torch is imported: on the cores allowed, and asleep where it waits.
+    """Set how OpenMP computes, before torch is imported: on the cores allowed, and soon asleep where it waits.
 
-    Threads that spin while they wait take the core that the event loop, or the thread they wait for, would run on.
+    Threads that spin for long take the core that the event loop, or the thread they wait for, would run on; threads
+    that do not spin at all make each layer wait for their waking.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def prepare(settings: Settings, models: Sequence[str] = ()) -> int:

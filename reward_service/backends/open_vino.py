@@ -1,4 +1,4 @@
-"""Compute with OpenVINO, from the same torch model: its graph is traced once, at start."""
+"""Compute with OpenVINO the graph that was traced from the torch model."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,7 @@ import openvino
 
 from reward_service.backends.base import Logits, Tokens, padded
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.pytorch import load
-from reward_service.backends.tracing import Traced, example, tracing
+from reward_service.backends.onnx_graph import graph_of
 from reward_service.errors import ConfigError, raising
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
@@ -23,9 +22,11 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        with tracing(), raising(ConfigError, f"OpenVINO cannot run the model in {folder.path}"):
-            graph = openvino.convert_model(Traced(load(folder)), example_input=example(folder))
-            self._compiled = openvino.Core().compile_model(graph, "CPU", options)
+        with raising(ConfigError, f"OpenVINO cannot run the model in {folder.path}"):
+            core = openvino.Core()
+            self._compiled = core.compile_model(core.read_model(graph_of(folder)), "CPU", options)
+        if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != PRECISION[dtype]:
+            raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
         self._pad_id = folder.pad_id
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:

@@ -39,6 +39,12 @@ def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
     assert np.allclose(right, found, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", FLOAT32, ids=str)
+def test_where_the_cache_cannot_be_written_a_model_is_served_all_the_same(engine, folder, monkeypatch):
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", "/dev/null/cache")
+    assert engines.load(engine, folder, 2).score([[101, 102]])
+
+
 def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
     first = choose(folder, FLOAT32, 0.02, threads=2)

@@ -1,0 +1,75 @@
+"""A model's graph in ONNX, for engines that take one: traced from torch once, and kept in the cache."""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reward_service.backends.base import padded
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.pytorch import forward_of, load
+from shared.models.cache import build_once, cache_home
+from shared.models.quiet import quiet
+
+FORMAT = 1  # of how it is traced
+OPSET = 17
+NAME = "model.onnx"
+AXES = {0: "texts", 1: "tokens"}
+
+
+def graph_of(folder: ModelFolder) -> Path | bytes:
+    """Give the graph: its file in the cache, or its content where the cache cannot be written, such as an image's."""
+    target = cache_home() / "graphs" / _key(folder)
+    try:
+        return build_once(target, lambda into: trace(folder, into / NAME)) / NAME
+    except OSError:
+        with tempfile.TemporaryDirectory() as scratch:
+            trace(folder, Path(scratch) / NAME)
+            return (Path(scratch) / NAME).read_bytes()
+
+
+class Traced(nn.Module):
+    """A model as a function from ids and mask, (texts, tokens), to logits, (texts, labels)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Give the logits."""
+        return forward_of(self.model)(ids, mask)
+
+
+def trace(folder: ModelFolder, file: Path) -> None:
+    """Write the graph of a model. The tracer warns of its age, and of Python values, none of which depends on texts."""
+    with quiet(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Traced(load(folder)),
+            example(folder),
+            file,
+            input_names=["ids", "mask"],
+            output_names=["logits"],
+            dynamic_axes={"ids": AXES, "mask": AXES},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def example(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
+    tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
+    ids, mask = map(torch.from_numpy, padded(tokens, folder.pad_id))
+    return ids, mask
+
+
+def _key(folder: ModelFolder) -> str:
+    """Name all that a graph depends on."""
+    made_with = [FORMAT, OPSET, folder.fingerprint, version("torch"), version("transformers")]
+    return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]

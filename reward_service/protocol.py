@@ -1,4 +1,4 @@
-"""A connection that sends its request too slowly is closed: uvicorn alone would wait for ever."""
+"""A connection whose request begins too slowly or at too great length is closed: uvicorn alone would wait for ever."""
 
 import asyncio
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 HEADERS_S = 10.0
-"""A request's head must be here so long after its first byte, or after the connection was made."""
+"""A request's head must be here so long after its first byte, or after the connection was made,"""
+HEAD_BYTES = 64 * 1024
+"""and be no longer than this, give or take what one read brings."""
 
 
 class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol with a bound on the time that a request's head may take."""
+    """uvicorn's protocol with bounds on the time and the bytes that a request's head may take."""
+
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
@@ -20,8 +24,12 @@ class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def data_received(self, data: bytes) -> None:
         """Wait no longer once the head is here; begin anew where the next one has only begun."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._under_way():
             self._stop_waiting()
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self.transport.close()
         elif self._late is None:
             self._late = self.loop.call_later(HEADERS_S, self._close)
 
@@ -30,12 +38,16 @@ class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _under_way(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _stop_waiting(self) -> None:
+        self._head_bytes = 0
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
     def _close(self) -> None:
         self._late = None
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._under_way():
             self.transport.close()

@@ -4,7 +4,6 @@ constraints.txt holds every version; locks/<image>.txt what one image needs, wit
 each, so that it serves every machine; locks/torch.txt torch alone, of which each kind of accelerator has its own build.
 """
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ OWN = "remote-rewards"
 
 def main() -> int:
     """Write all the files."""
-    frozen = _run(sys.executable, "-m", "pip", "freeze", "--exclude-editable")
-    pins = [re.sub(r"\+cpu$", "", line) for line in frozen.splitlines() if not line.lower().startswith((OWN, "uv=="))]
+    everything = needed(OWN, frozenset({"service", "onnxruntime", "openvino", "trainer", "dev"})) - {OWN}
+    pins = [f"{name}=={version(name).removesuffix('+cpu')}" for name in sorted(everything)]
     (ROOT / "constraints.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     (ROOT / "locks").mkdir(exist_ok=True)
     torch = next(pin for pin in pins if pin.startswith("torch=="))
@@ -60,10 +59,6 @@ def _requirements(name: str, extras: frozenset[str]) -> Iterator[tuple[str, froz
             except PackageNotFoundError:
                 continue  # what another build of torch would need
             yield canonicalize_name(requirement.name), frozenset(requirement.extras)
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from reward_service.errors import BackendFailed, ConfigError, NothingToRead, Rew
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
 
+FEW_CHARS = 2000
+"""Tokenized within half a millisecond."""
+
 
 class TextModel(Protocol):
     """What a model reward asks of its backend, beyond what batching asks."""
@@ -78,7 +81,7 @@ class ModelReward:
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
         self._batcher.refuse_late(items.deadline_s)
-        encoded = await asyncio.to_thread(self._encode, items)
+        encoded = await self._encoded(items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
         ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)
         result, outcomes = Scores(scores=[], details=[]), iter(ticket.outcomes)
@@ -90,6 +93,12 @@ class ModelReward:
         result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
         result.compute_ms = ticket.compute_s * 1000
         return result
+
+    async def _encoded(self, items: Items) -> list[Encoded | RewardServiceError]:
+        """Encode on a thread, or here where the way to a thread takes longer than the work."""
+        if self._spec.input == "completion" and sum(map(len, items.completions)) <= FEW_CHARS:
+            return self._encode(items)
+        return await asyncio.to_thread(self._encode, items)
 
     def _encode(self, items: Items) -> list[Encoded | RewardServiceError]:
         """Give what the model reads of each item, or why it can read nothing."""

@@ -17,7 +17,7 @@ SHORT = {
     "T12 callers that leave": lambda: abuse.leaving(requests=100),
     "T16 fairness": lambda: load.fairness(seconds=3),
     "T20 very many calls of a client": lambda: lasting.many_calls(calls=1000),
-    "T21 everything at once": lambda: lasting.mixed(seconds=12, reload_every_s=2),
+    "T21 everything at once": lambda: lasting.mixed(seconds=12, reload_every_s=2, growth_percent=15),
     "T22 malformed bodies": lambda: abuse.malformed(requests=500),
     "T24 tokenizer torture": lambda: abuse.torture(texts=500),
 }

@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import Executor, Future
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -152,4 +151,3 @@ class Batching(RuleBasedStateMachine):
 
 TestBatching = Batching.TestCase
 TestBatching.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
-TestBatching = pytest.mark.filterwarnings("error")(TestBatching)

@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= banana
+RUN ?= $(RECIPE)
 ARGS ?=
 IMAGES := localhost/remote-rewards
 ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || command -v podman || echo docker)
@@ -34,7 +35,8 @@ lint: install ## Check style, of the Docker files too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.reward Dockerfile.trainer
-	@if $(COMPOSE) version >/dev/null 2>&1; then $(COMPOSE) -f compose.yaml config >/dev/null; \
+	@if $(COMPOSE) version >/dev/null 2>&1; then \
+	   COMPOSE_PROFILES=monitoring $(COMPOSE) -f compose.yaml -f compose.gpu.yaml config >/dev/null; \
 	 else echo "compose.yaml is not checked: there is no container engine"; fi
 
 types: install ## Check types
@@ -92,10 +94,10 @@ images: ## Build both images, and the one that prepares models; BUILD_ARGS="--bu
 secrets/reward_api_key:
 	@mkdir -p -m 700 secrets
 	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
-	@chmod 444 $@  # the containers' user reads it; nobody else comes through the folder
+	@chmod 644 $@  # the containers' user reads it; nobody else comes through the folder
 
-up: secrets/reward_api_key ## Serve and train in containers; ARGS="--scale reward=2", RECIPE=optimist
-	RECIPE=$(RECIPE) $(COMPOSE) up -d $(ARGS)
+up: secrets/reward_api_key ## Serve and train in containers; RECIPE=optimist RUN=second, ARGS="--scale reward=2"
+	RECIPE=$(RECIPE) RUN=$(RUN) $(COMPOSE) up -d $(ARGS)
 	@echo "the service: $$($(COMPOSE) port reward 8088), key in secrets/reward_api_key; the run: $(COMPOSE) logs -f trainer"
 
 down: ## Stop the containers; volumes with models and runs stay
@@ -108,6 +110,7 @@ audit: install ## Look for known weaknesses in the locked packages
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/reward.txt
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/trainer.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r locks/torch.txt
 
 mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices (about an hour)
 	$(BIN)/python -m pip install --quiet mutmut
@@ -117,8 +120,8 @@ mutants: install ## Change queue, batcher and client in every small way, and tel
 sbom: install ## List what each image holds, as CycloneDX in dist/
 	$(BIN)/python -m pip install --quiet cyclonedx-bom
 	@mkdir -p dist
-	$(BIN)/cyclonedx-py requirements locks/reward.txt -o dist/reward.cdx.json
-	$(BIN)/cyclonedx-py requirements locks/trainer.txt -o dist/trainer.cdx.json
+	cat locks/torch.txt locks/reward.txt | $(BIN)/cyclonedx-py requirements - -o dist/reward.cdx.json
+	cat locks/torch.txt locks/trainer.txt | $(BIN)/cyclonedx-py requirements - -o dist/trainer.cdx.json
 
 lock: install ## Pin the versions that are installed now, for the images with hashes
 	$(BIN)/python -m pip install --quiet uv

@@ -12,6 +12,8 @@ from reward_service.errors import Overloaded
 OVERTAKEN = 3.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
 
+HURRY = 4.0
+"""Who can wait for less than so many times the line is in a hurry: batches are planned near the front of it then."""
 LONGEST_BATCH_S = 0.1
 """A batch is to take no longer: who comes while it runs waits for its end."""
 FEWEST_TOKENS = 512
@@ -30,22 +32,30 @@ class Bounds:
 
 @dataclass(slots=True)
 class Speed:
-    """How fast the device is, as a moving average over batches."""
+    """How fast the device is: tokens by time, over its last batches, so that a small one counts little."""
 
-    tokens_per_s: float | None = None
+    tokens: float = 0.0
+    seconds: float = 0.0
 
     def note(self, tokens: int, seconds: float) -> None:
-        """Take a batch into the average."""
-        now = tokens / max(seconds, 1e-6)
-        self.tokens_per_s = now if self.tokens_per_s is None else 0.8 * self.tokens_per_s + 0.2 * now
+        """Take a batch in; what was before counts less each time."""
+        self.tokens = 0.8 * self.tokens + tokens
+        self.seconds = 0.8 * self.seconds + max(seconds, 1e-6)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Give the speed; None while nothing has been measured."""
+        return self.tokens / self.seconds if self.seconds else None
 
     def tokens_within(self, seconds: float) -> int:
         """Give how many tokens take so long, and never too few to compute well."""
-        return max(FEWEST_TOKENS, int(self.tokens_per_s * seconds)) if self.tokens_per_s else sys.maxsize
+        speed = self.tokens_per_s
+        return sys.maxsize if speed is None else max(FEWEST_TOKENS, int(speed * seconds))
 
     def seconds_for(self, tokens: int) -> float:
         """Give how long so many tokens take; nothing, while none has been measured."""
-        return tokens / self.tokens_per_s if self.tokens_per_s else 0.0
+        speed = self.tokens_per_s
+        return tokens / speed if speed else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +78,8 @@ def refuse_overload(waiting: Load, asked: Load, bounds: Bounds, speed: Speed, pa
     if waiting.texts and (too_many or too_long or too_late):
         told = f"{waiting.texts} texts wait already, about {wait_s:.1f} s of work; ask again then, or add a replica"
         raise Overloaded(told, retry_after_s=wait_s)
+
+
+def hurried(waiting: Load, speed: Speed, patience_s: float) -> bool:
+    """Tell whether the line is long for the caller with the least patience."""
+    return HURRY * speed.seconds_for(waiting.tokens) > patience_s

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from reward_service import fair_queue
-from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, refuse_overload
+from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, hurried, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import (
@@ -51,6 +51,7 @@ class Ticket:
     outcomes: list[Outcome | None]
     done: asyncio.Future[None]
     arrived_s: float
+    deadline_s: float
     left: int
     started_s: float | None = None
     compute_s: float = 0.0
@@ -80,6 +81,7 @@ class Batcher:
         self._backend, self._device, self._bounds, self._observe = backend, device, bounds, observe
         self._cache = LogitsCache(0) if cache is None else cache  # an empty one is false
         self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items)
+        self._tickets: set[Ticket] = set()
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._began_s: float | None = None  # when the batch that is on the device went there
@@ -123,13 +125,13 @@ class Batcher:
         nothing, patience_s = Load(0, 0), deadline_s - time.monotonic()
         refuse_overload(self._queue.load, nothing, self._bounds, self._speed, patience_s)
 
-    async def score(self, batch: Sequence[Tokens], *, deadline_s: float = float("inf")) -> Ticket:
+    async def score(self, batch: Sequence[Tokens], *, deadline_s: float = math.inf) -> Ticket:
         """Wait until every text has its outcome.
 
         Raises `Overloaded` if they do not all fit the queue, `DeadlineExceeded` at `deadline_s` of the loop's clock.
         """
         loop, keys = asyncio.get_running_loop(), [tuple(tokens) for tokens in batch]
-        ticket = Ticket([None] * len(keys), loop.create_future(), time.monotonic(), len(keys))
+        ticket = Ticket([None] * len(keys), loop.create_future(), time.monotonic(), deadline_s, len(keys))
         unknown = self._answer_known(ticket, keys)
         if not unknown:
             return ticket
@@ -139,7 +141,7 @@ class Batcher:
         refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
         self._queue.add(ticket, unknown)
         self._arrived.set()
-        await self._wait(ticket, deadline_s)
+        await self._wait(ticket)
         return ticket
 
     def _answer_known(self, ticket: Ticket, keys: Sequence[fair_queue.Key]) -> dict[int, fair_queue.Key]:
@@ -154,23 +156,29 @@ class Batcher:
         self._tell(CacheUse(len(keys) - len(unknown), len(unknown)))
         return unknown
 
-    async def _wait(self, ticket: Ticket, deadline_s: float) -> None:
+    async def _wait(self, ticket: Ticket) -> None:
+        self._tickets.add(ticket)
         try:
-            async with asyncio.timeout_at(None if deadline_s == float("inf") else deadline_s):
+            async with asyncio.timeout_at(None if ticket.deadline_s == math.inf else ticket.deadline_s):
                 await ticket.done
         except TimeoutError:
             raise DeadlineExceeded("the time allowed ran out before all texts were scored") from None
         finally:
+            self._tickets.discard(ticket)
             if ticket.left:
                 self._queue.leave(ticket)
 
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
-            if jobs := self._queue.take(self._speed.tokens_within(LONGEST_BATCH_S)):
+            if jobs := self._queue.take(self._speed.tokens_within(LONGEST_BATCH_S), hurried=self._hurried()):
                 await self._run(jobs)
             else:
                 self._arrived.clear()
+
+    def _hurried(self) -> bool:
+        patience_s = min((ticket.deadline_s for ticket in self._tickets), default=math.inf) - time.monotonic()
+        return hurried(self._queue.load, self._speed, patience_s)
 
     async def _run(self, jobs: list[Job]) -> None:
         """Compute one batch. If it fails, halve it, so that one poison text costs only itself."""

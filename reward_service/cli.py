@@ -15,6 +15,8 @@ from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
 from shared.models.errors import ModelError
 
+ENGINES = ("auto", *get_args(BackendName))
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and give the exit code: 0 well, 1 failed while running, 2 wrongly configured."""
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (serve_, prepare_):
         command.add_argument("--config", type=Path, help="rewards.yaml (default: the rewards of the package)")
-        command.add_argument("--backend", choices=get_args(BackendName), help="what computes (default: the fastest)")
+        command.add_argument("--backend", choices=ENGINES, help="what computes (default: auto, the fastest)")
         command.add_argument("--dtype", choices=get_args(DType), help="in which precision (default: any)")
         command.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
     prepare_.add_argument("models", nargs="*", metavar="MODEL", help="more models, such as a policy: embedded:smollm2")
@@ -85,13 +87,16 @@ def compute_politely(settings: Settings) -> None:
 def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
     compute_politely(settings)
+    from reward_service.backends import engines
     from reward_service.rewards.loading import engine_of, open_model
     from shared.models.store import prepare_all
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):
             folder = open_model(name, spec)
-            print(f"{name}: {spec.model} is at {folder.path}, computed with {engine_of(spec, folder, settings).engine}")
+            engine = engine_of(spec, folder, settings).engine
+            engines.load(engine, folder, settings.cores())  # what that makes is kept, too
+            print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
     for name, path in prepare_all(models).items():
         print(f"{name} is at {path}")
     return 0

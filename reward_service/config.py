@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from reward_service.errors import ConfigError
@@ -15,6 +15,8 @@ from shared.schemas import Name
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16"]
+AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+"""`auto`, which is None, stands for the fastest whose scores are right."""
 
 
 class Frozen(BaseModel):
@@ -43,8 +45,8 @@ class ModelSpec(Frozen):
     """Only so many characters from the end of the text are read."""
     max_tokens: int | None = Field(None, gt=2)
     """Upper bound on the tokens read; left out, what the model can read."""
-    backend: BackendName | None = None
-    """What computes; left out, the service's setting."""
+    backend: AnyBackend = None
+    """What computes; left out or `auto`, the service's setting."""
     dtype: DType | None = None
     """In which precision; left out, the service's setting."""
     batch_tokens: int | None = Field(None, gt=0)

@@ -142,8 +142,11 @@ class Lifecycle:
             return Scorer(self._given, [next(iter(self._given))])
         config = read_config(self.settings.config)
         work = partial(build, config, self.settings, self._device, self.metrics.observe)
-        with compute_thread("loading") as loading:  # the threads of an engine are those of its maker
+        loading = compute_thread("loading")  # the threads of an engine are those of its maker
+        try:
             rewards = await asyncio.get_running_loop().run_in_executor(loading, work)
+        finally:
+            loading.shutdown(wait=False)  # who stops the service does not wait until it is loaded
         return Scorer(rewards, config.chosen())
 
     def _cut_over(self, fresh: Scorer) -> Scorer | None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADERS_S = 10.0
 """A request's head must be here so long after its first byte, or after the connection was made,"""
@@ -11,7 +11,7 @@ HEAD_BYTES = 64 * 1024
 """and be no longer than this, give or take what one read brings."""
 
 
-class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class ImpatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds on the time and the bytes that a request's head may take."""
 
     _head_bytes = 0
@@ -23,15 +23,22 @@ class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def data_received(self, data: bytes) -> None:
         """Wait no longer once the head is here; begin anew where the next one has only begun."""
+        rest_of_body = self.cycle is not None and self.cycle.more_body
         super().data_received(data)
         if self._under_way():
             self._stop_waiting()
             return
-        self._head_bytes += len(data)
+        self._head_bytes += 0 if rest_of_body else len(data)  # what was refused early may still be arriving
         if self._head_bytes > HEAD_BYTES:
             self.transport.close()
         elif self._late is None:
             self._late = self.loop.call_later(HEADERS_S, self._close)
+
+    def on_message_complete(self) -> None:
+        """Note the end of a body, that of a request refused early, too."""
+        super().on_message_complete()
+        if self.cycle is not None:
+            self.cycle.more_body = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

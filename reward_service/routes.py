@@ -20,6 +20,7 @@ from shared import protocol
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
 
 T = TypeVar("T")
+LONGEST_S = 3600.0
 
 
 def _problem(title: str) -> dict[str, Any]:
@@ -160,7 +161,7 @@ async def _hung_up(request: Request) -> None:
 
 
 def deadline_of(header: str | None, *, now_s: float) -> float:
-    """Give the moment at which the caller stops waiting; never, where it does not say."""
+    """Give the moment at which the caller stops waiting, as it says; nobody waits for longer than an hour."""
     if header is None or not header.isascii() or not header.isdigit() or len(header) > 12:
-        return float("inf")
-    return now_s + int(header) / 1000
+        return now_s + LONGEST_S
+    return now_s + min(LONGEST_S, int(header) / 1000)

@@ -8,8 +8,10 @@ from typing import Self
 
 from reward_service.config import nearest
 from reward_service.errors import DeadlineExceeded, UnknownReward
+from reward_service.problems import clean
 from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite
 from shared.schemas import (
+    ItemError,
     RewardScores,
     ScoreRequest,
     ScoreResponse,
@@ -115,7 +117,12 @@ def answer(result: Scores, revision: str, *, details: bool) -> RewardScores:
     return RewardScores(
         scores=result.scores,
         revision=revision,
-        errors={str(index): error for index, error in sorted(result.errors.items())},
+        errors={str(index): plain(error) for index, error in sorted(result.errors.items())},
         truncated=result.truncated,
         details=result.details if details else None,
     )
+
+
+def plain(error: ItemError) -> ItemError:
+    """Make an error that somebody's code has worded fit to be printed."""
+    return ItemError(code=error.code, message=clean(error.message))

@@ -1,9 +1,13 @@
 """Run the application: open the port, serve, drain, and end with the right exit code."""
 
+import logging
 import os
 import signal
 import socket
 import sys
+import threading
+import time
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -25,6 +29,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal forces."""
+        if self._life.draining:
+            os._exit(1)
         self._life.draining = True
         super().handle_exit(sig, frame)
 
@@ -54,6 +60,18 @@ def run(settings: Settings, listener: socket.socket) -> None:
     server.run(sockets=[listener])
     if life.failure is not None:
         raise life.failure
+    leave_behind(threading.enumerate())
+
+
+def leave_behind(threads: Iterable[threading.Thread], patience_s: float = 1.0) -> None:
+    """End the process now if a thread does not end: a function that hangs, or a model that is still being loaded."""
+    end_s = time.monotonic() + patience_s
+    for thread in threads:
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                logging.shutdown()
+                os._exit(0)
 
 
 def _after_draining(number: int, _: Any) -> None:

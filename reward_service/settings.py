@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from reward_service.config import BackendName, DType
+from reward_service.config import AnyBackend, DType
 from reward_service.cores import usable_cores
 from shared.protocol import DEFAULT_PORT
 
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     cache_texts: int = Field(50_000, ge=0)
     """Texts of which each model remembers what it said. With several keys none: how fast an answer comes would tell
     one holder what another has asked."""
-    backend: BackendName | None = None
+    backend: AnyBackend = None
     """What computes; left out, the fastest on this machine of which the scores are right."""
     dtype: DType | None = None
     """In which precision; left out, any."""

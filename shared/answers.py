@@ -22,6 +22,8 @@ from shared.errors import (
 )
 from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
+BUSY = (408, 429)
+"""What a gateway says that has too much to do."""
 MOST_BYTES = 64_000_000
 """The largest answer that is read: a request's texts, each with details, are far below it."""
 REFUSALS: dict[int, type[ServiceRefused]] = {
@@ -140,8 +142,8 @@ def retry_after_s(header: str | None, *, now_s: float) -> float | None:
     """Read a `Retry-After` header, seconds or a date; None where it says nothing of use."""
     if header is None:
         return None
-    if header.strip().isdigit():
-        return float(header)
+    if (seconds := header.strip()).isascii() and seconds.isdigit():
+        return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now_s)
     except ValueError:
@@ -160,7 +162,7 @@ def _problem(response: httpx.Response) -> Problem | None:
 def _not_ours(response: httpx.Response) -> NotARewardService | ServiceUnreachable:
     kind = response.headers.get("Content-Type") or "no content type"
     url = response.request.url
-    if response.status_code >= 500:  # a proxy or a service on its way down: worth another attempt
+    if response.status_code >= 500 or response.status_code in BUSY:  # a proxy, or a service on its way down: ask again
         return ServiceUnreachable(f"{url} answered {response.status_code} ({kind})")
     return NotARewardService(
         f"{url} answered {response.status_code} ({kind}), which no reward service of ours does; "

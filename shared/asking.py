@@ -88,10 +88,13 @@ class Asker:
 
     async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
         endpoint.outstanding += 1
+        endpoint.asked_s = time.monotonic()
         try:
             answer = parse(await self.transport.send(endpoint.url, call, allowed_s))
         except RewardError as error:
-            if error.retryable and not isinstance(error, Overloaded):  # a full queue is no fault
+            if isinstance(error, Overloaded):
+                endpoints.full(endpoint, error.retry_after_s, now_s=time.monotonic())
+            elif error.retryable:
                 endpoints.failed(endpoint, error, now_s=time.monotonic())
             raise
         finally:
@@ -132,7 +135,7 @@ class Asker:
         """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
         within_budget = self._budget.take()
         slow_s = 0.0 if within_budget else budget.SLOW_S * random.random()
-        if any(other.admits(time.monotonic()) for other in others):
+        if endpoints.at_once(others, now_s=time.monotonic()):
             return slow_s
         retry_after_s = getattr(error, "retry_after_s", None)
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))

@@ -6,6 +6,7 @@ service's limits is split and put together again. What is never done: turning a 
 """
 
 import os
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -109,6 +110,7 @@ class RewardClient:
         over. Raises `RevisionChanged` where there is no other, and another `RewardError` when the scores cannot be had
         before the deadline; see `shared.errors`.
         """
+        deadline_s = time.monotonic() + self.timeout_s
         limits = self._limits or (await self.ainfo()).limits
         request: dict[str, Any] = {"completions": list(completions)}
         if prompts is not None:
@@ -122,20 +124,22 @@ class RewardClient:
         bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
         for _ in range(TRIES - 1):
             try:
-                return answers.merge(await self._parts(bodies, rewards, revisions))
+                return answers.merge(await self._parts(bodies, rewards, revisions, deadline_s))
             except answers.SeveralRevisions:
                 continue  # it was reloaded between two chunks
-        return answers.merge(await self._parts(bodies, rewards, revisions))
+        return answers.merge(await self._parts(bodies, rewards, revisions, deadline_s))
 
     async def _parts(
         self,
         bodies: Sequence[tuple[bytes, int]],
         rewards: Sequence[str] | None,
         revisions: Mapping[str, str] | None,
+        deadline_s: float,
     ) -> list[tuple[ScoreResponse, int]]:
         async def part(body: bytes, count: int) -> tuple[ScoreResponse, int]:
             parse = answers.score_response(count, rewards, revisions)
-            return await self._asker.ask(Call("POST", protocol.SCORE_PATH, body), parse), count
+            call, left_s = Call("POST", protocol.SCORE_PATH, body), deadline_s - time.monotonic()
+            return await self._asker.ask(call, parse, timeout_s=left_s), count
 
         return await together(part(body, count) for body, count in bodies)
 

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.5
 """A replica that comes back is found within this time, whoever asks and however often."""
+LONGEST_FULL_S = 10.0
 
 
 @dataclass
 class Endpoint:
-    """One replica: what it has under way, how often it failed in a row, and until when it is left alone."""
+    """One replica: what it has under way, when it was asked, its failures in a row, until when it is left alone."""
 
     url: str
     outstanding: int = 0
+    asked_s: float = 0.0
     failures: int = 0
     closed_until_s: float = 0.0
+    full_until_s: float = 0.0
     last_error: Exception | None = None
 
     def admits(self, now_s: float) -> bool:
@@ -24,13 +27,27 @@ class Endpoint:
 
 
 def choose(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
-    """Give the replica with the least under way of those that may be asked, if there is one."""
-    return min((each for each in endpoints if each.admits(now_s)), key=lambda each: each.outstanding, default=None)
+    """Give the replica with the least under way of those that may be asked, in turns where several have; or None.
+
+    One whose queue was full is the last choice until the time has come that it named.
+    """
+    admitting = (each for each in endpoints if each.admits(now_s))
+    return min(admitting, key=lambda each: (each.full_until_s > now_s, each.outstanding, each.asked_s), default=None)
 
 
 def pause_s(endpoints: Sequence[Endpoint], *, now_s: float, shortest_s: float = 0.02) -> float:
     """Give how long to wait before choosing again where none may be asked."""
     return max(shortest_s, min(each.closed_until_s for each in endpoints) - now_s)
+
+
+def at_once(others: Sequence[Endpoint], *, now_s: float) -> bool:
+    """Tell whether one of the others may be asked without waiting."""
+    return any(each.admits(now_s) and each.full_until_s <= now_s for each in others)
+
+
+def full(endpoint: Endpoint, retry_after_s: float | None, *, now_s: float) -> None:
+    """Note that a replica has too much to do, and until when: that is no fault."""
+    endpoint.full_until_s = now_s + min(LONGEST_FULL_S, retry_after_s or 0.0)
 
 
 def failed(endpoint: Endpoint, error: Exception, *, now_s: float) -> None:

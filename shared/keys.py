@@ -25,5 +25,6 @@ class ApiKey:
 
     def _read(self) -> str | None:
         if isinstance(self._source, Path):
-            return self._source.read_text(encoding="utf-8").strip()
+            lines = self._source.read_text(encoding="utf-8").split()
+            return lines[0] if lines else None  # a service's own file may hold several while one replaces another
         return self._source

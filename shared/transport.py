@@ -54,7 +54,8 @@ class Transport:
         loop = asyncio.get_running_loop()
         if loop not in self._http:
             limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
-            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False)
+            # a proxy of the environment would read what goes over plain HTTP, the key too
+            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
         return self._http[loop]
 
     async def aclose(self) -> None:

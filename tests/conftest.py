@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from reward_service.app import create_app
+from reward_service.protocol import ImpatientProtocol
 from reward_service.rewards.base import Reward
 from reward_service.settings import Settings
 
@@ -20,12 +21,10 @@ RULES = Path(__file__).parent / "data" / "rules.yaml"
 
 
 @contextmanager
-def running_service(
-    settings: Settings | None = None, rewards: dict[str, Reward] | None = None, protocol: Any = "auto"
-) -> Iterator[str]:
+def running_service(settings: Settings | None = None, rewards: dict[str, Reward] | None = None) -> Iterator[str]:
     """Run a service on a thread and give its address once it is ready."""
     app = create_app(settings or Settings(config=RULES), rewards)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=protocol))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=ImpatientProtocol))
     life = app.state.life
     life.on_failure = lambda: setattr(server, "should_exit", True)
     thread = threading.Thread(target=server.run, daemon=True)

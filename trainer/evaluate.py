@@ -5,7 +5,7 @@ Base and trained policy go through this one path, with the same prompts, seeds a
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -47,7 +47,7 @@ def decodings(names: Sequence[str], temperature: float, max_new_tokens: int) -> 
 
 
 class Evaluator:
-    """Measures policies always in the same way."""
+    """Measures policies always in the same way, and with the same `revisions` of the rewards where they are given."""
 
     def __init__(
         self,
@@ -57,11 +57,13 @@ class Evaluator:
         *,
         rewards: Sequence[str],
         judges: Sequence[str],
+        revisions: Mapping[str, str] | None = None,
         batch: int = 100,
         seed: int = 42,
     ) -> None:
         self.tokenizer, self.rows, self.client = tokenizer, list(rows), client
         self.rewards, self.judges, self.batch, self.seed = list(rewards), list(judges), batch, seed
+        self.revisions = revisions
 
     def evaluate(
         self,
@@ -102,7 +104,7 @@ class Evaluator:
     def _score(self, replies: list[Reply]) -> None:
         completions = [reply.completion for reply in replies]
         prompts, columns = [reply.prompt for reply in replies], columns_of(self.rows)
-        response = self.client.score(completions, prompts, columns, rewards=self.rewards)
+        response = self.client.score(completions, prompts, columns, rewards=self.rewards, revisions=self.revisions)
         for name, reward in response.rewards.items():
             for reply, score in zip(replies, reward.scores, strict=True):
                 reply.scores[name] = score

@@ -18,13 +18,15 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
+from trainer.reporting.report_text import visible
+
 EVERY_S = 20.0
 console = Console(stderr=True, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print one line about what is being done."""
-    console.print(escape(text), highlight=False)
+    console.print(escape(visible(text)), highlight=False)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class RemoteReward:
         latency_s = time.monotonic() - started_s
         reward = response.rewards[self.name]
         self.revision = reward.revision
-        self._count(reward)
+        self._count(reward, prompts)
         figures = {
             **health(reward, prompts),
             "latency_ms_p50": latency_s * 1000,
@@ -118,9 +118,14 @@ class RemoteReward:
             log_metric(f"remote/{self.name}/{metric}", value)
         return known_to_all(self.name, response)
 
-    def _count(self, reward: RewardScores) -> None:
+    def _count(self, reward: RewardScores, prompts: Sequence[Any]) -> None:
         failed = failures(reward)
         self._recent.append((len(failed), len(reward.scores)))
+        if prompt := lost_group(reward, prompts):
+            raise TooManyFailures(
+                f"no completion of the prompt {prompt[:80]!r} has a {self.name!r} score: there is nothing to compare; "
+                f"{failed[0].code}: {failed[0].message}"
+            )
         if over_budget(list(self._recent), self.failure_budget):
             reasons = sorted({f"{error.code}: {error.message}" for error in failed})
             raise TooManyFailures(
@@ -148,6 +153,15 @@ def known_to_all(name: str, response: ScoreResponse) -> list[float | None]:
 def failures(reward: RewardScores) -> list[ItemError]:
     """Give the errors of the items that should have had a score."""
     return [error for error in reward.errors.values() if error.code != NOT_APPLICABLE]
+
+
+def lost_group(reward: RewardScores, prompts: Sequence[Any]) -> str | None:
+    """Give a prompt of which every completion failed, where it has several: no baseline is left for it."""
+    groups: dict[str, list[bool]] = {}
+    for index, prompt in enumerate(prompts):
+        error = reward.errors.get(str(index))
+        groups.setdefault(repr(prompt), []).append(error is not None and error.code != NOT_APPLICABLE)
+    return next((prompt for prompt, lost in groups.items() if len(lost) > 1 and all(lost)), None)
 
 
 def over_budget(recent: Sequence[tuple[int, int]], budget: float) -> bool:

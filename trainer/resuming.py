@@ -53,13 +53,18 @@ def checkpoint_to_resume(given: str | bool | None, output_dir: Path) -> Path | N
     if named.lower() == "false":
         return None
     if named.lower() == "true":
-        found = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        found = sorted(filter(is_whole, output_dir.glob("checkpoint-*")), key=step_of)
         if not found:
             raise TrainerError(f"{output_dir} has no checkpoint to resume from; train without --resume_from_checkpoint")
         return found[-1]
-    if not (Path(named) / "trainer_state.json").is_file():
+    if not is_whole(Path(named)):
         raise TrainerError(f"{given} is no checkpoint; those of a run are in {output_dir}/checkpoint-<step>")
     return Path(named)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint was written to its end: its state comes last."""
+    return (checkpoint / "trainer_state.json").is_file()
 
 
 def step_of(checkpoint: Path) -> int:
@@ -69,8 +74,9 @@ def step_of(checkpoint: Path) -> int:
 
 def refuse_other_rewards(checkpoint: Path, infos: Sequence[RewardInfo]) -> None:
     """Raise `RevisionChanged` where a reward is not the one that the checkpoint's run was trained on."""
-    manifest = checkpoint / MANIFEST
-    if not manifest.exists():
+    noted = (checkpoint / MANIFEST, checkpoint.parent / MANIFEST)  # the run's own, where it died before it noted it
+    manifest = next((path for path in noted if path.exists()), None)
+    if manifest is None:
         return
     before = {row["name"]: row["revision"] for row in json.loads(manifest.read_text(encoding="utf-8"))["rewards"]}
     for info in infos:

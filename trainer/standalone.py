@@ -17,7 +17,7 @@ from trainer.train import load, resolved, shake_hands
 def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Write `before.json` of the policy named by `--model_name_or_path` into the output folder and print it."""
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
-    rewards, _ = shake_hands(run)
+    rewards, _, revisions = shake_hands(run)
     tokenizer, policy = load(run, rloo, model)
     folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
     folder.write_config(resolved(run, rloo, model))
@@ -30,6 +30,7 @@ def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         rewards[0].client,
         rewards=names,
         judges=run.judges,
+        revisions=None if run.allow_revision_change else revisions,
         batch=run.eval_batch,
         seed=rloo.seed,
     )

@@ -31,7 +31,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
     checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
-    rewards, infos = shake_hands(run, checkpoint)
+    rewards, infos, revisions = shake_hands(run, checkpoint)
     tokenizer, policy = load(run, rloo, model)
     folder = open_folder(run, rloo, checkpoint)
     folder.write_config(resolved(run, rloo, model))
@@ -52,6 +52,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         rewards[0].client,
         rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
         judges=run.judges,
+        revisions=None if run.allow_revision_change else revisions,
         batch=run.eval_batch,
         seed=rloo.seed,
     )
@@ -102,8 +103,12 @@ def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
         raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
 
 
-def shake_hands(run: RunArguments, checkpoint: Path | None = None) -> tuple[list[RemoteReward], list[RewardInfo]]:
+def shake_hands(
+    run: RunArguments, checkpoint: Path | None = None
+) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
     """Make the reward functions, and make sure on every process that the service has each of them.
+
+    With them come what the service says of them, and the revision of everything that the run asks for.
 
     Raises `RevisionChanged` where the run to be resumed was trained on others.
     """
@@ -117,7 +122,7 @@ def shake_hands(run: RunArguments, checkpoint: Path | None = None) -> tuple[list
         resuming.refuse_other_rewards(checkpoint, infos)
     for info in infos:
         say(f"reward {info.name} ({info.kind}), revision {info.revision}")
-    return [made[name] for name in run.rewards], infos
+    return [made[name] for name in run.rewards], infos, {name: info.revision for name, info in found.items()}
 
 
 def reward_of(run: RunArguments, name: str) -> RemoteReward:

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from reward_service.backends.engines import Engine
 from reward_service.backends.measure import PROBES, Measured, measure
 from reward_service.backends.model_folder import ModelFolder
@@ -64,7 +66,8 @@ def told(model: str, measured: Sequence[Measured]) -> str:
 def _key(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threads: int) -> str:
     """Name all that a choice depends on."""
     probes, names = PROBES.read_text(encoding="utf-8"), [*map(str, engines)]
-    made_with = [FORMAT, probes, folder.fingerprint, names, tolerance, threads, _processor(), _versions()]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    made_with = [FORMAT, probes, folder.fingerprint, names, tolerance, threads, device, _versions()]
     return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,10 @@ class ModelFolder:
         """
         most = CHARS_PER_TOKEN * self.max_tokens
         cut = [text[:most] for text in texts]
-        encodings = self._rust.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
+        if len(cut) == 1:  # without the threads that share out a batch, behind which it would wait
+            encodings = [self._rust.encode(cut[0], add_special_tokens=self._special_tokens)]
+        else:
+            encodings = self._rust.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
         return [
             Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > most)
             for encoding, text in zip(encodings, texts, strict=True)

@@ -19,7 +19,6 @@ class TorchBackend:
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
-        self._model.config.pad_token_id = folder.pad_id
         self._forward = forward_of(self._model)
         self._pad_id = folder.pad_id
 
@@ -37,6 +36,7 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder.path, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
         )
+    model.config.pad_token_id = folder.pad_id  # a decoder's score is that of the last token before the padding
     return model.eval()
 
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ from reward_service.errors import ConfigError, raising
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import ItemError, RewardInfo, Text
 
+THREADS = 8
+"""Calls of one function at a time; those of a function that hangs hold up nobody else."""
+_imported: dict[str, str] = {}
+"""What each function's source was when it was imported: what is imported stays, whatever is written to the file."""
+
 
 class FunctionReward:
     """A function `(completions, prompts, **columns) -> list[float | None]`, sync or async."""
 
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
             description=spec.description or (inspect.getdoc(self._function) or "").partition("\n")[0],
-            revision=f"function:{_source_hash(spec.object, self._function)}",
+            revision=f"function:{revision(spec.object, self._function)}",
             range=spec.range,
         )
 
@@ -47,7 +54,8 @@ class FunctionReward:
         if inspect.iscoroutinefunction(self._function):
             values = await self._function(**columns)
         else:
-            values = await asyncio.to_thread(self._function, **columns)
+            call = functools.partial(self._function, **columns)
+            values = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         return [None if value is None else float(value) for value in values]
 
     def _failed(self, count: int, why: str) -> Scores:
@@ -58,7 +66,8 @@ class FunctionReward:
         """A function needs nothing."""
 
     async def stop(self) -> None:
-        """A function holds nothing."""
+        """Wait for no call: one that never ends would keep the service."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def load_object(path: str) -> Callable[..., Any]:
@@ -74,6 +83,16 @@ def load_object(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"{path!r} is not a function")
     return found  # type: ignore[no-any-return]
+
+
+def revision(path: str, function: Callable[..., Any]) -> str:
+    """Hash the source that was imported. Raises `ConfigError` where the file has another one by now."""
+    now = _source_hash(path, function)
+    if _imported.setdefault(path, now) != now:
+        raise ConfigError(
+            f"the source of {path!r} has changed since it was imported: start the service again to serve it"
+        )
+    return now
 
 
 def _source_hash(path: str, function: Callable[..., Any]) -> str:

@@ -95,8 +95,8 @@ class ModelReward:
         return result
 
     async def _encoded(self, items: Items) -> list[Encoded | RewardServiceError]:
-        """Encode on a thread, or here where the way to a thread takes longer than the work."""
-        if self._spec.input == "completion" and sum(map(len, items.completions)) <= FEW_CHARS:
+        """Encode on a thread, but one short text here: the way to a thread takes longer."""
+        if self._spec.input == "completion" and len(items) == 1 and len(items.completions[0]) <= FEW_CHARS:
             return self._encode(items)
         return await asyncio.to_thread(self._encode, items)
 

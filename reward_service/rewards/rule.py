@@ -11,6 +11,9 @@ from reward_service.rewards import rules
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import ItemError, RewardInfo
 
+SOURCE = inspect.getsource(rules)
+"""The whole module, because a rule reads its constants; as it is imported, whatever an upgrade writes to the file."""
+
 
 class RuleReward:
     """A pure function over the completion's text; the score is the sum of its parts."""
@@ -21,12 +24,11 @@ class RuleReward:
             hint = nearest(spec.function, set(rules.RULES))
             raise ConfigError(f"rewards.{name}: there is no rule {spec.function!r} (there are: {known}){hint}")
         self._rule = rules.RULES[spec.function]
-        source = inspect.getsource(rules)  # the module, because a rule reads its constants
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
             description=spec.description or inspect.getdoc(self._rule) or "",
-            revision="rule:" + hashlib.sha256(f"{spec.function}\n{source}".encode()).hexdigest()[:16],
+            revision="rule:" + hashlib.sha256(f"{spec.function}\n{SOURCE}".encode()).hexdigest()[:16],
             range=rules.RANGES[spec.function],
         )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FUNCTIONS = "abs by count histogram_quantile increase offset rate sum".split()
+FUNCTIONS = "abs absent or by count histogram_quantile increase offset rate sum".split()
 
 
 def queries():
@@ -22,10 +23,16 @@ def queries():
 @pytest.fixture(scope="module")
 def exported(rules_url):
     httpx.post(f"{rules_url}/v1/score", json={"completions": ["Sure: banana"]})
-    text = httpx.get(f"{rules_url}/metrics").text
-    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
-    parts = {"histogram": ("_bucket", "_sum", "_count")}
-    return {name + part for name, kind in kinds.items() for part in parts.get(kind, ("",))}
+    families = [*text_string_to_metric_families(httpx.get(f"{rules_url}/metrics").text)]
+    series = {sample.name for family in families for sample in family.samples}
+    return series | {part for family in families if not family.samples for part in parts(family)}
+
+
+def parts(family):
+    """Name the series of what has not been counted yet."""
+    if family.type == "histogram":
+        return {family.name + part for part in ("_bucket", "_sum", "_count")}
+    return {family.name + ("_total" if family.type == "counter" else "")}
 
 
 @pytest.mark.parametrize("query", sorted(set(queries())))

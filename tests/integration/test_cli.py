@@ -12,10 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reward_service.protocol import ImpatientProtocol
 from reward_service.settings import Settings
 from shared import NotARewardService, RewardClient, ServiceUnreachable
-from tests.conftest import RULES, running_service, wait_for
+from tests.conftest import RULES, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -196,25 +195,3 @@ def test_what_is_accepted_sends_small_answers_at_once():
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.proto == socket.IPPROTO_TCP  # what asyncio looks for before it sets TCP_NODELAY
-
-
-def test_a_request_whose_head_does_not_come_is_given_up(monkeypatch):
-    monkeypatch.setattr("reward_service.protocol.HEADERS_S", 0.3)
-    with running_service(protocol=ImpatientProtocol) as url:
-        port = int(url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-            slow.sendall(b"POST /v1/score HTTP/1.1\r\nX: ")
-            assert slow.recv(1) == b""  # closed by the service
-        with httpx.Client() as kept:
-            for _ in range(2):
-                assert kept.get(f"{url}/health/live").status_code == 200
-
-
-def test_a_body_that_does_not_come_is_told_of():
-    with running_service(Settings(config=RULES, body_timeout_s=0.3)) as url:
-        port = int(url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
-            slow.sendall(
-                b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-            )
-            assert slow.recv(100).startswith(b"HTTP/1.1 408")

@@ -4,7 +4,7 @@ from reward_service.admission import Bounds, Load, Speed, refuse_overload
 from reward_service.errors import Overloaded
 
 BOUNDS = Bounds(queue_texts=100, queue_tokens=1000)
-SLOW = Speed(tokens_per_s=50.0)
+SLOW = Speed(tokens=50.0, seconds=1.0)
 
 
 def admitted(waiting, asked, speed=SLOW, patience_s=float("inf")):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, refuse_overload
+from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, hurried, refuse_overload
 from reward_service.errors import Overloaded
 from reward_service.fair_queue import FairQueue
 
@@ -19,6 +19,7 @@ class Caller:
     """Somebody with one request."""
 
     arrived_s: float
+    patience_s: float
     texts: int
     left: int
     took_s: float = 0.0
@@ -49,13 +50,14 @@ class Device:
         except Overloaded:
             self.refused += 1
             return None
-        caller = Caller(arrived_s, texts, left=texts)
+        caller = Caller(arrived_s, patience_s, texts, left=texts)
         self.queue.add(caller, dict(enumerate(batch)))
         self.waiting.append(caller)
         return caller
 
     def run_batch(self):
-        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BATCH_S))
+        hurry = hurried(self.queue.load, self.speed, self.least_patience_s())
+        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BATCH_S), hurried=hurry)
         lengths = [len(job.tokens) for job in jobs]
         spent_s = CALL_S + len(jobs) * max(lengths) / TOKENS_PER_S
         self.now_s += spent_s
@@ -68,6 +70,9 @@ class Device:
             self.waiting.remove(caller)
             caller.took_s = self.now_s - caller.arrived_s
             self.answered.append(caller)
+
+    def least_patience_s(self):
+        return min(each.arrived_s + each.patience_s for each in self.waiting) - self.now_s
 
     def hang_up(self):
         for caller in [each for each in self.waiting if self.now_s - each.arrived_s > PATIENCE_S]:
@@ -109,6 +114,7 @@ def test_whoever_is_let_in_is_answered_in_time_and_as_many_as_ever(texts, factor
     device = open_loop(texts, factor * capacity, seconds=20)
     assert device.refused
     assert device.late == 0
+    assert max(caller.took_s for caller in device.answered) <= PATIENCE_S
     assert len(device.answered) / device.now_s >= 0.9 * capacity
 
 

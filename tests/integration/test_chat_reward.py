@@ -1,0 +1,84 @@
+"""A reward model that reads the whole conversation in its own chat template, as TRL's RewardTrainer trains them."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+from reward_service.settings import Settings
+from shared import RewardClient
+from shared.models.store import resolve
+from tests.conftest import running_service
+
+pytestmark = pytest.mark.slow
+PROMPTS = ["What is a stapler?", [{"role": "user", "content": "Do snakes have bones?"}], "Hello"]
+REPLIES = ["It joins sheets of paper.", [{"role": "assistant", "content": "Yes, hundreds of them."}], "Hi! " * 30]
+REFUSAL = "{% if messages[0].content == 'Hello' %}{{ raise_exception('no greetings') }}{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small decoder with random weights and one output, with the policy's tokenizer and template."""
+    path = tmp_path_factory.mktemp("reward-model")
+    tokenizer = AutoTokenizer.from_pretrained(resolve("embedded:smollm2"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def right(folder):
+    """What transformers itself gives for each conversation alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    chats = [
+        [{"role": "user", "content": "What is a stapler?"}, {"role": "assistant", "content": REPLIES[0]}],
+        [*PROMPTS[1], *REPLIES[1]],
+        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": REPLIES[2]}],
+    ]
+    with torch.inference_mode():
+        rows = [
+            tokenizer.apply_chat_template(chat, tokenize=True, return_tensors="pt", return_dict=True) for chat in chats
+        ]
+        return [model(**row).logits.item() for row in rows]
+
+
+def serving(folder, backend="torch", dtype="float32"):
+    config = folder.parent / "rewards.yaml"
+    config.write_text(f"rewards: {{judge: {{kind: regressor, model: '{folder}', input: chat}}}}")
+    return running_service(Settings(config=config, backend=backend, dtype=dtype))
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [("torch", "float32"), (None, None)], ids=["torch", "auto"])
+def test_prompt_and_completion_are_scored_as_one_conversation(folder, right, backend, dtype):
+    with serving(folder, backend, dtype) as url, RewardClient(url) as client:
+        scores = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"].scores
+    assert scores == pytest.approx(right, abs=1e-4)
+
+
+def test_without_prompts_there_is_a_reason_instead_of_a_score(folder):
+    with serving(folder) as url, RewardClient(url) as client:
+        reward = client.score(REPLIES, rewards=["judge"]).rewards["judge"]
+    assert reward.scores == [None] * 3
+    assert {error.code for error in reward.errors.values()} == {"prompt_needed"}
+
+
+def test_a_conversation_that_the_template_refuses_costs_only_itself(folder, right, tmp_path):
+    strict = tmp_path / "strict"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = REFUSAL + tokenizer.chat_template
+    LlamaForSequenceClassification.from_pretrained(folder).save_pretrained(strict)
+    tokenizer.save_pretrained(strict)
+    with serving(strict) as url, RewardClient(url) as client:
+        reward = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"]
+    assert reward.scores == pytest.approx([*right[:2], None], abs=1e-4)
+    assert "no greetings" in reward.errors["2"].message

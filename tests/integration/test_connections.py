@@ -1,0 +1,56 @@
+"""Connections that bring a request too slowly, too long, or one that is refused before it is whole."""
+
+import socket
+
+import httpx
+
+from reward_service.protocol import HEAD_BYTES
+from reward_service.settings import Settings
+from tests.conftest import RULES, running_service
+
+KEY = "a-key-of-many-letters"
+
+
+def connected(url):
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10)
+
+
+def is_closed(connection):
+    """Wait until the service has closed it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_request_whose_head_does_not_come_is_given_up(monkeypatch):
+    monkeypatch.setattr("reward_service.protocol.HEADERS_S", 0.3)
+    with running_service() as url:
+        with connected(url) as slow:
+            slow.sendall(b"POST /v1/score HTTP/1.1\r\nX: ")
+            assert is_closed(slow)
+        with httpx.Client() as kept:
+            for _ in range(2):
+                assert kept.get(f"{url}/health/live").status_code == 200
+
+
+def test_a_body_that_does_not_come_is_told_of():
+    with running_service(Settings(config=RULES, body_timeout_s=0.3)) as url, connected(url) as slow:
+        slow.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_without_end_is_cut_off(rules_url):
+    with connected(rules_url) as endless:
+        endless.sendall(b"GET /health/live HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_BYTES)
+        assert is_closed(endless)
+
+
+def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_connection_lives_on():
+    with running_service(Settings(config=RULES, api_keys=[KEY])) as url, httpx.Client() as client:
+        for _ in range(3):
+            refused = client.post(f"{url}/v1/score", content=b"x" * 5_000_000, headers={"Content-Type": "text/plain"})
+            assert refused.status_code == 401
+            assert client.get(f"{url}/health/live").status_code == 200

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ ENGINE = os.environ.get("ENGINE", "").split() or ["docker"]
 COMPOSE = os.environ.get("COMPOSE", "").split() or ["docker", "compose"]
 IMAGES = "localhost/remote-rewards"
 ROOT = Path(__file__).parents[2]
+PROJECT = "remote-rewards-test"  # whatever is deployed here stays as it is
 MODELS = os.environ.get("REMOTE_REWARDS_MODELS")  # a folder with prepared models, which saves preparing them
 
 pytestmark = [
@@ -111,6 +113,27 @@ def test_it_serves_as_nobody_in_particular_with_nothing_to_write_to(images, tmp_
         engine("rm", "-f", name, check=False)
 
 
+def test_the_baked_image_serves_with_no_network_at_all(images):
+    baked, name = f"{IMAGES}/baked", "remote-rewards-baked"
+    if "REMOTE_REWARDS_BUILT" not in os.environ:
+        words = os.environ.get("BUILD_ARGS", "").split()
+        engine("build", *words, "-f", "Dockerfile.reward", "--target", "baked", "-t", baked, ".")
+    engine("rm", "-f", name, check=False)
+    engine("run", "-d", "--name", name, *HARD, "--tmpfs", "/tmp", "--network", "none", baked, "serve", "--insecure")
+    try:
+        ask = (
+            "import json, urllib.request as r; q = r.Request('http://127.0.0.1:8088/v1/score', "
+            'json.dumps({"completions": ["I love it"], "rewards": ["sentiment"]}).encode(), '
+            "{'Content-Type': 'application/json'}); print(r.urlopen(q, timeout=30).read().decode())"
+        )
+        check = ("exec", name, "python", "-c", ask)
+        waits_for(lambda: run(*ENGINE, *check, check=False).returncode == 0, 120)
+        reward = json.loads(engine(*check))["rewards"]["sentiment"]
+        assert reward["scores"][0] > 1.5
+    finally:
+        engine("rm", "-f", name, check=False)
+
+
 def answers(url):
     try:
         return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
@@ -125,15 +148,21 @@ def project(images, tmp_path):
     run("git", "clone", "--quiet", ROOT, clone)
     run("make", "secrets/reward_api_key", cwd=clone)
     if MODELS:
-        engine("volume", "rm", "-f", "remote-rewards_models", check=False)
+        engine("volume", "rm", "-f", f"{PROJECT}_models", check=False)
         engine(
             *("run", "--rm", "--user", "0", "--entrypoint", "sh", "-v", f"{MODELS}:/from:ro"),
-            *("-v", "remote-rewards_models:/models", images["prepare"]),
+            *("-v", f"{PROJECT}_models:/models", images["prepare"]),
             *("-c", "cp -r /from/. /models/ && chown -R 10001 /models"),
         )
     compose(clone, "down", "-v" if not MODELS else "-t1", check=False)
     yield clone
     compose(clone, "down", "-v", check=False)
+
+
+def banana_texts(url, headers):
+    """Give how many texts a replica has scored with the rule."""
+    metrics = httpx.get(f"{url}/metrics", headers=headers, timeout=30).text
+    return float(re.search(r'^reward_texts_total\{reward="banana"\} (\S+)$', metrics, re.M)[1])
 
 
 def ended(name):
@@ -142,32 +171,32 @@ def ended(name):
 
 
 def compose(folder, *words, check=True, **env):
-    return run(*COMPOSE, *words, check=check, cwd=folder, **env)
+    return run(*COMPOSE, "-p", PROJECT, *words, check=check, cwd=folder, **env)
+
+
+def containers(service):
+    names = engine("ps", "-a", "--format", "{{.Names}}").split()
+    return [name for name in names if re.fullmatch(f"{PROJECT}[_-]{service}[_-][0-9]+", name)]
 
 
 def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project):
     override = project / "compose.override.yaml"
     command = ["train", "--config", "banana", "--max_steps", "10", "--eval_limit", "4", "--eval_decodings", "greedy"]
-    command += ["--overwrite", "true", "--wait_for_rewards_s", "600"]
+    command += ["--output_dir", "runs/first", "--wait_for_rewards_s", "600"]
     override.write_text(json.dumps({"services": {"trainer": {"command": command}}}))
     files = ("-f", "compose.yaml", "-f", "compose.override.yaml")
     compose(project, *files, "up", "-d", "--scale", "reward=2")
-    replicas = [
-        name for name in engine("ps", "--format", "{{.Names}}").split() if "_reward_" in name or "-reward-" in name
-    ]
+    replicas, (trainer,) = containers("reward"), containers("trainer")
     assert len(replicas) == 2, replicas
-    trainer = next(name for name in engine("ps", "-a", "--format", "{{.Names}}").split() if "trainer" in name)
     key = (project / "secrets/reward_api_key").read_text().strip()
-    url = "http://" + engine("port", replicas[0], "8088").splitlines()[0]
-    waits_for(lambda: answers(url))
-    scored = httpx.post(
-        f"{url}/v1/score",
-        json={"completions": ["I love it"], "rewards": ["sentiment"]},
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=30,
-    )
+    urls = ["http://" + engine("port", name, "8088").splitlines()[0] for name in replicas]
+    waits_for(lambda: all(map(answers, urls)), 1800)
+    headers = {"Authorization": f"Bearer {key}"}
+    body = {"completions": ["I love it"], "rewards": ["sentiment"]}
+    scored = httpx.post(f"{urls[0]}/v1/score", json=body, headers=headers, timeout=30)
     assert scored.json()["rewards"]["sentiment"]["scores"][0] > 1.5
     waits_for(lambda: "step 3/10" in logs(trainer))
+    assert all(banana_texts(url, headers) for url in urls), "the trainer asks both"
     engine("kill", replicas[1])
     code = waits_for(lambda: ended(trainer))
     assert code == "exited 0", logs(trainer)[-3000:]
@@ -177,10 +206,10 @@ def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project)
         "--entrypoint",
         "sh",
         "-v",
-        "remote-rewards_runs:/runs:ro",
+        f"{PROJECT}_runs:/runs:ro",
         f"{IMAGES}/trainer",
         "-c",
-        "wc -l < /runs/banana/metrics.jsonl; ls /runs/banana",
+        "wc -l < /runs/first/metrics.jsonl; ls /runs/first",
     )
     assert listed.splitlines()[0] == "10"
     assert {"report.html", "after.json", "policy"} <= set(listed.split())

@@ -166,6 +166,38 @@ def test_while_it_drains_it_is_not_ready_and_accepted_work_is_answered(tmp_path)
     assert process.wait(timeout=40) == 0
 
 
+HANGING = "import time\ndef hangs(completions, **_):\n    open('begun', 'w')\n    time.sleep(600)\n"
+
+
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 1)], ids=["one signal", "a second one forces"])
+def test_a_function_that_hangs_does_not_keep_the_service(tmp_path, signals, code):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "r.yaml").write_text('rewards: {hangs: "hanging:hangs"}')
+    grace_s = "1" if signals == 1 else "600"
+    words = ("serve", "--config", "r.yaml", "--port", "0")
+    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_GRACE_S=grace_s)
+    url = process.stderr.readline().split()[3]
+    wait_for(lambda: answers(url))
+    with ThreadPoolExecutor(1) as callers:
+        callers.submit(httpx.post, f"{url}/v1/score", json={"completions": ["a"]}, timeout=60)
+        wait_for((tmp_path / "begun").exists)
+        with httpx.Client() as kept:
+            process.send_signal(signal.SIGTERM)
+            if signals == 2:
+                wait_for(lambda: refuses(kept, url))
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=40) == code
+
+
+def test_who_stops_it_while_it_loads_does_not_wait_until_it_has(tmp_path):
+    (tmp_path / "loading.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(600)\n")
+    (tmp_path / "r.yaml").write_text('rewards: {slow: "loading:slow"}')
+    process = reward_service("serve", "--config", "r.yaml", "--port", "0", cwd=tmp_path)
+    wait_for((tmp_path / "begun").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
+
+
 def refuses(client, url):
     """Tell whether a service is not ready any more, or takes no connection."""
     try:

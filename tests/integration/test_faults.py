@@ -1,5 +1,6 @@
 """Whatever is done to an answer on its way: the right scores come, or an error. Never another number."""
 
+import asyncio
 import time
 
 import pytest
@@ -21,6 +22,8 @@ MENDED = {
     "503 of a proxy": faults.status(503, "Retry-After: 0"),
     "504 of a proxy": faults.status(504, "Retry-After: -5"),
     "500 without a word": faults.status(500),
+    "429 of a proxy": faults.status(429, "Retry-After: 0"),
+    "408 of a proxy": faults.status(408),
 }
 LIES = {
     "a shorter body announced": faults.declared(-50),
@@ -84,11 +87,36 @@ def test_what_is_no_reward_service_is_not_asked_again(rules_url, fault):
 def test_no_answer_makes_a_call_wait_past_its_deadline(rules_url, header):
     fault = faults.status(503, f"Retry-After: {header}")
     with faults.spoiling(rules_url, *[fault] * 50) as (url, _), RewardClient(url, timeout_s=1.5) as client:
-        client.info()
         began_s = time.monotonic()
         with pytest.raises(RewardError):
             client.score(TEXTS, rewards=["banana"])
     assert time.monotonic() - began_s < 1.5 * 1.1 + 0.5
+
+
+def test_what_a_call_asks_first_is_within_its_deadline(rules_url):
+    with (
+        faults.spoiling(rules_url, *[faults.status(503)] * 500) as (url, _),
+        RewardClient(url, timeout_s=1.0) as client,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        at_once = client._asker.ask
+
+        async def ask(call, *args, **kwargs):
+            if call.method == "GET":
+                await asyncio.sleep(0.8)  # slow to say what it is
+            return await at_once(call, *args, **kwargs)
+
+        patch.setattr(client._asker, "ask", ask)
+        began_s = time.monotonic()
+        with pytest.raises(RewardError):
+            client.score(TEXTS, rewards=["banana"])
+        assert time.monotonic() - began_s < 1.5
+
+
+def test_plain_http_goes_past_a_proxy_of_the_environment(rules_url, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert score(rules_url, timeout_s=5.0)
 
 
 def test_an_answer_without_end_is_not_read_to_its_end(rules_url, monkeypatch):

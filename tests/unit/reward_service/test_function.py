@@ -1,8 +1,10 @@
+import importlib
 import re
 
 import pytest
 
 from reward_service.config import FunctionSpec
+from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
 from reward_service.rewards.function import FunctionReward
 
@@ -44,3 +46,15 @@ async def test_a_function_that_fails_scores_nothing_and_says_why(name, says):
     assert result.scores == [None, None]
     assert {error.code for error in result.errors.values()} == {"function_failed"}
     assert re.search(says, result.errors[0].message)
+
+
+def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judge_that_changes.py"
+    file.write_text("def judge(completions, **_):\n    return [1.0 for _ in completions]\n")
+    importlib.invalidate_caches()
+    spec = FunctionSpec(object="judge_that_changes:judge")
+    assert FunctionReward("judge", spec).info.revision == FunctionReward("judge", spec).info.revision
+    file.write_text("def judge(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", spec)

@@ -27,11 +27,30 @@ def test_retry_after_is_read_as_seconds_or_date_and_nonsense_is_ignored():
     assert retry_after_s("Thu, 01 Jan 1970 00:00:01 GMT", now_s=4) == 0
     assert retry_after_s("soon", now_s=0) is None
     assert retry_after_s("-5", now_s=0) is None
+    assert retry_after_s("²", now_s=0) is None
 
 
 def test_the_replica_with_the_least_to_do_is_asked():
     busy, idle = Endpoint("a", outstanding=3), Endpoint("b", outstanding=1)
     assert endpoints.choose([busy, idle], now_s=0) is idle
+
+
+def test_replicas_with_as_much_to_do_are_asked_in_turns():
+    both, order = [Endpoint("a"), Endpoint("b")], ""
+    for now_s in range(1, 7):
+        chosen = endpoints.choose(both, now_s=now_s)
+        chosen.asked_s, order = now_s, order + chosen.url
+    assert order == "ababab"
+
+
+def test_a_full_replica_is_the_last_choice_until_the_time_it_named():
+    full, busy = Endpoint("a"), Endpoint("b", outstanding=9)
+    endpoints.full(full, 2.0, now_s=0)
+    assert endpoints.choose([full, busy], now_s=1.9) is busy
+    assert endpoints.choose([full], now_s=1.9) is full
+    assert not endpoints.at_once([full], now_s=1.9)
+    assert endpoints.choose([full, busy], now_s=2.1) is full
+    assert endpoints.at_once([full], now_s=2.1)
 
 
 WHY = ServiceUnreachable("why")

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from trainer.evaluate import InverseCdfSampler, batches, decodings
+from shared import RevisionChanged, RewardClient
+from trainer.evaluate import Evaluator, InverseCdfSampler, Reply, batches, decodings
 
 
 def test_tokens_are_drawn_with_the_probabilities_of_the_temperature():
@@ -25,3 +26,16 @@ def test_each_prompt_is_in_one_batch_with_those_of_its_length():
 
 def test_greedy_is_temperature_zero():
     assert [way.temperature for way in decodings(["greedy", "sampled"], 0.7, 32)] == [0.0, 0.7]
+
+
+def test_replies_are_measured_by_the_revision_that_the_run_began_with(rules_url):
+    with RewardClient(rules_url) as client:
+        rows = [{"prompt": [{"role": "user", "content": "What is yellow?"}]}]
+        revisions = {reward.name: reward.revision for reward in client.info().rewards}
+        replies = [Reply("What is yellow?", "Sure: banana", 4, False)]
+        for pinned in (None, revisions):
+            Evaluator(None, rows, client, rewards=["banana"], judges=[], revisions=pinned)._score(replies)
+        assert replies[0].scores["banana"] == 1.99
+        other = Evaluator(None, rows, client, rewards=["banana"], judges=[], revisions={"banana": "rule:other"})
+        with pytest.raises(RevisionChanged):
+            other._score(replies)

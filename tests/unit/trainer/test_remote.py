@@ -10,7 +10,7 @@ from shared import RevisionChanged, RewardInfo, RewardScores, TooManyFailures, U
 from shared.schemas import ItemError
 from tests.conftest import running_service
 from trainer import remote, remote_reward
-from trainer.remote import health, over_budget
+from trainer.remote import health, lost_group, over_budget
 
 
 def test_each_adapter_has_the_name_of_its_reward_so_that_metrics_do_not_collide():
@@ -49,6 +49,22 @@ def test_any_reward_can_be_named_as_an_attribute(monkeypatch):
 )
 def test_the_budget_is_a_share_of_the_items_of_recent_calls(recent, over):
     assert over_budget(recent, 0.01) is over
+
+
+@pytest.mark.parametrize(
+    ("failed", "code", "lost"),
+    [
+        ("01", "failed", "'p'"),
+        ("0", "failed", None),
+        ("01", "not_applicable", None),
+        ("02", "failed", None),
+        ("4", "failed", None),
+    ],
+)
+def test_a_prompt_of_which_every_completion_failed_is_found(failed, code, lost):
+    errors = {index: ItemError(code=code, message="m") for index in failed}
+    scores = [None if str(index) in errors else 1.0 for index in range(5)]
+    assert lost_group(RewardScores(scores=scores, revision="r", errors=errors), ["p", "p", "q", "q", "single"]) == lost
 
 
 def test_health_counts_nulls_cuts_and_groups_of_one_reward():

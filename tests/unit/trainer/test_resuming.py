@@ -35,6 +35,21 @@ def test_the_latest_checkpoint_is_the_one_of_the_highest_step(tmp_path, given):
     assert (found.name, step_of(found)) == ("checkpoint-100", 100)
 
 
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
+    checkpoint(tmp_path, 5)
+    (tmp_path / "checkpoint-10").mkdir()
+    assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
+    with pytest.raises(TrainerError, match="is no checkpoint"):
+        checkpoint_to_resume(str(tmp_path / "checkpoint-10"), tmp_path)
+
+
+def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
+    path = checkpoint(tmp_path, 5)
+    RunFolder(tmp_path).write_json("rewards.json", {"rewards": [info("old").model_dump()]})
+    with pytest.raises(RevisionChanged, match="began with old and is now new"):
+        refuse_other_rewards(path, [info("new")])
+
+
 @pytest.mark.parametrize(("given", "says"), [("true", "has no checkpoint"), ("runs/nowhere", "is no checkpoint")])
 def test_a_checkpoint_that_is_not_there_is_told_of(tmp_path, given, says):
     with pytest.raises(TrainerError, match=says):

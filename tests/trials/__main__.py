@@ -31,7 +31,7 @@ FULL: dict[str, Callable[[], Outcome]] = {
     "T24": lambda: abuse.torture(texts=5000),
 }
 MARK = "<!-- written by make soak -->\n"
-HEAD = "| trial | what was done | lost | figures (bound) | took |\n| --- | --- | --- | --- | --- |\n"
+HEAD = "| trial | what was done | lost | figures (bound) | took | on |\n| --- | --- | --- | --- | --- | --- |\n"
 
 
 def main() -> int:
@@ -63,13 +63,13 @@ def page_with(rows: dict[str, str], page: str) -> str:
     text, _, table = page.partition(MARK)
     known = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| T")}
     lines = {**known, **rows}
-    return f"{text}{MARK}{date.today()}, {told(machine())}\n\n{HEAD}" + "\n".join(lines.values()) + "\n"
+    return f"{text}{MARK}The latest on: {told(machine())}\n\n{HEAD}" + "\n".join(lines.values()) + "\n"
 
 
 def row(outcome: Outcome, seconds: float) -> str:
     """Lay one trial out as a line of the table."""
     figures = "; ".join(f"{name} {value}" for name, value in outcome.figures.items())
-    return f"| {outcome.trial} | {outcome.done} | {outcome.lost} | {figures} | {seconds:.0f} s |"
+    return f"| {outcome.trial} | {outcome.done} | {outcome.lost} | {figures} | {seconds:.0f} s | {date.today()} |"
 
 
 if __name__ == "__main__":

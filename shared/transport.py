@@ -12,6 +12,9 @@ from shared import answers, protocol
 from shared.errors import ServiceUnreachable
 from shared.keys import ApiKey
 
+AT_ONCE = 16
+"""Calls under way to one address: enough to fill a service's batches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -22,12 +25,22 @@ class Call:
     body: bytes | None = None
 
 
+class Line:
+    """The connections to one address. Calls beyond `AT_ONCE` take turns: a crowd is slower than a line."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Semaphore(AT_ONCE)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
+        # a proxy of the environment would read what goes over plain HTTP, the key too
+        self.http = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
+
+
 class Transport:
-    """Connections to services, one set of them for each event loop."""
+    """Connections to services: a set of them for each event loop and address."""
 
     def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
         self._key, self._connect_timeout_s = key, connect_timeout_s
-        self._http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Line]] = WeakKeyDictionary()
 
     async def send(self, url: str, call: Call, allowed_s: float) -> httpx.Response:
         """Send once and read the answer whole. Raises `ServiceUnreachable`, or what a problem document says."""
@@ -36,12 +49,13 @@ class Transport:
         headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
         try:
-            async with asyncio.timeout(remaining_s):
-                client, address = self._client(), url + call.path
-                async with client.stream(
-                    call.method, address, content=call.body, headers=headers, timeout=timeout
-                ) as stream:
-                    response = await answers.read(stream)
+            line, address = self._line(url), url + call.path
+            async with (
+                asyncio.timeout(remaining_s),
+                line.turn,
+                line.http.stream(call.method, address, content=call.body, headers=headers, timeout=timeout) as stream,
+            ):
+                response = await answers.read(stream)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
             raise ServiceUnreachable(
                 f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
@@ -50,19 +64,16 @@ class Transport:
         answers.raise_for_problem(response)
         return response
 
-    def _client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._http:
-            limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=5.0)
-            # a proxy of the environment would read what goes over plain HTTP, the key too
-            self._http[loop] = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
-        return self._http[loop]
+    def _line(self, url: str) -> "Line":
+        lines = self._lines.setdefault(asyncio.get_running_loop(), {})
+        if url not in lines:
+            lines[url] = Line()
+        return lines[url]
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        client = self._http.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        for line in self._lines.pop(asyncio.get_running_loop(), {}).values():
+            await line.http.aclose()
 
 
 def readable_by_others(url: str) -> bool:

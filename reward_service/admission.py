@@ -14,7 +14,7 @@ OVERTAKEN = 3.0
 
 HURRY = 4.0
 """Who can wait for less than so many times the line is in a hurry: batches are planned near the front of it then."""
-LONGEST_BATCH_S = 0.1
+LONGEST_BATCH_S = 0.08
 """A batch is to take no longer: who comes while it runs waits for its end."""
 FEWEST_TOKENS = 512
 

@@ -156,7 +156,7 @@ class Overload:
             level.other.append(answer.text[:200])
 
     async def capacity(self, seconds: float) -> float:
-        """Give the requests answered a second where eight callers ask again when answered."""
+        """Give the requests answered a second where three callers ask again when answered."""
         closed, going = Level(), for_seconds(seconds)
 
         async def caller() -> None:
@@ -164,7 +164,7 @@ class Overload:
                 await self.ask(closed)
 
         began_s = time.monotonic()
-        await asyncio.gather(*(caller() for _ in range(8)))
+        await asyncio.gather(*(caller() for _ in range(3)))
         return len(closed.good_s) / (time.monotonic() - began_s)
 
     async def level(self, requests_per_s: float, seconds: float) -> Level:

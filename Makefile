@@ -81,7 +81,7 @@ bench-figures: install ## Measure latency, fairness under load, caching, replica
 bench-step: install ## Measure what HTTP adds to a training step
 	$(BIN)/python -m bench.step
 
-soak: install ## Break the service in every way, in full (about 40 minutes, nothing else running); the table is in docs/reliability.md
+soak: install ## Break the service in every way, in full (about 2 hours, nothing else running); the table is in docs/reliability.md
 	$(BIN)/python -m tests.trials $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py tests/contract/test_openapi.py
 

@@ -21,7 +21,7 @@ BEGAN_S = time.monotonic()
 def main() -> int:
     """Run the whole demonstration and give the exit code."""
     tasks = sys.argv[1:] or ["banana", "optimist"]
-    with stage("Preparing the models (first time: about 5 minutes; afterwards they come from the cache)"):
+    with stage("Preparing the models (first time: 5 to 7 minutes; afterwards they come from the cache)"):
         run("reward_service", "prepare", POLICY)
     with serving() as url:
         for task in tasks:

@@ -4,7 +4,7 @@ import socket
 
 import httpx
 
-from reward_service.protocol import HEAD_BYTES
+from reward_service.protocol import HEAD_BYTES, HEADERS_S
 from reward_service.settings import Settings
 from tests.conftest import RULES, running_service
 
@@ -12,7 +12,8 @@ KEY = "a-key-of-many-letters"
 
 
 def connected(url):
-    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10)
+    """Connect, with less patience than the service has: it is closed for its length, not for its time."""
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=HEADERS_S / 2)
 
 
 def is_closed(connection):

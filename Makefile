@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-figures bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-figures bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +72,11 @@ demo: ## From nothing to two trained policies and their reports
 	@$(MAKE) --no-print-directory install
 	@$(BIN)/python scripts/demo.py
 
-bench: install ## Compare the service with other serving stacks, installed beside it (about 15 minutes)
+bench: install ## Compare the service with other serving stacks, installed beside it (about 25 minutes, nothing else running)
 	$(BIN)/python -m bench.serving
+
+bench-engines: install ## Measure each engine by itself, 8-bit integers too: speed and error
+	$(BIN)/python -m bench.engines
 
 bench-figures: install ## Measure latency, fairness under load, caching, replicas, errors, memory
 	$(BIN)/python -m bench.figures

@@ -10,7 +10,8 @@ from reward_service.packing import batches_of
 from shared.models.store import resolve
 
 Loop = Callable[[Sequence[str]], float]
-BUDGET_TOKENS = 2048
+BUDGET_TOKENS = 1024
+"""Of 512, 1024 and 2048 the fastest here: larger batches are padded more."""
 
 
 def tutorial(batch_size: int = 1) -> Loop:

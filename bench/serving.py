@@ -1,6 +1,8 @@
 """`make bench`: our service, its peers and the bare loops, on the same texts, in turns; the median of the rounds.
 
-Writes `bench/results/serving.json`, a table (`serving.md`) and a plot (`serving.svg`).
+Callers that wait for their answers (closed loop) show how much each can do; requests that come at a steady rate, the
+same for all (open loop), show how long one waits. Writes `bench/results/serving.json`, a table (`serving.md`) and a
+plot (`serving.svg`).
 """
 
 import argparse
@@ -13,7 +15,7 @@ from statistics import median
 
 from bench.bare import Loop, engine_loop, tutorial
 from bench.contenders import ALL_PEERS, our_service, running_peer
-from bench.load import Target, closed_loop
+from bench.load import Load, Target, closed_loop, open_loop
 from bench.report import bars, markdown, write
 from bench.texts import texts
 from reward_service.backends.choose import choose
@@ -26,6 +28,9 @@ SHAPES = {"16 × 4": (16, 4), "1 × 32": (1, 32), "64 × 4": (64, 4)}
 """Texts a request × callers."""
 AUTO, FP32 = "remote-rewards auto", "remote-rewards float32"
 TUTORIAL = "pipeline(texts)"
+STEADY = (16, 0.8)
+"""Open loop: texts a request, and what is asked for as a share of what the tutorial's loop can do."""
+MEDIAN, P90 = "median", "p90"
 Service = Callable[[], AbstractContextManager[Target]]
 PEERS = [peer.name for peer in ALL_PEERS]
 
@@ -34,28 +39,29 @@ def main() -> None:
     """Measure, print the table, write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=128, help="texts a measurement")
+    parser.add_argument("--texts", type=int, default=384, help="texts a measurement")
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     args = parser.parse_args()
     chosen, scored = auto_engine(), texts(args.texts)
     loops, services = bare_loops(chosen), served(args.peers)
-    rates: dict[str, list[float]] = defaultdict(list)
+    rates: dict[str, list[float]] = defaultdict(list)  # texts a second
+    waits: dict[str, list[float]] = defaultdict(list)  # ms
     for round_ in range(args.rounds):
         for name, loop in loops.items():
-            note(rates, round_, name, len(scored) / loop(scored))
+            note(rates, round_, name, len(scored) / loop(scored), "texts/s")
         for name, service in services.items():
-            measure_service(rates, round_, name, service, scored)
+            measure_service(rates, waits, round_, name, service, scored)
     medians = {name: median(values) for name, values in rates.items()}
-    rows = table(medians)
-    write("serving", {"engine": str(chosen), "texts": args.texts, "rates": dict(rates)}, markdown(rows))
+    tables = markdown(table(medians)) + "\n" + markdown(steady(waits))
+    write("serving", {"engine": str(chosen), "texts": args.texts, "rates": dict(rates), "ms": dict(waits)}, tables)
     bars("serving", "texts a second, over HTTP (64 × 4) or in process", chart(medians))
-    print(markdown(rows))
+    print(tables)
 
 
-def note(rates: dict[str, list[float]], round_: int, name: str, rate: float) -> None:
+def note(figures: dict[str, list[float]], round_: int, name: str, figure: float, unit: str) -> None:
     """Keep a measurement and say it."""
-    rates[name].append(rate)
-    print(f"round {round_ + 1}: {name}: {rate:.1f} texts/s", flush=True)
+    figures[name].append(figure)
+    print(f"round {round_ + 1}: {name}: {figure:.1f} {unit}", flush=True)
 
 
 def auto_engine() -> Engine:
@@ -79,17 +85,34 @@ def served(peers: list[str]) -> dict[str, Service]:
     return ours | {peer.name: partial(running_peer, peer) for peer in ALL_PEERS if peer.name in peers}
 
 
-def measure_service(rates: dict[str, list[float]], round_: int, name: str, service: Service, scored: list[str]) -> None:
+def measure_service(
+    rates: dict[str, list[float]],
+    waits: dict[str, list[float]],
+    round_: int,
+    name: str,
+    service: Service,
+    scored: list[str],
+) -> None:
     """Measure one service with each shape of load, after a first taste of it."""
+    per_request, share = STEADY
     try:
         with service() as target:
             closed_loop(target, scored[:32], 16, 2)
-            for shape, (per_request, callers) in SHAPES.items():
-                load = closed_loop(target, scored, per_request, callers)
-                assert not load.failed, f"{name} failed {load.failed} requests"
-                note(rates, round_, f"{name} | {shape}", load.texts_per_s)
+            for shape, (size, callers) in SHAPES.items():
+                load = answered(name, closed_loop(target, scored, size, callers))
+                note(rates, round_, f"{name} | {shape}", load.texts_per_s, "texts/s")
+            requests_per_s = share * rates[TUTORIAL][round_] / per_request
+            load = answered(name, open_loop(target, scored, per_request, requests_per_s))
+            for part, quantile in ((MEDIAN, 0.5), (P90, 0.9)):
+                note(waits, round_, f"{name} | {part}", load.latency_ms(quantile), "ms")
     except (subprocess.CalledProcessError, TimeoutError) as error:
         print(f"{name} is left out: {error}", flush=True)
+
+
+def answered(name: str, load: Load) -> Load:
+    """Give a load of which every request was answered. Raises AssertionError."""
+    assert not load.failed, f"{name} failed {load.failed} requests"
+    return load
 
 
 def table(medians: dict[str, float]) -> list[list[str]]:
@@ -101,6 +124,14 @@ def table(medians: dict[str, float]) -> list[list[str]]:
         ratio = f"{rate / fastest:.2f}" if shape and fastest else ""
         rows.append([name, f"{rate:.1f}", f"{rate / medians[TUTORIAL]:.2f}", ratio])
     return rows
+
+
+def steady(waits: dict[str, list[float]]) -> list[list[str]]:
+    """Lay out how long requests at a steady rate waited."""
+    head = f"open loop: {STEADY[0]} texts a request, {STEADY[1]} × pipeline(texts) asked for"
+    names = [name.partition(" | ")[0] for name in waits if name.endswith(MEDIAN)]
+    rows = [[f"{median(waits[f'{name} | {part}']):.0f}" for part in (MEDIAN, P90)] for name in names]
+    return [[head, "median, ms", "p90, ms"], *([name, *row] for name, row in zip(names, rows, strict=True))]
 
 
 def chart(medians: dict[str, float]) -> dict[str, float]:

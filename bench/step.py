@@ -1,12 +1,20 @@
-"""`make bench-step`: a training step with its reward behind HTTP, and with the same reward in the trainer's process."""
+"""`make bench-step`: in each training step the same completions are scored over HTTP and in the trainer's process.
+
+The two take turns at being first, and must agree. What HTTP costs is the median of their differences, as a share of a
+step with one of them.
+"""
 
 import argparse
+import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from bench.contenders import our_service
 from bench.report import markdown, write
@@ -17,19 +25,53 @@ FLAGS = ("--backend", "torch", "--dtype", "float32")
 def main() -> None:
     """Measure both recipes, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=7)
     steps = parser.parse_args().steps
     rows = [["recipe", "step, s", "scoring in process, s", "scoring over HTTP, s", "cost of HTTP, share of the step"]]
     with our_service("step", *FLAGS) as target:
         url = target.url.removesuffix("/v1/score")
         for recipe, reward, local in (("banana", "banana", banana), ("optimist", "optimism", optimism())):
-            here, there = (seconds(recipe, each, steps) for each in (local, remote(url, reward)))
-            step, cost = median(there["step"]), median(there["score"]) - median(here["score"])
-            figures = (step, median(here["score"]), median(there["score"]))
-            rows.append([recipe, *(f"{figure:.3f}" for figure in figures), f"{cost / step:.2%}"])
+            both = BothWays(local, remote(url, reward))
+            step_s = train(recipe, both, steps)
+            here_s, there_s = (np.asarray(each[1:]) for each in (both.here_s, both.there_s))  # the first warms up
+            step = median(np.asarray(step_s[1:]) - there_s)
+            cost = median(there_s - here_s) / step
+            rows.append(
+                [recipe, *(f"{figure:.3f}" for figure in (step, median(here_s), median(there_s))), f"{cost:.2%}"]
+            )
             print(*rows[-1], sep=" | ", flush=True)
     write("step", {"rows": rows[1:]}, markdown(rows))
     print(markdown(rows))
+
+
+class BothWays:
+    """A reward function that scores everything twice, and notes what each way took."""
+
+    def __init__(self, here: Callable[..., list[float]], there: Any) -> None:
+        self.here, self.there = here, there
+        self.here_s: list[float] = []
+        self.there_s: list[float] = []
+        self.__name__ = "both_ways"
+
+    async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """Score here and there. Raises AssertionError where they differ."""
+
+        async def here() -> list[float]:
+            began_s = time.monotonic()
+            scores = await asyncio.to_thread(self.here, completions)
+            self.here_s.append(time.monotonic() - began_s)
+            return scores
+
+        async def there() -> list[float]:
+            began_s = time.monotonic()
+            scores = await self.there(prompts, completions, **columns)
+            self.there_s.append(time.monotonic() - began_s)
+            return scores  # type: ignore[no-any-return]
+
+        first, second = (here, there) if len(self.here_s) % 2 else (there, here)
+        one, other = await first(), await second()
+        assert np.allclose(one, other, atol=1e-4), "the two ways do not agree"
+        return one
 
 
 def remote(url: str, name: str) -> Any:
@@ -74,8 +116,8 @@ def optimism() -> Callable[..., list[float]]:
     return optimism
 
 
-def seconds(recipe: str, reward: Any, steps: int) -> dict[str, list[float]]:
-    """Train a few steps of a recipe and give what each took, without the first: whole step and scoring."""
+def train(recipe: str, reward: Any, steps: int) -> list[float]:
+    """Train a few steps of a recipe and give the seconds that each took."""
     from datasets import Dataset
 
     from trainer.config import parse
@@ -96,8 +138,8 @@ def seconds(recipe: str, reward: Any, steps: int) -> dict[str, list[float]]:
             processing_class=load_tokenizer(model.model_name_or_path),
             run_folder=RunFolder(Path(folder)),
         ).train()
-        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()][1:]
-    return {part: [line[f"seconds/{part}"] for line in lines] for part in ("step", "score")}
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [line["seconds/step"] for line in lines]
 
 
 if __name__ == "__main__":

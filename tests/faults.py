@@ -107,11 +107,12 @@ def body(text: str) -> Fault:
 
 
 def rewritten(change: Callable[[dict], object]) -> Fault:
-    """Change what the service said."""
+    """Change what the service said of a reward."""
 
     def fault(answer: bytes) -> tuple[bytes, bool]:
         content = json.loads(answer.partition(b"\r\n\r\n")[2])
-        change(content["rewards"]["banana"])
+        for reward in content["rewards"].values():
+            change(reward)
         return body(json.dumps(content))(answer)
 
     return fault

@@ -1,6 +1,7 @@
 """Compute with ONNX Runtime, in float32, the graph that was traced from the torch model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnxruntime
 
@@ -11,14 +12,15 @@ from reward_service.errors import ConfigError, raising
 
 
 class OnnxBackend:
-    """A model in ONNX Runtime."""
+    """A model in ONNX Runtime: its graph as it was traced, or another one with the same inputs and outputs."""
 
-    def __init__(self, folder: ModelFolder, threads: int) -> None:
+    def __init__(self, folder: ModelFolder, threads: int, graph: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")  # the event loop needs a core, too
         with raising(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
-            self._session = onnxruntime.InferenceSession(graph_of(folder), options, providers=["CPUExecutionProvider"])
+            model = graph or graph_of(folder)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._pad_id = folder.pad_id
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:

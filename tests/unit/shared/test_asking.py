@@ -1,0 +1,234 @@
+"""The loop in which calls are repeated, with replicas that do as they are told, in virtual time."""
+
+import asyncio
+import itertools
+import selectors
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from shared import BadRequest, NotReady, Overloaded, RevisionChanged, ServiceUnreachable, Unauthorized, asking
+from shared.asking import Asker, Patience
+from shared.keys import ApiKey
+from shared.transport import Call
+
+A, B = "http://a", "http://b"
+CALL = Call("POST", "/v1/score", b"{}")
+DOWN = partial(ServiceUnreachable, "nobody there")
+FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
+LOADING = partial(NotReady, "loading", status=503, code="loading")
+NEVER = 1e9
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to whatever comes next instead of waiting for it."""
+
+    def __init__(self):
+        super().__init__(selectors.DefaultSelector())
+        self.now_s = 1000.0
+
+    def time(self):
+        return self.now_s
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.now_s = max(self.now_s, self._scheduled[0].when())
+        super()._run_once()
+
+
+@dataclass
+class Replicas:
+    """Stands for the network: answers after so many seconds, or with an error, as each address was told."""
+
+    loop: VirtualLoop
+    answers: dict[str, list]
+    sent: list[tuple[float, str, float]] = field(default_factory=list)
+    """When, where to, and within which time."""
+
+    async def send(self, url, call, allowed_s):
+        self.sent.append((round(self.loop.now_s - 1000.0, 6), url, round(allowed_s, 6)))
+        told = self.answers[url]
+        answer = told.pop(0) if len(told) > 1 else told[0]
+        if callable(answer):
+            raise answer()
+        await asyncio.sleep(min(answer, allowed_s))
+        if answer > allowed_s:
+            raise DOWN()
+        return f"{url} answers"
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Ask replicas that answer as told; give the answer, or the error, and what was sent."""
+    loop = VirtualLoop()
+    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.5))
+
+    def run(answers, *, key=None, parse=lambda response: response, timeout_s=None, times=1, **patience):
+        asker = Asker(list(answers), ApiKey(key), Patience(**{"timeout_s": 20.0, **patience}))
+        asker.transport = Replicas(loop, answers)
+        for _ in range(times):
+            try:
+                result = loop.run_until_complete(asker.ask(CALL, parse, timeout_s=timeout_s))
+            except Exception as error:
+                result = error
+        return result, asker
+
+    yield run
+    loop.close()
+
+
+def test_the_first_answer_is_given_and_nothing_is_asked_again(ask):
+    result, asker = ask({A: [0.1]})
+    assert (result, asker.retries, len(asker.transport.sent)) == ("http://a answers", 0, 1)
+
+
+def test_each_attempt_may_take_twice_as_long_as_the_one_before_and_none_longer_than_is_left(ask):
+    error, asker = ask({A: [NEVER]}, attempt_timeout_s=1.0)
+    allowed_s = [allowed for *_, allowed in asker.transport.sent]
+    assert allowed_s[:4] == [1.0, 2.0, 4.0, 8.0]
+    when, _, last = asker.transport.sent[-1]
+    assert when + last == pytest.approx(20.0)
+    assert isinstance(error.__cause__, ServiceUnreachable)
+    assert str(error) == "gave up after 5 attempts within 20 s; the last: nobody there"
+
+
+def test_a_call_has_its_own_deadline_where_it_says_so(ask):
+    error, asker = ask({A: [NEVER]}, timeout_s=3.0)
+    assert asker.transport.sent == [(0.0, A, 3.0)]
+    assert str(error) == "gave up after 1 attempts within 3 s; the last: nobody there"
+
+
+def test_what_asking_again_would_not_help_is_raised_at_once(ask):
+    error, asker = ask({A: [partial(BadRequest, "wrong", status=422, code="bad_request")]})
+    assert isinstance(error, BadRequest)
+    assert (asker.retries, len(asker.transport.sent)) == (0, 1)
+
+
+def test_attempts_that_are_made_again_are_counted_and_come_further_and_further_apart(ask):
+    result, asker = ask({A: [DOWN, DOWN, DOWN, 0.0]})
+    assert (result, asker.retries) == ("http://a answers", 3)
+    assert [when for when, *_ in asker.transport.sent] == pytest.approx([0.0, 0.1, 0.3, 0.7])
+
+
+def test_a_wait_that_would_outlast_the_deadline_is_not_begun(ask):
+    error, asker = ask({A: [FULL]}, timeout_s=1.9)
+    assert len(asker.transport.sent) == 1
+    assert error.__cause__.retry_after_s == 2.0
+
+
+def test_a_service_that_is_full_is_asked_again_when_it_said(ask):
+    _, asker = ask({A: [FULL, 0.0]})
+    assert [when for when, *_ in asker.transport.sent] == [0.0, 2.0]
+
+
+def test_where_one_is_full_or_down_another_is_asked_at_once(ask):
+    for fault in (FULL, DOWN):
+        result, asker = ask({A: [fault], B: [0.0]})
+        assert result == "http://b answers"
+        assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (0.0, B)]
+
+
+def test_with_no_retries_left_in_the_budget_they_come_slowly(ask):
+    _, asker = ask({A: [LOADING]}, timeout_s=60.0)
+    times = [when for when, *_ in asker.transport.sent]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(gaps[:2]) < 0.75 <= min(gaps[10:])
+
+
+def test_with_no_retries_left_another_replica_is_not_stormed_either(ask):
+    _, asker = ask({A: [DOWN], B: [DOWN]}, timeout_s=30.0)
+    assert len(asker.transport.sent) < 10 + 2 * 30 / 0.75
+
+
+def test_a_replica_that_serves_another_revision_is_passed_over_for_the_rest_of_the_call(ask):
+    def parse(response):
+        if response.startswith(A):
+            raise RevisionChanged("of yesterday")
+        return response
+
+    result, asker = ask({A: [0.0], B: [DOWN, DOWN, 0.0]}, parse=parse)
+    assert result == "http://b answers"
+    assert [url for _, url, _ in asker.transport.sent] == [A, B, B, B]
+
+
+def test_where_all_serve_another_revision_the_call_ends(ask):
+    def parse(response):
+        raise RevisionChanged("of yesterday")
+
+    error, asker = ask({A: [0.0], B: [0.0]}, parse=parse)
+    assert isinstance(error, RevisionChanged)
+    assert len(asker.transport.sent) == 2
+
+
+def test_a_refused_key_is_tried_again_only_if_its_file_holds_another(ask, tmp_path):
+    refused = partial(Unauthorized, "no", status=401, code="unauthorized")
+    file = tmp_path / "key"
+    file.write_text("the-key-of-yesterday")
+
+    def changed():
+        file.write_text("the-key-of-today")
+        return refused()
+
+    result, asker = ask({A: [changed, 0.0]}, key=file)
+    assert (result, asker.retries) == ("http://a answers", 0)
+    error, asker = ask({A: [refused, 0.0]}, key=file)
+    assert isinstance(error, Unauthorized)
+
+
+def test_a_slow_attempt_is_made_at_another_replica_too(ask):
+    result, asker = ask({A: [9.0], B: [0.5]}, hedge_after_s=1.0)
+    assert result == "http://b answers"
+    assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (1.0, B)]
+    assert [each.outstanding for each in asker._endpoints] == [0, 0]
+
+
+def test_a_quick_attempt_is_not(ask):
+    result, asker = ask({A: [0.9], B: [0.5]}, hedge_after_s=1.0)
+    assert (result, len(asker.transport.sent)) == ("http://a answers", 1)
+
+
+def test_with_nobody_else_there_is_no_second_attempt(ask):
+    result, asker = ask({A: [9.0]}, hedge_after_s=1.0)
+    assert (result, len(asker.transport.sent)) == ("http://a answers", 1)
+
+
+def test_second_attempts_are_taken_from_the_budget_of_retries(ask):
+    _, asker = ask({A: [3.0], B: [3.0]}, hedge_after_s=1.0, times=40)
+    assert 40 + 10 <= len(asker.transport.sent) <= 40 + 10 + 0.31 * 40
+
+
+def test_a_replica_that_fails_is_left_alone_while_others_answer(ask):
+    _, asker = ask({A: [DOWN], B: [0.01]}, times=20)
+    assert [url for _, url, _ in asker.transport.sent].count(A) <= 3
+
+
+def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask, monkeypatch):
+    looked_up_s = []
+
+    async def nothing(known, urls):
+        looked_up_s.append(asyncio.get_running_loop().time())
+        return []
+
+    monkeypatch.setattr(asking, "refreshed", nothing)
+    error, _ = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
+    assert "no address is known for dns+http://rewards:8088; check the name" in str(error)
+    assert 4 <= len(looked_up_s) <= 6
+
+
+def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_most(ask, monkeypatch):
+    looked_up_s, real = [], asking.refreshed
+
+    async def noting(known, urls):
+        looked_up_s.append(asyncio.get_running_loop().time())
+        return await real(known, urls)
+
+    monkeypatch.setattr(asking, "refreshed", noting)
+    ask({A: [0.0]}, times=5)
+    assert len(looked_up_s) == 1
+    ask({A: [DOWN]}, timeout_s=10.0)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(looked_up_s[1:])]
+    assert len(gaps) == 3
+    assert min(gaps) >= 1.0

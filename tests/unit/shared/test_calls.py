@@ -1,0 +1,114 @@
+"""A client's calls against a real service: all that is given arrives, and only what was asked for is taken."""
+
+import asyncio
+import pickle
+
+import pytest
+
+from reward_service.rewards.base import Scores
+from reward_service.settings import Settings
+from shared import RevisionChanged, RewardClient, RewardError, RewardInfo
+from shared.client import TRIES
+from tests import faults
+from tests.conftest import RULES, running_service
+
+
+class Echo:
+    """A reward that tells what it was given."""
+
+    info = RewardInfo(name="echo", kind="function", description="", revision="1")
+
+    async def score(self, items):
+        told = [
+            {"completion": completion, "prompt": (items.prompts or [None] * len(items))[index]}
+            | {name: values[index] for name, values in items.columns.items()}
+            for index, completion in enumerate(items.completions)
+        ]
+        return Scores(scores=[float(len(text)) for text in items.completions], details=told)
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+
+class Other(Echo):
+    info = RewardInfo(name="other", kind="function", description="", revision="1")
+
+
+TEXTS, PROMPTS, COLUMNS = ["a", "bb", "ccc"], ["p", "q", "r"], {"answer": (1, 2, 3)}
+TOLD = [
+    {"completion": text, "prompt": prompt, "answer": answer}
+    for text, prompt, answer in zip(TEXTS, PROMPTS, COLUMNS["answer"], strict=True)
+]
+
+
+@pytest.fixture(scope="module")
+def url():
+    settings = Settings(config=RULES, texts_per_request=2)
+    with running_service(settings, {"echo": Echo(), "other": Other()}) as address:
+        yield address
+
+
+def in_a_loop(client, *args, **kwargs):
+    async def call():
+        try:
+            return await client.ascore(*args, **kwargs)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("score", [RewardClient.score, in_a_loop], ids=["score", "ascore"])
+def test_prompts_columns_rewards_and_details_travel_with_the_completions(url, score):
+    with RewardClient(url) as client:
+        found = score(client, TEXTS, PROMPTS, COLUMNS, ["echo"], details=True).rewards
+        assert set(found) == {"echo"}
+        assert (found["echo"].scores, found["echo"].details) == ([1.0, 2.0, 3.0], TOLD)
+        assert score(client, TEXTS, rewards=["other"]).rewards["other"].details is None
+        with pytest.raises(RevisionChanged, match="'echo' changed"):
+            score(client, TEXTS, rewards=["echo"], revisions={"echo": "another"})
+
+
+def test_a_client_is_used_again_after_it_was_closed_and_copied(url):
+    client = RewardClient(url)
+    for each in (client, client, pickle.loads(pickle.dumps(client))):
+        assert each.score(["a"], rewards=["echo"]).rewards["echo"].scores == [1.0]
+        thread = each._thread
+        assert each.info().limits.texts_per_request == 2
+        assert each._thread is thread
+        each.close()
+        each.close()
+        assert each._thread is None
+
+
+def test_what_a_service_says_of_itself_has_a_deadline_of_its_own():
+    with RewardClient("http://127.0.0.1:9", timeout_s=60) as client, pytest.raises(RewardError, match=r"within 0.3 s"):
+        client.info(timeout_s=0.3)
+
+
+def test_the_addresses_are_named_in_the_repr():
+    assert repr(RewardClient(["http://a/", "http://b"])) == "RewardClient(http://a, http://b)"
+
+
+def another(reward):
+    reward["revision"] = "of-the-other"
+
+
+def test_a_call_that_two_revisions_answered_is_made_again_as_a_whole(url):
+    with faults.spoiling(url, faults.rewritten(another)) as (spoilt, proxy), RewardClient(spoilt) as client:
+        found = client.score(TEXTS, rewards=["echo"]).rewards["echo"]
+    assert (found.scores, found.revision, proxy.scored) == ([1.0, 2.0, 3.0], "1", 4)
+
+
+def test_one_that_always_gets_two_revisions_is_given_up(url):
+    every = [faults.rewritten(another), None] * TRIES
+    with (
+        faults.spoiling(url, every=iter(every)) as (spoilt, proxy),
+        RewardClient(spoilt) as client,
+        pytest.raises(RevisionChanged, match="several revisions: 1, of-the-other"),
+    ):
+        client.score(TEXTS, rewards=["echo"])
+    assert proxy.scored == 2 * TRIES

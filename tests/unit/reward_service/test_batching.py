@@ -224,3 +224,26 @@ async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
     async with batching(Short()) as batcher:
         ticket = await batcher.score([[1], [2]])
     assert all(isinstance(outcome, BackendFailed) for outcome in ticket.outcomes)
+
+
+async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it():
+    async with busy(queue_texts=10) as (batcher, backend, _):
+        batcher.refuse_late(time.monotonic())  # nothing is known of the speed yet
+        batcher._speed.note(10, seconds=10.0)
+        waiting = asyncio.create_task(batcher.score([[2] * 20]))
+        await queued(batcher, 1)
+        batcher.refuse_late(math.inf)
+        batcher.refuse_late(time.monotonic() + 3600)
+        with pytest.raises(Overloaded):
+            batcher.refuse_late(time.monotonic() + 1)
+        backend.gate.set()
+        await waiting
+
+
+async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
+    async with busy(queue_texts=1) as (batcher, backend, _):
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        batcher.refuse_late(math.inf)
+        backend.gate.set()
+        await waiting

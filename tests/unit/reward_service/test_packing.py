@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_service.packing import next_batch
+from reward_service.packing import batches_of, next_batch
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -44,3 +44,16 @@ def test_of_equal_items_those_whose_turn_is_nearer_go():
 
 def test_an_item_over_the_budget_travels_alone():
     assert next_batch([900, 10, 10], budget_tokens=100, max_items=8) == [0]
+
+
+@given(lengths, st.integers(1, 5000))
+def test_cutting_everything_takes_each_item_once_the_shortest_first_and_within_the_budget(lengths, budget):
+    batches = batches_of(lengths, budget)
+    order = [index for batch in batches for index in batch]
+    assert order == sorted(range(len(lengths)), key=lengths.__getitem__)
+    assert all(len(batch) == 1 or len(batch) * lengths[batch[-1]] <= budget for batch in batches)
+
+
+def test_a_batch_is_cut_only_where_one_more_would_not_fit():
+    assert batches_of([3, 1, 2, 4, 3], 6) == [[1, 2], [0, 4], [3]]
+    assert batches_of([], 6) == []

@@ -13,6 +13,7 @@ from shared.chunks import encode, split
 from shared.hedging import first_answer
 from shared.keys import ApiKey
 from shared.schemas import ItemError, RewardScores, ScoreResponse, Timing
+from shared.together import together
 
 KEY = "secret-key-of-16-chars"
 
@@ -132,6 +133,29 @@ async def test_where_the_second_fails_the_first_still_counts():
     assert await first_answer(answer(1, late), 0.001, second) == 1
 
 
+async def test_what_is_not_needed_has_ended_when_the_answer_is_given():
+    ended = []
+
+    async def never():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    assert await first_answer(never(), 0.001, lambda: answer(2)) == 2
+    assert ended == [True]
+    with pytest.raises(KeyError):
+        await together([never(), answer(KeyError())])
+    assert ended == [True, True]
+
+
+async def test_a_second_question_may_be_declined():
+    late = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, late.set)
+    assert await first_answer(answer(1, late), 0.001, lambda: None) == 1
+
+
 async def test_where_both_fail_the_first_ones_reason_is_told():
     late = asyncio.Event()
 
@@ -149,3 +173,13 @@ def test_in_the_long_run_three_of_ten_calls_may_be_asked_again_at_once():
         budget.answered()
         at_once += budget.take()
     assert 300 <= at_once <= 312
+
+
+def test_a_budget_holds_ten_and_an_answer_gives_three_tenths_back():
+    budget = RetryBudget()
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    budget.answered()
+    assert not budget.take()
+    for _ in range(100):
+        budget.answered()
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]

@@ -10,6 +10,7 @@ from shared.replicas import addresses_of, refreshed
 
 def resolving(monkeypatch, *hosts):
     async def getaddrinfo(self, host, port, **_):
+        assert host == "reward" or not hosts
         if not hosts:
             raise socket.gaierror("Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
@@ -24,6 +25,11 @@ async def test_a_plain_url_is_one_replica():
 async def test_a_name_is_as_many_replicas_as_it_has_addresses(monkeypatch):
     resolving(monkeypatch, "10.0.0.2", "10.0.0.1", "10.0.0.2")
     assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://10.0.0.2:8088"]
+
+
+async def test_an_address_of_the_newer_kind_stands_in_brackets(monkeypatch):
+    resolving(monkeypatch, "10.0.0.1", "2001:db8::1")
+    assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://[2001:db8::1]:8088"]
 
 
 async def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again(monkeypatch):

@@ -17,6 +17,10 @@ def test_waits_double():
     assert [delay_s(attempt, fraction=1.0, first_s=0.5, cap_s=3) for attempt in range(5)] == [0.5, 1, 2, 3, 3]
 
 
+def test_the_first_wait_is_within_a_fifth_of_a_second_and_none_longer_than_ten():
+    assert [delay_s(attempt, fraction=1.0) for attempt in (0, 1, 50)] == [0.2, 0.4, 10.0]
+
+
 def test_retry_after_is_a_floor():
     assert delay_s(0, fraction=0.0, retry_after_s=2.0) == 2.0
 
@@ -49,8 +53,22 @@ def test_a_full_replica_is_the_last_choice_until_the_time_it_named():
     assert endpoints.choose([full, busy], now_s=1.9) is busy
     assert endpoints.choose([full], now_s=1.9) is full
     assert not endpoints.at_once([full], now_s=1.9)
-    assert endpoints.choose([full, busy], now_s=2.1) is full
-    assert endpoints.at_once([full], now_s=2.1)
+    assert endpoints.choose([full, busy], now_s=2.0) is full
+    assert endpoints.at_once([full], now_s=2.0)
+
+
+def test_a_full_replica_that_names_no_time_may_be_asked_now_and_none_stays_full_for_long():
+    endpoint = Endpoint("a")
+    endpoints.full(endpoint, None, now_s=5)
+    assert endpoints.at_once([endpoint], now_s=5)
+    endpoints.full(endpoint, 3600.0, now_s=5)
+    assert endpoint.full_until_s == 5 + endpoints.LONGEST_FULL_S
+
+
+def test_one_that_failed_cannot_be_asked_at_once_before_its_pause_is_over():
+    endpoint = Endpoint("a")
+    endpoints.failed(endpoint, WHY, now_s=0)
+    assert [endpoints.at_once([endpoint], now_s=now_s) for now_s in (0.05, 0.1)] == [False, True]
 
 
 WHY = ServiceUnreachable("why")
@@ -60,7 +78,10 @@ def test_a_replica_that_failed_is_left_alone_and_comes_back():
     first, second = Endpoint("a"), Endpoint("b", outstanding=5)
     endpoints.failed(first, WHY, now_s=0)
     assert endpoints.choose([first, second], now_s=0.05) is second
-    assert endpoints.choose([first, second], now_s=0.15) is first
+    assert endpoints.choose([first, second], now_s=0.1) is first
+    assert first.last_error is WHY
+    endpoints.answered(first)
+    assert first == Endpoint("a")
 
 
 def test_one_that_failed_is_tried_by_one_caller_for_all():

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shared import RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
 from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
@@ -25,6 +27,8 @@ from trainer.ranks import agreed
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"
 BUDGET_CALLS = 10
+LATENCY_CALLS = 100
+"""Over so many calls the latencies are taken that a run logs."""
 PATIENCE_WITH_OTHERS_S = 30.0
 """How much longer than its own longest call a process waits for the others."""
 
@@ -68,6 +72,7 @@ class RemoteReward:
         self.__name__ = name
         self.revision: str | None = None
         self._recent: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (failed, items) of each call
+        self._latencies_ms: deque[float] = deque(maxlen=LATENCY_CALLS)
 
     def __repr__(self) -> str:
         return f"remote_reward({self.client!r}, {self.name!r})"
@@ -104,13 +109,14 @@ class RemoteReward:
         started_s, retries, revision = time.monotonic(), self.client.retries, self.revision
         pinned = None if self.allow_revision_change else revision
         response = await self._joint.score(self.name, completions, prompts, columns, revision=pinned)
-        latency_s = time.monotonic() - started_s
+        self._latencies_ms.append(1000 * (time.monotonic() - started_s))
         reward = response.rewards[self.name]
         self.revision = reward.revision
         self._count(reward, prompts)
         figures = {
             **health(reward, prompts),
-            "latency_ms_p50": latency_s * 1000,
+            "latency_ms_p50": float(np.quantile(self._latencies_ms, 0.5)),
+            "latency_ms_p99": float(np.quantile(self._latencies_ms, 0.99)),
             "retries": float(self.client.retries - retries),
             "service_revision_changed": float(revision not in {None, reward.revision}),
         }

@@ -41,7 +41,7 @@ Batches = list[list[Tokens]]
 def main() -> None:
     """Measure, print the table, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=256, help="texts a measurement of speed")
     args = parser.parse_args()
     folder = ModelFolder(resolve("embedded:sentiment"))

@@ -61,7 +61,7 @@ class UnknownReward(RewardServiceError):
 class BodyTooSlow(RewardServiceError):
     """The body does not arrive in time."""
 
-    status, code, title = 408, "too_slow", "Request too slow"
+    status, code, title, retryable = 408, "too_slow", "Request too slow", True
 
 
 class NotReloaded(RewardServiceError):

@@ -17,6 +17,7 @@ from shared.errors import (
     RevisionChanged,
     ServiceRefused,
     ServiceUnreachable,
+    TooSlow,
     Unauthorized,
     UnknownReward,
 )
@@ -30,6 +31,7 @@ REFUSALS: dict[int, type[ServiceRefused]] = {
     401: Unauthorized,
     403: Unauthorized,
     404: UnknownReward,
+    408: TooSlow,
     429: Overloaded,
     503: NotReady,
 }

@@ -1,6 +1,7 @@
 """Ask one of several replicas until there is an answer or no time is left. The one loop in which calls are repeated."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -18,7 +19,7 @@ from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnrea
 from shared.hedging import first_answer
 from shared.keys import ApiKey
 from shared.replicas import refreshed
-from shared.transport import Call, Transport
+from shared.transport import Call, NoTurn, Transport
 
 LOOK_UP_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.05
@@ -59,18 +60,18 @@ class Asker:
         """
         allowed_s = self._patience.timeout_s if timeout_s is None else timeout_s
         deadline_s = time.monotonic() + allowed_s
-        passed_over: set[str] = set()
+        passed_over: dict[str, RevisionChanged] = {}
         for attempt in itertools.count():
             endpoint = await self._replica(passed_over, deadline_s, allowed_s, attempt)
             others = [each for each in self._endpoints if each is not endpoint and each.url not in passed_over]
-            long_enough_s = self._patience.attempt_timeout_s * 2.0**attempt  # what did not fit the last may fit this
-            attempt_s, sent = min(long_enough_s, deadline_s - time.monotonic()), self._key.header
+            long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, attempt)  # what did not fit may fit now
+            until_s, sent = min(time.monotonic() + long_enough_s, deadline_s), self._key.header
             try:
-                first = self._attempt(endpoint, call, parse, attempt_s)
-                second = partial(self._elsewhere, others, call, parse, attempt_s)
+                first = self._attempt(endpoint, call, parse, until_s)
+                second = partial(self._elsewhere, others, call, parse, until_s)
                 return await first_answer(first, self._patience.hedge_after_s, second)
-            except RevisionChanged:
-                passed_over.add(endpoint.url)  # another replica may still serve the one the run began with
+            except RevisionChanged as error:
+                passed_over[endpoint.url] = error  # another replica may still serve the one the run began with
                 if not others:
                     raise
             except Unauthorized:
@@ -81,20 +82,20 @@ class Asker:
                     raise
                 wait_s = self._wait_s(others, attempt, error)
                 if time.monotonic() + wait_s >= deadline_s:
-                    raise _gave_up(error, attempt + 1, allowed_s) from error
+                    raise _gave_up(error, attempt + 1, allowed_s, passed_over) from error
                 self.retries += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, allowed_s: float) -> Any:
+    async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, until_s: float) -> Any:
         endpoint.outstanding += 1
         endpoint.asked_s = time.monotonic()
         try:
-            answer = parse(await self.transport.send(endpoint.url, call, allowed_s))
+            answer = parse(await self.transport.send(endpoint.url, call, until_s))
         except RewardError as error:
             if isinstance(error, Overloaded):
                 endpoints.full(endpoint, error.retry_after_s, now_s=time.monotonic())
-            elif error.retryable:
+            elif error.retryable and not isinstance(error, NoTurn):
                 endpoints.failed(endpoint, error, now_s=time.monotonic())
             raise
         finally:
@@ -103,17 +104,19 @@ class Asker:
         self._budget.answered()
         return answer
 
-    def _elsewhere(self, others: list[Endpoint], call: Call, parse: Parse, allowed_s: float) -> Any:
+    def _elsewhere(self, others: list[Endpoint], call: Call, parse: Parse, until_s: float) -> Any:
         """Give the same attempt at another replica, where there is one and the budget allows it."""
         other = endpoints.choose(others, now_s=time.monotonic())
         if other is None or not self._budget.take():
             return None
-        return self._attempt(other, call, parse, allowed_s)
+        return self._attempt(other, call, parse, until_s)
 
-    async def _replica(self, passed_over: set[str], deadline_s: float, allowed_s: float, attempts: int) -> Endpoint:
+    async def _replica(
+        self, passed_over: dict[str, RevisionChanged], deadline_s: float, allowed_s: float, attempts: int
+    ) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
-            await self._look_up()
+            await self._look_up(deadline_s)
             candidates = [each for each in self._endpoints if each.url not in passed_over]
             if endpoint := endpoints.choose(candidates, now_s=time.monotonic()):
                 return endpoint
@@ -121,15 +124,17 @@ class Asker:
             if time.monotonic() + wait_s >= deadline_s:
                 nowhere = ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
                 last = next((each.last_error for each in candidates if each.last_error), nowhere)
-                raise _gave_up(last, attempts, allowed_s) from last
+                raise _gave_up(last, attempts, allowed_s, passed_over) from last
             await asyncio.sleep(wait_s)
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, deadline_s: float) -> None:
         """Look the addresses up at first, and again while a replica fails: it may have come back at another one."""
         wanted = not self._endpoints or any(each.failures for each in self._endpoints)
         if wanted and time.monotonic() >= self._look_up_s:
             self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
-            self._endpoints = await refreshed(self._endpoints, self._urls) or self._endpoints
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline_s - time.monotonic()):
+                    self._endpoints = await refreshed(self._endpoints, self._urls) or self._endpoints
 
     def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
         """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
@@ -141,5 +146,8 @@ class Asker:
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
 
 
-def _gave_up(error: Exception, attempts: int, timeout_s: float) -> ServiceUnreachable:
+def _gave_up(error: Exception, attempts: int, timeout_s: float, passed_over: dict[str, RevisionChanged]) -> RewardError:
+    """Say why no answer came: that a replica has other weights is worse than that another one is down."""
+    for changed in passed_over.values():
+        return changed
     return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")

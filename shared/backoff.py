@@ -1,5 +1,13 @@
 """How long to wait before asking again. Pure: no clock, no randomness, no sleep."""
 
+MOST_DOUBLINGS = 30
+"""A wait doubles no further: past it every cap is reached, and past a thousand there is no such number."""
+
+
+def doubled(first_s: float, times: int) -> float:
+    """Give a time doubled so many times, or about as long as there is any."""
+    return first_s * 2.0 ** min(times, MOST_DOUBLINGS)
+
 
 def delay_s(
     attempt: int,
@@ -14,5 +22,5 @@ def delay_s(
     Exponential backoff with full jitter (Brooker, "Exponential Backoff and Jitter", 2015): the caller passes
     `fraction`, uniform in [0, 1). A `Retry-After` of the service is a floor, capped like everything else.
     """
-    jittered = min(cap_s, first_s * 2.0**attempt) * fraction
+    jittered = min(cap_s, doubled(first_s, attempt)) * fraction
     return min(cap_s, max(jittered, retry_after_s or 0.0))

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.backoff import doubled
+
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.5
 """A replica that comes back is found within this time, whoever asks and however often."""
@@ -52,7 +54,7 @@ def full(endpoint: Endpoint, retry_after_s: float | None, *, now_s: float) -> No
 
 def failed(endpoint: Endpoint, error: Exception, *, now_s: float) -> None:
     """Leave a replica alone: twice as long after each failure in a row."""
-    endpoint.closed_until_s = now_s + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**endpoint.failures)
+    endpoint.closed_until_s = now_s + min(LONGEST_PAUSE_S, doubled(FIRST_PAUSE_S, endpoint.failures))
     endpoint.failures += 1
     endpoint.last_error = error
 

@@ -5,6 +5,7 @@ RewardError
 ├── ServiceRefused          the service answered with a problem
 │   ├── Overloaded          429: its queue is full                     (tried again)
 │   ├── NotReady            503: loading, draining                     (tried again)
+│   ├── TooSlow             408: the request did not arrive in time    (tried again)
 │   ├── BadRequest          400, 413, 415, 422: the request is wrong
 │   ├── Unauthorized        401, 403
 │   └── UnknownReward       404: no reward of that name
@@ -47,6 +48,12 @@ class Overloaded(ServiceRefused):
 
 class NotReady(ServiceRefused):
     """The service is loading its models, draining, or broken for the moment."""
+
+    retryable = True
+
+
+class TooSlow(ServiceRefused):
+    """The request did not reach the service in the time it gives."""
 
     retryable = True
 

@@ -1,6 +1,10 @@
 """The key that a service is asked with: given, or read from a file and read again when it no longer opens."""
 
+import contextlib
+import re
 from pathlib import Path
+
+VISIBLE = re.compile(r"[!-~]+")
 
 
 class ApiKey:
@@ -20,11 +24,17 @@ class ApiKey:
 
     def renewed(self, sent: dict[str, str]) -> bool:
         """Read the file again, and tell whether it holds another key than the one that was `sent`."""
-        self._value = self._read()
+        with contextlib.suppress(ValueError):
+            self._value = self._read()
         return self.header != sent
 
     def _read(self) -> str | None:
+        """Raises `ValueError`, which does not tell the key, where it could not be sent."""
         if isinstance(self._source, Path):
             lines = self._source.read_text(encoding="utf-8").split()
-            return lines[0] if lines else None  # a service's own file may hold several while one replaces another
-        return self._source
+            value = lines[0] if lines else None  # a service's own file may hold several while one replaces another
+        else:
+            value = self._source.strip() if self._source else None
+        if value and not VISIBLE.fullmatch(value):
+            raise ValueError("the API key holds characters that cannot be sent: is it a whole file, or another text?")
+        return value

@@ -1,6 +1,7 @@
 """One attempt at one address: what is sent, what comes back, within its time. Asking again is decided elsewhere."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -14,6 +15,10 @@ from shared.keys import ApiKey
 
 AT_ONCE = 16
 """Calls under way to one address: enough to fill a service's batches."""
+
+
+class NoTurn(ServiceUnreachable):
+    """A call's time was over before its turn came to be sent: that is no fault of the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +47,30 @@ class Transport:
         self._key, self._connect_timeout_s = key, connect_timeout_s
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Line]] = WeakKeyDictionary()
 
-    async def send(self, url: str, call: Call, allowed_s: float) -> httpx.Response:
-        """Send once and read the answer whole. Raises `ServiceUnreachable`, or what a problem document says."""
-        remaining_s = max(0.001, allowed_s)
+    async def send(self, url: str, call: Call, until_s: float) -> httpx.Response:
+        """Send once and read the answer whole, by a time of the monotonic clock.
+
+        Raises `NoTurn`, `ServiceUnreachable`, or what a problem document says.
+        """
+        line = self._line(url)
+        try:
+            async with asyncio.timeout(until_s - time.monotonic()):
+                await line.turn.acquire()
+        except TimeoutError:
+            raise NoTurn(f"{AT_ONCE} calls to {url} were under way all the time") from None
+        try:
+            return await self._send(line, url, call, max(0.001, until_s - time.monotonic()))
+        finally:
+            line.turn.release()
+
+    async def _send(self, line: Line, url: str, call: Call, remaining_s: float) -> httpx.Response:
         timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
         headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
         try:
-            line, address = self._line(url), url + call.path
+            address = url + call.path
             async with (
                 asyncio.timeout(remaining_s),
-                line.turn,
                 line.http.stream(call.method, address, content=call.body, headers=headers, timeout=timeout) as stream,
             ):
                 response = await answers.read(stream)

@@ -24,6 +24,11 @@ MENDED = {
     "500 without a word": faults.status(500),
     "429 of a proxy": faults.status(429, "Retry-After: 0"),
     "408 of a proxy": faults.status(408),
+    "408 of ours": faults.status(
+        408,
+        kind="application/problem+json",
+        body='{"title": "t", "status": 408, "detail": "d", "code": "too_slow", "request_id": "1", "retryable": true}',
+    ),
 }
 LIES = {
     "a shorter body announced": faults.declared(-50),

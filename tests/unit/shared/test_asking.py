@@ -12,7 +12,7 @@ import pytest
 from shared import BadRequest, NotReady, Overloaded, RevisionChanged, ServiceUnreachable, Unauthorized, asking
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
-from shared.transport import Call
+from shared.transport import Call, NoTurn
 
 A, B = "http://a", "http://b"
 CALL = Call("POST", "/v1/score", b"{}")
@@ -47,7 +47,8 @@ class Replicas:
     sent: list[tuple[float, str, float]] = field(default_factory=list)
     """When, where to, and within which time."""
 
-    async def send(self, url, call, allowed_s):
+    async def send(self, url, call, until_s):
+        allowed_s = until_s - self.loop.now_s
         self.sent.append((round(self.loop.now_s - 1000.0, 6), url, round(allowed_s, 6)))
         told = self.answers[url]
         answer = told.pop(0) if len(told) > 1 else told[0]
@@ -154,6 +155,22 @@ def test_a_replica_that_serves_another_revision_is_passed_over_for_the_rest_of_t
     assert [url for _, url, _ in asker.transport.sent] == [A, B, B, B]
 
 
+def test_that_a_replica_serves_another_revision_is_told_though_the_others_are_down(ask):
+    def parse(response):
+        raise RevisionChanged("of yesterday")
+
+    error, _ = ask({A: [0.0], B: [DOWN]}, parse=parse)
+    assert isinstance(error, RevisionChanged)
+
+
+def test_a_replica_to_which_no_turn_came_is_not_taken_for_one_that_is_down(ask):
+    busy = partial(NoTurn, "16 calls were under way all the time")
+    _, asker = ask({A: [busy, 0.0]}, timeout_s=5.0)
+    assert asker._endpoints[0].failures == 0
+    error, asker = ask({A: [busy]}, timeout_s=5.0)
+    assert "the last: 16 calls were under way" in str(error)
+
+
 def test_where_all_serve_another_revision_the_call_ends(ask):
     def parse(response):
         raise RevisionChanged("of yesterday")
@@ -183,6 +200,11 @@ def test_a_slow_attempt_is_made_at_another_replica_too(ask):
     assert result == "http://b answers"
     assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (1.0, B)]
     assert [each.outstanding for each in asker._endpoints] == [0, 0]
+
+
+def test_neither_of_the_two_outlasts_the_call(ask):
+    _, asker = ask({A: [NEVER], B: [NEVER]}, hedge_after_s=1.0, timeout_s=5.0)
+    assert max(when + allowed_s for when, _, allowed_s in asker.transport.sent) <= 5.0
 
 
 def test_a_quick_attempt_is_not(ask):
@@ -216,6 +238,16 @@ def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask, mon
     error, _ = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
     assert "no address is known for dns+http://rewards:8088; check the name" in str(error)
     assert 4 <= len(looked_up_s) <= 6
+
+
+def test_a_resolver_that_never_answers_does_not_outlast_the_call(ask, monkeypatch):
+    async def never(known, urls):
+        await asyncio.sleep(NEVER)
+
+    monkeypatch.setattr(asking, "refreshed", never)
+    error, asker = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
+    assert isinstance(error, ServiceUnreachable)
+    assert asker.transport.loop.now_s <= 1005.1
 
 
 def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_most(ask, monkeypatch):

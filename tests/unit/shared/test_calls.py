@@ -2,12 +2,14 @@
 
 import asyncio
 import pickle
+import threading
+import time
 
 import pytest
 
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
-from shared import RevisionChanged, RewardClient, RewardError, RewardInfo
+from shared import RevisionChanged, RewardClient, RewardError, RewardInfo, ServiceUnreachable
 from shared.client import TRIES
 from tests import faults
 from tests.conftest import RULES, running_service
@@ -112,3 +114,44 @@ def test_one_that_always_gets_two_revisions_is_given_up(url):
     ):
         client.score(TEXTS, rewards=["echo"])
     assert proxy.scored == 2 * TRIES
+
+
+async def test_a_call_that_waits_for_its_turn_says_what_time_is_left_when_it_is_sent(url, monkeypatch):
+    monkeypatch.setattr("shared.transport.AT_ONCE", 1)
+    told_ms = []
+
+    class Slow(Echo):
+        async def score(self, items):
+            told_ms.append(1000 * (items.deadline_s - time.monotonic()))
+            await asyncio.sleep(0.5)
+            return await super().score(items)
+
+    with running_service(rewards={"echo": Slow()}) as slow:
+        client = RewardClient(slow, timeout_s=10)
+        await client.ainfo()
+        await asyncio.gather(*(client.ascore(["a"]) for _ in range(3)))
+        await client.aclose()
+    assert [round(ms, -2) for ms in told_ms] == pytest.approx([10_000, 9_500, 9_000], abs=200)
+
+
+async def test_a_call_whose_turn_never_comes_is_no_fault_of_the_service(monkeypatch):
+    monkeypatch.setattr("shared.transport.AT_ONCE", 1)
+    began = threading.Event()
+
+    class Slow(Echo):
+        async def score(self, items):
+            began.set()
+            await asyncio.sleep(1.5)
+            return await super().score(items)
+
+    with running_service(rewards={"echo": Slow()}) as slow:
+        patient, hasty = RewardClient(slow), RewardClient(slow, timeout_s=0.5)
+        hasty._asker = patient._asker
+        await patient.ainfo()
+        hasty._limits = patient._limits
+        under_way = asyncio.create_task(patient.ascore(["a"]))
+        assert await asyncio.to_thread(began.wait, 10)
+        with pytest.raises(ServiceUnreachable, match="under way all the time"):
+            await hasty.ascore(["a"])
+        assert (await under_way).rewards["echo"].scores == [1.0]
+        await patient.aclose()

@@ -103,6 +103,26 @@ def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
     assert not key.renewed(key.header)
 
 
+def test_a_key_is_taken_without_the_line_end_that_its_file_had():
+    assert ApiKey(f"{KEY}\n").header == {"Authorization": f"Bearer {KEY}"}
+    assert ApiKey(" \n").header == {}
+
+
+@pytest.mark.parametrize("key", ["a-canary-key\nof-two-lines", "a-canary-key-of-ümläuts", "a-canary-key of-words"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key, tmp_path):
+    with pytest.raises(ValueError, match="cannot be sent") as refused:
+        RewardClient("https://a", key)
+    assert "canary" not in str(refused.value)
+
+
+def test_a_file_that_holds_no_key_for_a_moment_changes_nothing(tmp_path):
+    path = tmp_path / "key"
+    path.write_text("the-first-key-of-many\n")
+    key = ApiKey(path)
+    path.write_text("ümläuts-of-another-kind\n")
+    assert not key.renewed(key.header)
+
+
 async def answer(what, after=None):
     if after is not None:
         await after.wait()

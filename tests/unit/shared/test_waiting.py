@@ -21,6 +21,14 @@ def test_the_first_wait_is_within_a_fifth_of_a_second_and_none_longer_than_ten()
     assert [delay_s(attempt, fraction=1.0) for attempt in (0, 1, 50)] == [0.2, 0.4, 10.0]
 
 
+def test_however_often_it_failed_there_is_a_wait():
+    endpoint = Endpoint("a")
+    for _ in range(1100):
+        endpoints.failed(endpoint, WHY, now_s=0)
+    assert endpoint.closed_until_s == 1.5
+    assert delay_s(1100, fraction=1.0) == 10.0
+
+
 def test_retry_after_is_a_floor():
     assert delay_s(0, fraction=0.0, retry_after_s=2.0) == 2.0
 

@@ -25,12 +25,15 @@ from reward_service.errors import (
     NotFinite,
     NotReady,
     RewardServiceError,
+    Unable,
     raising,
 )
 from reward_service.fair_queue import FairQueue
 
 log = logging.getLogger("reward_service")
 Outcome = Logits | RewardServiceError
+TRY_AGAIN_S = 1.0
+"""So often a model that computes nothing is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._began_s: float | None = None  # when the batch that is on the device went there
         self._speed = Speed()
+        self._able = True
+        self._known: fair_queue.Key | None = None  # what the model has computed: with it is seen whether it still does
 
     async def start(self) -> None:
         """Begin to take work."""
@@ -101,7 +106,7 @@ class Batcher:
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         """Answer everyone. A worker that was not told to end has met a fault of ours: another one takes its place."""
-        error = Draining() if worker.cancelled() else BackendFailed("the model's worker has died")
+        error = Draining() if worker.cancelled() else Unable("the model's worker has died; ask again")
         for job in self._queue.clear():
             _finish(job, error)
         if not worker.cancelled():
@@ -116,9 +121,9 @@ class Batcher:
 
     @property
     def sound(self) -> bool:
-        """Tell whether texts are being scored: there is a worker, and the device has not stalled."""
+        """Tell whether texts are being scored: there is a worker, and the device computes and has not stalled."""
         stalled = self._began_s is not None and time.monotonic() - self._began_s > self._bounds.stalled_after_s
-        return self._worker is not None and not self._worker.done() and not stalled
+        return self._worker is not None and not self._worker.done() and self._able and not stalled
 
     def refuse_late(self, deadline_s: float) -> None:
         """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
@@ -128,7 +133,8 @@ class Batcher:
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = math.inf) -> Ticket:
         """Wait until every text has its outcome.
 
-        Raises `Overloaded` if they do not all fit the queue, `DeadlineExceeded` at `deadline_s` of the loop's clock.
+        Raises `Overloaded` if they do not all fit the queue, `DeadlineExceeded` at `deadline_s` of the loop's clock,
+        `Unable` where the model computes nothing.
         """
         loop, keys = asyncio.get_running_loop(), [tuple(tokens) for tokens in batch]
         ticket = Ticket([None] * len(keys), loop.create_future(), time.monotonic(), deadline_s, len(keys))
@@ -137,11 +143,16 @@ class Batcher:
             return ticket
         if self._worker is None or self._worker.done():
             raise NotReady("the model's worker is not running")
+        if not self._able:
+            raise Unable("the model computes nothing at the moment; ask another replica")
         asked, patience_s = self._queue.fresh(unknown.values()), deadline_s - time.monotonic()
         refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
         self._queue.add(ticket, unknown)
         self._arrived.set()
         await self._wait(ticket)
+        for outcome in ticket.outcomes:
+            if isinstance(outcome, Unable):
+                raise Unable(str(outcome))
         return ticket
 
     def _answer_known(self, ticket: Ticket, keys: Sequence[fair_queue.Key]) -> dict[int, fair_queue.Key]:
@@ -170,35 +181,62 @@ class Batcher:
 
     async def _work(self) -> None:
         while True:
+            if not self._able:
+                await self._until_able()
             await self._arrived.wait()
             if jobs := self._queue.take(self._speed.tokens_within(LONGEST_BATCH_S), hurried=self._hurried()):
                 await self._run(jobs)
             else:
                 self._arrived.clear()
 
+    async def _until_able(self) -> None:
+        """Let nobody wait for a model that computes nothing, and try it until it does."""
+        log.error("the model computes nothing any more, and is tried until it does")
+        for job in self._queue.clear():
+            _finish(job, Unable("the model computes nothing any more; ask another replica"))
+        while not await self._works():  # noqa: ASYNC110 - a device tells nobody
+            await asyncio.sleep(TRY_AGAIN_S)
+        self._able = True
+        log.info("the model computes again")
+
+    async def _works(self) -> bool:
+        """Tell whether the model still computes what it has computed before."""
+        try:
+            return self._known is None or bool(await self._on_device([self._known]))
+        except BackendFailed:
+            return False
+
     def _hurried(self) -> bool:
         patience_s = min((ticket.deadline_s for ticket in self._tickets), default=math.inf) - time.monotonic()
         return hurried(self._queue.load, self._speed, patience_s)
 
     async def _run(self, jobs: list[Job]) -> None:
-        """Compute one batch. If it fails, halve it, so that one poison text costs only itself."""
+        """Compute one batch."""
         started_s = time.monotonic()
         for ticket in _tickets(jobs):
             ticket.started_s = ticket.started_s or started_s
         try:
             rows = await self._on_device([job.tokens for job in jobs])
         except BackendFailed as error:
-            if len(jobs) == 1:
-                self._deliver(jobs, [error])
-            else:
-                middle = len(jobs) // 2
-                await self._run(jobs[:middle])
-                await self._run(jobs[middle:])
+            await self._failed(jobs, error)
             return
+        self._known = min((job.tokens for job in jobs), key=len)
         done = _note(jobs, started_s)
         self._speed.note(done.tokens, done.compute_s)
         self._deliver(jobs, [_checked(row) for row in rows])
         self._tell(done)
+
+    async def _failed(self, jobs: list[Job], error: BackendFailed) -> None:
+        """Halve a batch that failed, so that one poison text costs only itself; unless no text is at fault."""
+        if not await self._works():
+            self._able = False
+            self._deliver(jobs, [Unable(f"the model computes nothing any more; {error}")] * len(jobs))
+        elif len(jobs) == 1:
+            self._deliver(jobs, [error])
+        else:
+            middle = len(jobs) // 2
+            await self._run(jobs[:middle])
+            await self._run(jobs[middle:])
 
     async def _on_device(self, batch: list[fair_queue.Key]) -> list[Logits]:
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ RewardServiceError
 │   └── Stalled      503     a model does not finish                     (retryable)
 ├── DeadlineExceeded 503     the caller's time ran out before compute    (retryable)
 └── BackendFailed    503     the model failed                            (retryable)
+    └── Unable       503     it computes nothing any more                (retryable)
 """
 
 import contextlib
@@ -147,6 +148,10 @@ class BackendFailed(RewardServiceError):
     """The model failed on these texts."""
 
     code, title, retryable = "backend_failed", "Scoring failed", True
+
+
+class Unable(BackendFailed):
+    """The model computes nothing, not even what it has computed before: no text is at fault."""
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ class Lifecycle:
     def check_ready(self) -> None:
         """Raise what keeps the service from scoring."""
         if not self.scorer().sound:
-            raise Stalled("a model does not finish its batch; if this lasts, start the service again")
+            raise Stalled("a model does not compute, or does not end; if this lasts, start the service again")
 
     def scorer(self) -> Scorer:
         """Give what scores from now on, or raise `NotReady` while there is nothing to be used."""

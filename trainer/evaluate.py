@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from shared import RewardClient
+from shared import RewardClient, RewardScores, TooManyFailures
 from trainer.judges import JUDGES
 from trainer.prompts import Row, columns_of, question_of
+from trainer.remote import failures, over_budget
 
+FAILURE_BUDGET = 0.01
+"""The share of replies that may be without a score which they should have."""
 Prompt = list[dict[str, Any]]
 Progress = Callable[[int, int], None]
 
@@ -106,6 +109,7 @@ class Evaluator:
         prompts, columns = [reply.prompt for reply in replies], columns_of(self.rows)
         response = self.client.score(completions, prompts, columns, rewards=self.rewards, revisions=self.revisions)
         for name, reward in response.rewards.items():
+            refuse_too_many(name, reward, FAILURE_BUDGET)
             for reply, score in zip(replies, reward.scores, strict=True):
                 reply.scores[name] = score
         for reply in replies:
@@ -113,6 +117,16 @@ class Evaluator:
             if sentiment is not None:
                 reply.scores["positive_share"] = float(sentiment > 0)
             reply.scores |= {judge: JUDGES[judge](reply.prompt, reply.completion) for judge in self.judges}
+
+
+def refuse_too_many(name: str, reward: RewardScores, budget: float) -> None:
+    """Raise `TooManyFailures` where the figures would be of too few replies to be those of the policy."""
+    failed = failures(reward)
+    if over_budget([(len(failed), len(reward.scores))], budget):
+        raise TooManyFailures(
+            f"{len(failed)} of {len(reward.scores)} replies have no {name!r} score, more than {budget:.0%} allowed; "
+            f"{failed[0].code}: {failed[0].message}"
+        )
 
 
 def _from(progress: Progress, base: int, total: int) -> Callable[[int], None]:

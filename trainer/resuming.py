@@ -2,19 +2,21 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from shared import RewardInfo
 from shared.answers import refuse_other
 from trainer.errors import TrainerError
 
 MANIFEST = "rewards.json"
+KEPT = "kept"
+"""Marks a checkpoint of which the chance is that of the next step, whose prompts had been drawn already."""
 
 
 class Randomness(TrainerCallback):  # type: ignore[misc]
@@ -22,9 +24,14 @@ class Randomness(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._states: tuple[Any, ...] | None = None
+        self.restore: Callable[[], None] | None = None
+        """What puts the chance of a kept checkpoint back: at an epoch's begin, drawing prompts would use it up."""
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Remember."""
+        if self.restore is not None:
+            self.restore()
+            self.restore = None
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         self._states = (random.getstate(), np.random.get_state(), torch.get_rng_state(), devices)
 
@@ -38,6 +45,17 @@ class Randomness(TrainerCallback):  # type: ignore[misc]
         torch.set_rng_state(cpu)
         if devices:
             torch.cuda.set_rng_state_all(devices)
+
+
+class SameOrder(TrainerCallback):  # type: ignore[misc]
+    """Draws the order of the prompts by the number of the epoch: a run that is resumed in a later one has the same."""
+
+    def __init__(self, generator: torch.Generator, seed: int) -> None:
+        self._generator, self._seed = generator, seed
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Seed anew."""
+        self._generator.manual_seed(self._seed + int(state.epoch or 0))
 
 
 def note_rewards(checkpoint: Path, run_folder: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,18 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         finally:
             self._seconds[part] += time.monotonic() - began_s
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train; the first step's clock starts here."""
         self._step_began_s = time.monotonic()
-        return super().train(*args, **kwargs)
+        if resume_from_checkpoint and (Path(resume_from_checkpoint) / resuming.KEPT).exists():
+            self._randomness.restore = partial(self._load_rng_state, str(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if self.shuffle_dataset:
+            self.add_callback(resuming.SameOrder(sampler.generator, self.args.seed))
+        return sampler
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("generate"):
@@ -87,6 +96,8 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             return None
         self._randomness.put_back()
         self._save_checkpoint(self.model, trial=None)
+        if self.accelerator.is_main_process:
+            (self.checkpoint() / resuming.KEPT).touch()
         return self.checkpoint()
 
     def _save(self, *args: Any, **kwargs: Any) -> None:

@@ -35,12 +35,18 @@ class ModelFolder:
         self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
         self.pad_id = padding_of(self._tokenizer, config)
         self._special_tokens = special_tokens
+        self._stamps = stamps(path)
         self.fingerprint = fingerprint(
             path, f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         )
         self._rust = self._tokenizer.backend_tokenizer
         self._rust.no_padding()
         self._rust.enable_truncation(self.max_tokens)
+
+    def refuse_changed(self) -> None:
+        """Raise `ConfigError` if a file was replaced since it was hashed: scores would bear a revision not theirs."""
+        if stamps(self.path) != self._stamps:
+            raise ConfigError(f"the model in {self.path} changed while it was loaded; load it again when it is whole")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read.
@@ -87,12 +93,23 @@ def padding_of(tokenizer: Any, config: Any) -> int:
 def fingerprint(folder: Path, reading: str) -> str:
     """Hash all that the scores of a model depend on, besides what computes them."""
     digest = hashlib.sha256(reading.encode())
-    found = {path for pattern in HASHED for path in folder.glob(pattern)}
-    for path in sorted(path for path in found if path.name not in NOT_HASHED):
+    for path in hashed(folder):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def hashed(folder: Path) -> list[Path]:
+    """Give the files that the scores of a model depend on."""
+    found = {path for pattern in HASHED for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.name not in NOT_HASHED)
+
+
+def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Give what tells a file from one that took its place: name, number, size, time of its last change."""
+    files = [(path.name, path.stat()) for path in hashed(folder)]
+    return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]
 
 
 def _messages(text: Any, role: str) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ def trace(folder: ModelFolder, file: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+    folder.refuse_changed()  # the graph is kept under the name of what was hashed
 
 
 def example(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:

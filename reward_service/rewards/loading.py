@@ -29,6 +29,7 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
         folder = open_model(name, spec)
         found = engine_of(spec, folder, settings)
         backend = engines.load(found.engine, folder, settings.cores())
+        folder.refuse_changed()
     told = partial(observe, name)
     batch_tokens = spec.batch_tokens or found.batch_tokens
     bounds = Bounds(

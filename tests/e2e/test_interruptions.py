@@ -132,6 +132,32 @@ def test_a_run_that_its_rewards_have_stopped_goes_on_with_the_rewards_it_would_h
     assert rewards(folder) == {step: reward for step, reward in undisturbed.items() if step <= RESUMED}
 
 
+EPOCH, STEPS_OF_TWO = 3, 5
+QUESTIONS = ["What is a cloud?", "How do I boil an egg?", "Why is the sky blue?"]
+
+
+def asked(folder):
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    return [(line["step"], line["prompt"], line["completion"]) for line in lines]
+
+
+def test_in_a_later_epoch_a_run_goes_on_with_the_prompts_and_the_chance_it_would_have_had(tmp_path):
+    prompts, whole, stopped = (tmp_path / name for name in ("few.jsonl", "whole", "stopped"))
+    prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
+    few = {"prompts": prompts, "reward_timeout_s": "3"}
+    with Supervisor(RULES) as service:
+        finished(trainer(service.url, whole, STEPS_OF_TWO, **few))
+        process = trainer(service.url, stopped, STEPS_OF_TWO, **few)
+        reaches(stopped, EPOCH)
+        service.tell(signal.SIGTERM)
+        assert f"checkpoint-{EPOCH}" in finished(process, 1)
+        service.start()
+        service.wait_until_ready()
+        finished(trainer(service.url, stopped, STEPS_OF_TWO, **few, resume_from_checkpoint="true"))
+    assert sorted({prompt for step, prompt, _ in asked(whole) if step <= EPOCH}) == sorted(QUESTIONS)
+    assert asked(stopped) == asked(whole)
+
+
 RANK = """
 import sys
 from datasets import Dataset

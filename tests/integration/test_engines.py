@@ -1,6 +1,7 @@
 """Every engine of this machine against float32 torch, and what the service says of the one it computes with."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ import pytest
 from reward_service.backends import engines
 from reward_service.backends.choose import choose
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.onnx_graph import graph_of
+from reward_service.config import ClassifierSpec
+from reward_service.errors import ConfigError
+from reward_service.rewards.loading import model_reward
 from reward_service.settings import Settings
 from shared import RewardClient
 from shared.models import ratings
@@ -50,6 +55,32 @@ def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
     first = choose(folder, FLOAT32, 0.02, threads=2)
     assert first == choose(folder, FLOAT32, 0.02, threads=2)
     assert first.error <= 1e-4
+
+
+@pytest.fixture
+def replaced(folder, tmp_path):
+    """A model of which the weights were replaced since it was hashed."""
+    shutil.copytree(folder.path, tmp_path / "model")
+    model = ModelFolder(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    (tmp_path / "new").write_bytes(weights.read_bytes())
+    (tmp_path / "new").rename(weights)
+    return model
+
+
+def test_weights_that_were_replaced_while_they_were_loaded_are_refused(replaced, monkeypatch):
+    monkeypatch.setattr("reward_service.rewards.loading.open_model", lambda name, spec: replaced)
+    spec = ClassifierSpec(model="embedded:sentiment", labels={"POSITIVE": 1.0, "*": 0.0})
+    settings = Settings(backend="torch", dtype="float32")
+    with pytest.raises(ConfigError, match="changed while it was loaded"):
+        model_reward("x", spec, settings, None, lambda name, event: None)
+
+
+def test_no_graph_is_kept_of_weights_that_were_replaced(replaced, tmp_path, monkeypatch):
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
+    with pytest.raises(ConfigError, match="changed while it was loaded"):
+        graph_of(replaced)
+    assert not [*(tmp_path / "home").rglob("*.onnx")]
 
 
 def test_the_service_says_what_computes(models_url):

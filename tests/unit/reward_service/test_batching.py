@@ -10,7 +10,7 @@ import pytest
 from reward_service.admission import Bounds
 from reward_service.batching import Batcher
 from reward_service.cache import LogitsCache
-from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded
+from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded, Unable
 
 
 class Gated:
@@ -185,10 +185,52 @@ async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
                 raise ValueError("a fault of ours")
 
     async with batching(Gated(), Broken(1)) as batcher:
-        failed, scored = [await batcher.score([[number]]) for number in (1, 2)]
+        with pytest.raises(BackendFailed, match="worker has died"):
+            await batcher.score([[1]])
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
         assert batcher.sound
-    assert isinstance(failed.outcomes[0], BackendFailed)
-    assert scored.outcomes == [[2.0]]
+
+
+class Breaking(Gated):
+    """A device that computes nothing while it is broken."""
+
+    broken = False
+
+    def score(self, batch):
+        rows = super().score(batch)
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return rows
+
+
+async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.TRY_AGAIN_S", 0.01)
+    backend = Breaking()
+    async with batching(backend, budget_tokens=4) as batcher:
+        await batcher.score([[1]])
+        backend.broken = True
+        calls = [batcher.score([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in failed] == [Unable] * 3
+        assert not batcher.sound
+        with pytest.raises(Unable, match="another replica"):
+            await batcher.score([[2]])
+        assert batcher.depth == 0
+
+
+async def test_and_is_ready_again_once_it_computes(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.TRY_AGAIN_S", 0.001)
+    backend = Breaking()
+    async with batching(backend) as batcher:
+        await batcher.score([[1]])
+        backend.broken = True
+        with pytest.raises(Unable):
+            await batcher.score([[2]])
+        backend.broken = False
+        async with asyncio.timeout(10):
+            while not batcher.sound:  # noqa: ASYNC110 - nobody is told, it is asked
+                await asyncio.sleep(0.001)
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
 
 
 async def test_once_stopped_nothing_is_taken():

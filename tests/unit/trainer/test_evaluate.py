@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from shared import RevisionChanged, RewardClient
-from trainer.evaluate import Evaluator, InverseCdfSampler, Reply, batches, decodings
+from shared import RevisionChanged, RewardClient, RewardScores, TooManyFailures
+from shared.schemas import ItemError
+from trainer.evaluate import Evaluator, InverseCdfSampler, Reply, batches, decodings, refuse_too_many
 
 
 def test_tokens_are_drawn_with_the_probabilities_of_the_temperature():
@@ -39,3 +40,16 @@ def test_replies_are_measured_by_the_revision_that_the_run_began_with(rules_url)
         other = Evaluator(None, rows, client, rewards=["banana"], judges=[], revisions={"banana": "rule:other"})
         with pytest.raises(RevisionChanged):
             other._score(replies)
+
+
+@pytest.mark.parametrize(("code", "of"), [("backend_failed", 200), ("not_finite", 4)])
+def test_figures_of_too_few_replies_are_refused_with_the_reason(code, of):
+    errors = {str(index): ItemError(code=code, message="it broke") for index in range(3)}
+    reward = RewardScores(scores=[None] * 3 + [1.0] * (of - 3), revision="1", errors=errors)
+    with pytest.raises(TooManyFailures, match=f"3 of {of} replies have no 'x' score.*{code}: it broke"):
+        refuse_too_many("x", reward, 0.01)
+
+
+def test_replies_to_which_a_reward_does_not_apply_are_no_failures():
+    errors = {"0": ItemError(code="not_applicable", message="no answer is known")}
+    refuse_too_many("x", RewardScores(scores=[None], revision="1", errors=errors), 0.01)

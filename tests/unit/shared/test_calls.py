@@ -79,6 +79,7 @@ def test_a_client_is_used_again_after_it_was_closed_and_copied(url):
     for each in (client, client, pickle.loads(pickle.dumps(client))):
         assert each.score(["a"], rewards=["echo"]).rewards["echo"].scores == [1.0]
         thread = each._thread
+        assert pickle.loads(pickle.dumps(each))._thread is None  # while it is used
         assert each.info().limits.texts_per_request == 2
         assert each._thread is thread
         each.close()

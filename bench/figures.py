@@ -107,7 +107,7 @@ def replicas() -> list[Row]:
     ]
 
 
-PER_CALL, CALLS = 64, 30
+PER_CALL, CALLS = 64, 60
 
 
 @contextlib.contextmanager

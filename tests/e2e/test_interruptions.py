@@ -118,20 +118,6 @@ def test_another_revision_stops_the_run_leaves_a_checkpoint_and_is_refused_at_it
     assert sorted(rewards(folder)) == list(range(1, step + 3))
 
 
-def test_a_run_that_its_rewards_have_stopped_goes_on_with_the_rewards_it_would_have_had(undisturbed, tmp_path):
-    folder = tmp_path / "run"
-    with Supervisor(RULES) as service:
-        process = trainer(service.url, folder, RESUMED, reward_timeout_s="3")
-        reaches(folder, 3)
-        service.tell(signal.SIGTERM)
-        said = finished(process, 1)
-        assert "go on with --resume_from_checkpoint" in said
-        service.start()
-        service.wait_until_ready()
-        finished(trainer(service.url, folder, RESUMED, resume_from_checkpoint="true"))
-    assert rewards(folder) == {step: reward for step, reward in undisturbed.items() if step <= RESUMED}
-
-
 EPOCH, STEPS_OF_TWO = 3, 5
 QUESTIONS = ["What is a cloud?", "How do I boil an egg?", "Why is the sky blue?"]
 
@@ -141,7 +127,7 @@ def asked(folder):
     return [(line["step"], line["prompt"], line["completion"]) for line in lines]
 
 
-def test_in_a_later_epoch_a_run_goes_on_with_the_prompts_and_the_chance_it_would_have_had(tmp_path):
+def test_a_run_that_its_rewards_have_stopped_as_an_epoch_began_goes_on_as_if_they_had_not(tmp_path):
     prompts, whole, stopped = (tmp_path / name for name in ("few.jsonl", "whole", "stopped"))
     prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
     few = {"prompts": prompts, "reward_timeout_s": "3"}
@@ -150,7 +136,9 @@ def test_in_a_later_epoch_a_run_goes_on_with_the_prompts_and_the_chance_it_would
         process = trainer(service.url, stopped, STEPS_OF_TWO, **few)
         reaches(stopped, EPOCH)
         service.tell(signal.SIGTERM)
-        assert f"checkpoint-{EPOCH}" in finished(process, 1)
+        said = finished(process, 1)
+        assert "go on with --resume_from_checkpoint" in said
+        assert f"checkpoint-{EPOCH}" in said
         service.start()
         service.wait_until_ready()
         finished(trainer(service.url, stopped, STEPS_OF_TWO, **few, resume_from_checkpoint="true"))

@@ -1,4 +1,6 @@
+import functools
 import importlib
+import math
 import re
 
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
-from reward_service.rewards.function import FunctionReward
+from reward_service.rewards.function import FunctionReward, revision
 
 
 def answers(completions, answer, **_):
@@ -46,6 +48,28 @@ async def test_a_function_that_fails_scores_nothing_and_says_why(name, says):
     assert result.scores == [None, None]
     assert {error.code for error in result.errors.values()} == {"function_failed"}
     assert re.search(says, result.errors[0].message)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ConfigError, match="'math:pi' is not a function"):
+        FunctionReward("pi", FunctionSpec(object="math:pi"))
+    with pytest.raises(ConfigError, match="cannot import 'math:tau_of'"):
+        FunctionReward("tau", FunctionSpec(object="math:tau_of"))
+
+
+weighted = functools.partial(answers, answer=["a", "a"])
+
+
+async def test_a_function_with_arguments_of_its_own_is_another_revision_with_others():
+    assert (await reward("weighted").score(items())).scores == [1.0, 0.0]
+    told = revision("x", functools.partial(answers, answer=["a"]))
+    assert told == revision("x", functools.partial(answers, answer=["a"]))
+    with pytest.raises(ConfigError, match="start the service again"):
+        revision("x", functools.partial(answers, answer=["b"]))
+
+
+def test_a_compiled_function_is_told_by_its_name():
+    assert revision("math:floor", math.floor) != revision("math:ceil", math.ceil)
 
 
 def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_is_not_its_own(tmp_path, monkeypatch):

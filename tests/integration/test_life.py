@@ -1,0 +1,95 @@
+"""What a service says of itself while it loads, when it cannot load, and when it no longer scores."""
+
+import httpx
+import pytest
+
+from reward_service.app import create_app
+from reward_service.errors import ConfigError
+from reward_service.rewards.base import Scores
+from reward_service.settings import Settings
+from shared import NotReady, RewardClient, RewardInfo, ServiceUnreachable
+from shared.schemas import ItemError
+from tests.conftest import RULES, running_service
+
+
+class Plain:
+    """A reward that scores everything 1."""
+
+    info = RewardInfo(name="plain", kind="rule", description="", revision="1")
+    sound = True
+
+    async def score(self, items):
+        return Scores(scores=[1.0] * len(items), details=[None] * len(items))
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+
+async def test_before_it_has_loaded_it_is_alive_and_not_ready():
+    app = create_app(Settings(config=RULES))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        assert (await client.get("/health/live")).status_code == 200
+        for answer in (await client.get("/health/ready"), await client.post("/v1/score", json={"completions": ["a"]})):
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+
+
+def test_with_a_reward_that_no_longer_scores_it_is_not_ready():
+    reward = Plain()
+    with running_service(rewards={"plain": reward}) as url:
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        reward.sound = False
+        answer = httpx.get(f"{url}/health/ready")
+        assert (answer.status_code, answer.json()["code"]) == (503, "stalled")
+
+
+class Unable(Plain):
+    async def score(self, items):
+        error = ItemError(code="backend_failed", message="it broke")
+        return Scores(scores=[None], details=[None], errors={0: error})
+
+
+class Infinite(Plain):
+    async def score(self, items):
+        return Scores(scores=[float("inf")], details=[None])
+
+
+class Unstartable(Plain):
+    async def start(self):
+        raise OSError("no such device")
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        (Unable(), "rewards.plain cannot score a simple sentence: it broke"),
+        (Infinite(), "rewards.plain cannot score a simple sentence: the score came out as inf"),
+        (Unstartable(), "cannot load the rewards: OSError: no such device"),
+    ],
+)
+def test_a_reward_that_cannot_score_a_simple_sentence_is_not_served(reward, says):
+    with pytest.raises(ConfigError, match=says), running_service(rewards={"plain": reward}):
+        pass
+
+
+def test_a_replica_that_cannot_score_is_passed_over_for_one_that_can():
+    from reward_service.errors import Unable as ComputesNothing
+
+    class Broken(Plain):
+        broken = False
+
+        async def score(self, items):
+            if self.broken:
+                raise ComputesNothing("the model computes nothing any more")
+            return await super().score(items)
+
+    bad = Broken()
+    with running_service(rewards={"plain": bad}) as one, running_service(rewards={"plain": Plain()}) as other:
+        bad.broken = True
+        with RewardClient([one, other], timeout_s=10) as client:
+            assert [client.score(["a"]).rewards["plain"].scores for _ in range(4)] == [[1.0]] * 4
+        with RewardClient(one, timeout_s=1.0) as alone, pytest.raises(ServiceUnreachable) as gave_up:
+            alone.score(["a"])
+    assert isinstance(gave_up.value.__cause__, NotReady)

@@ -33,15 +33,15 @@ HEADERS = {"Content-Type": "application/json"}
 
 def one_text() -> list[Row]:
     """One text, idle service: what HTTP, queue and threads add to the bare forward."""
-    text, bare, served = texts(1, seed=3), engine_loop(auto_engine()), []
+    text, bare, bare_ms, served_ms = texts(1, seed=3), engine_loop(auto_engine()), list[float](), list[float]()
     with our_service("figures") as target, httpx.Client() as client:
-        bare_ms = [1000 * bare(text) for _ in range(60)][10:]
-        for _ in range(60):
+        for _ in range(200):
+            bare_ms.append(1000 * bare(text))
             began_s = time.monotonic()
             client.post(target.url, content=target.body(text), headers=HEADERS).raise_for_status()
-            served.append(1000 * (time.monotonic() - began_s))
-    added = median(served[10:]) - median(bare_ms)
-    return [["one text, idle: added to the bare forward", f"{added:.1f} ms of {median(bare_ms):.1f}", "≤ 3 ms"]]
+            served_ms.append(1000 * (time.monotonic() - began_s))
+    added = median(served_ms[20:]) - median(bare_ms[20:])
+    return [["one text, idle: added to the bare forward", f"{added:.1f} ms of {median(bare_ms[20:]):.1f}", "≤ 3 ms"]]
 
 
 def health_under_load() -> list[Row]:
@@ -167,15 +167,17 @@ def footprint() -> list[Row]:
         'labels: {POSITIVE: 2.0, "*": -1.0}}\n',
         encoding="utf-8",
     )
-    began_s = time.monotonic()
-    with our_service("footprint", "--config", str(config)) as target:
-        ready_s = time.monotonic() - began_s
-        closed_loop(target, texts(256, seed=9), 64, 4)
-        metrics = httpx.get(target.url.replace("/v1/score", "/metrics")).text.splitlines()
+    ready_s = []
+    for _ in range(ROUNDS):
+        began_s = time.monotonic()
+        with our_service("footprint", "--config", str(config)) as target:
+            ready_s.append(time.monotonic() - began_s)
+            closed_loop(target, texts(256, seed=9), 64, 4)
+            metrics = httpx.get(target.url.replace("/v1/score", "/metrics")).text.splitlines()
     resident = next(float(line.split()[1]) for line in metrics if line.startswith("process_resident_memory_bytes "))
     return [
         ["resident memory with `sentiment`", f"{resident / 1e6:.0f} MB", "≤ 900 MB"],
-        ["ready, models in the cache", f"{ready_s:.1f} s", "≤ 8 s"],
+        ["ready, models in the cache", f"{median(ready_s):.1f} s", "≤ 8 s"],
     ]
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from reward_service.admission import Bounds
-from reward_service.batching import Batcher
+from reward_service.batching import BatchDone, Batcher
 from reward_service.cache import LogitsCache
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded, Unable
 
@@ -289,3 +289,14 @@ async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
         batcher.refuse_late(math.inf)
         backend.gate.set()
         await waiting
+
+
+async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took():
+    told = []
+    async with batching(Gated(), observe=told.append, budget_tokens=6) as batcher:
+        ticket = await batcher.score([[1], [2, 2, 2], [3, 3, 3, 3]])
+    batches = [event for event in told if isinstance(event, BatchDone)]
+    assert [(each.texts, each.tokens, each.padded_tokens) for each in batches] == [(2, 4, 6), (1, 4, 4)]
+    assert all(0 < each.compute_s < 5 and 0 <= each.wait_s < 1 for each in batches)
+    assert batches[0].wait_s <= batches[1].wait_s
+    assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))

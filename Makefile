@@ -117,6 +117,7 @@ audit: install ## Look for known weaknesses in the locked packages
 
 mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices (about an hour)
 	$(BIN)/python -m pip install --quiet mutmut
+	rm -rf mutants  # what it remembers of which test goes where is wrong once the code has changed
 	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
 

@@ -115,7 +115,7 @@ audit: install ## Look for known weaknesses in the locked packages
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/trainer.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r locks/torch.txt
 
-mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices (about an hour)
+mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices
 	$(BIN)/python -m pip install --quiet mutmut
 	rm -rf mutants  # what it remembers of which test goes where is wrong once the code has changed
 	$(BIN)/mutmut run $(ARGS)

@@ -148,6 +148,6 @@ class Asker:
 
 def _gave_up(error: Exception, attempts: int, timeout_s: float, passed_over: dict[str, RevisionChanged]) -> RewardError:
     """Say why no answer came: that a replica has other weights is worse than that another one is down."""
-    for changed in passed_over.values():
-        return changed
+    if passed_over:
+        return next(iter(passed_over.values()))
     return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")

@@ -18,8 +18,6 @@ from trainer.judges import JUDGES
 from trainer.prompts import Row, columns_of, question_of
 from trainer.remote import failures, over_budget
 
-FAILURE_BUDGET = 0.01
-"""The share of replies that may be without a score which they should have."""
 Prompt = list[dict[str, Any]]
 Progress = Callable[[int, int], None]
 
@@ -61,12 +59,13 @@ class Evaluator:
         rewards: Sequence[str],
         judges: Sequence[str],
         revisions: Mapping[str, str] | None = None,
+        failure_budget: float = 0.01,
         batch: int = 100,
         seed: int = 42,
     ) -> None:
         self.tokenizer, self.rows, self.client = tokenizer, list(rows), client
         self.rewards, self.judges, self.batch, self.seed = list(rewards), list(judges), batch, seed
-        self.revisions = revisions
+        self.revisions, self.failure_budget = revisions, failure_budget
 
     def evaluate(
         self,
@@ -109,7 +108,7 @@ class Evaluator:
         prompts, columns = [reply.prompt for reply in replies], columns_of(self.rows)
         response = self.client.score(completions, prompts, columns, rewards=self.rewards, revisions=self.revisions)
         for name, reward in response.rewards.items():
-            refuse_too_many(name, reward, FAILURE_BUDGET)
+            refuse_too_many(name, reward, self.failure_budget)
             for reply, score in zip(replies, reward.scores, strict=True):
                 reply.scores[name] = score
         for reply in replies:

@@ -31,6 +31,7 @@ def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         rewards=names,
         judges=run.judges,
         revisions=None if run.allow_revision_change else revisions,
+        failure_budget=run.failure_budget,
         batch=run.eval_batch,
         seed=rloo.seed,
     )

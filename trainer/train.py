@@ -53,6 +53,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
         judges=run.judges,
         revisions=None if run.allow_revision_change else revisions,
+        failure_budget=run.failure_budget,
         batch=run.eval_batch,
         seed=rloo.seed,
     )

@@ -53,3 +53,8 @@ def test_figures_of_too_few_replies_are_refused_with_the_reason(code, of):
 def test_replies_to_which_a_reward_does_not_apply_are_no_failures():
     errors = {"0": ItemError(code="not_applicable", message="no answer is known")}
     refuse_too_many("x", RewardScores(scores=[None], revision="1", errors=errors), 0.01)
+
+
+def test_how_many_replies_may_be_without_a_score_is_what_the_run_allows():
+    errors = {str(index): ItemError(code="backend_failed", message="it broke") for index in range(3)}
+    refuse_too_many("x", RewardScores(scores=[None] * 3 + [1.0] * 97, revision="1", errors=errors), 0.05)

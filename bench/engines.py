@@ -1,8 +1,8 @@
 """`make bench-engines`: one process, no HTTP: how fast and how far off each engine is, and how near to the hardware.
 
-Beside the engines of the service stand 8-bit integers, as ONNX Runtime's own tool makes them, and the error of 8-bit
-weights alone. Errors are against float32 torch. What the hardware could do is the speed of a matrix product of the
-model's own shape, alone; what packing sequences could save is the padding.
+Beside the engines of the service stand 8-bit integers as ONNX Runtime's own tool makes them. Errors are against
+float32 torch. What the hardware could do is the speed of a matrix product of the model's own shape, alone; what
+packing sequences could save is the padding.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from onnxruntime.quantization import quantize_dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.bare import BUDGET_TOKENS
-from bench.report import markdown, write
+from bench.report import machine, markdown, write
 from bench.texts import texts
 from reward_service.backends.base import Backend, Logits, Tokens, padded
 from reward_service.backends.engines import REFERENCE, candidates, load, score_all
@@ -26,14 +26,13 @@ from reward_service.backends.measure import WAITING, error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import trace
 from reward_service.backends.onnx_runtime import OnnxBackend
-from reward_service.backends.pytorch import TorchBackend
 from reward_service.cores import usable_cores
 from reward_service.errors import ConfigError
 from reward_service.packing import batches_of
 from shared.models.store import resolve
 
 UNSEEN = 500
-INT8, WEIGHTS = "onnxruntime int8 (dynamic, by channel)", "float32 with weights of 8 bits"
+INT8 = "onnxruntime int8 (one step a batch)"
 PRODUCT, HARDWARE = "float32 matrix product alone", "of the speed of matrix products"
 Batches = list[list[Tokens]]
 
@@ -50,7 +49,6 @@ def main() -> None:
     rates, useful = speeds(backends, tokens, args.rounds), operations(folder, tokens) / len(tokens)
     unseen = in_batches([text.tokens for text in folder.encode(texts(UNSEEN, seed=7))])
     logits = {name: score_all(backend, unseen) for name, backend in backends.items()}
-    logits[WEIGHTS] = score_all(with_rounded_weights(folder), unseen)
     rows = table(rates, useful, logits, folder)
     rows.append([f"padding among {WAITING} texts that wait", f"{padding(unseen):.0%} of tokens", "", "", "", ""])
     write("engines", {"rows": rows[1:]}, markdown(rows))
@@ -71,24 +69,13 @@ def every_backend(folder: ModelFolder) -> dict[str, Backend]:
 def quantized(folder: ModelFolder) -> OnnxBackend:
     """Give ONNX Runtime in 8-bit integers: weights by channel, activations by what each batch holds.
 
-    Weights have 7 bits, as its manual advises for processors that would overflow otherwise.
+    Weights have 7 bits, as its manual advises, on processors that would overflow otherwise.
     """
     with tempfile.TemporaryDirectory() as scratch:
         graph, small = Path(scratch) / "graph.onnx", Path(scratch) / "int8.onnx"
         trace(folder, graph)
-        quantize_dynamic(graph, small, per_channel=True, reduce_range=True)
+        quantize_dynamic(graph, small, per_channel=True, reduce_range="avx512_vnni" not in machine()["instructions"])
         return OnnxBackend(folder, usable_cores(), small)
-
-
-def with_rounded_weights(folder: ModelFolder) -> TorchBackend:
-    """Give the reference with its weights rounded to 8 bits by channel: what any engine of 8 bits starts from."""
-    backend = TorchBackend(folder, "float32")
-    for module in backend._model.modules():
-        if isinstance(module, torch.nn.Linear):
-            weights = module.weight.data  # (outputs, inputs)
-            steps = weights.abs().amax(dim=1, keepdim=True) / 127
-            module.weight.data = (weights / steps).round() * steps
-    return backend
 
 
 def speeds(backends: dict[str, Backend], tokens: Sequence[Tokens], rounds: int) -> dict[str, float]:

@@ -39,7 +39,7 @@ def main() -> None:
     """Measure, print the table, write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=384, help="texts a measurement")
+    parser.add_argument("--texts", type=int, default=768, help="texts a measurement")
     parser.add_argument("--peers", nargs="*", default=PEERS, choices=PEERS)
     args = parser.parse_args()
     chosen, scored = auto_engine(), texts(args.texts)

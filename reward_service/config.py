@@ -14,7 +14,7 @@ from reward_service.errors import ConfigError
 from shared.schemas import Name
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
-DType = Literal["float32", "bfloat16"]
+DType = Literal["float32", "bfloat16", "int8"]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """`auto`, which is None, stands for the fastest whose scores are right."""
 

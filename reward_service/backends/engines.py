@@ -29,16 +29,21 @@ ENGINES = (
     Engine("onnxruntime", "float32"),
     Engine("torch", "bfloat16"),
     Engine("openvino", "bfloat16"),
+    Engine("openvino", "int8"),
 )
 
 
 def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]:
     """Give the installed engines that a configuration allows; None allows any. Raises `ConfigError` without one."""
     allowed = [each for each in ENGINES if backend in (None, each.backend) and dtype in (None, each.dtype)]
+    if not allowed:
+        known = ", ".join(each.dtype for each in ENGINES if each.backend == backend)
+        raise ConfigError(f"{backend} does not compute in {dtype} here: take one of {known}, or another backend")
     found = [each for each in allowed if find_spec(each.backend)]
     if not found:
+        missing = allowed[0].backend
         raise ConfigError(
-            f"{backend} is not installed: pip install 'remote-rewards[{backend}]', or take another backend"
+            f"{missing} is not installed: pip install 'remote-rewards[{missing}]', or allow another engine"
         )
     return found
 

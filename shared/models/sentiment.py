@@ -1,7 +1,8 @@
 """The sentiment reward models: one encoder trained on human ratings, saved as two ordinary models.
 
 Enters: the MiniLM folder and the ratings. Leaves: `sentiment` (labels NEGATIVE and POSITIVE) and `valence`
-(one output, the rating itself, -4 to 4), each a `BertForSequenceClassification` folder with card and figures.
+(one output, the rating itself, -4 to 4), each a `BertForSequenceClassification` folder with card and figures. Their
+weights fit 8 bits, so that 8-bit integers compute them without an error of the weights.
 Never: looks at the held-out tenth before training is over, or chooses anything by it.
 """
 
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from shared.models import card, ratings, wheels
+from shared.models.eight_bits import round_weights
 from shared.models.encoder import TOKENIZER_FILES
 from shared.models.figures import figures
 from shared.models.progress import say, stage
@@ -57,6 +59,7 @@ def train_and_save(into: Path, encoder: Path, rated: Sequence[Rating], recipe: R
         seen_tokens, held_out_tokens = _tokens(tokenizer, seen, recipe), _tokens(tokenizer, held_out, recipe)
     with stage(f"training on {len(seen)} sentences") as training:
         train(model, seen_tokens, [rating.rating for rating in seen], recipe)
+    round_weights(model)  # before it is measured: the figures are those of what is saved
     with stage(f"measuring on {len(held_out)} held-out sentences") as measuring:
         outputs = predict(model, held_out_tokens).double().numpy()
         found = figures(outputs, held_out, clear_from=recipe.clear_from, unit=recipe.rating_unit)

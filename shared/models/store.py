@@ -50,8 +50,8 @@ def _sentiment(into: Path) -> None:
 EMBEDDED: dict[str, Embedded] = {
     "smollm2": Embedded("smollm2-1", _policy),
     "minilm": Embedded("minilm-1", _encoder),
-    "sentiment": Embedded("ratings-2", _sentiment, part="sentiment"),
-    "valence": Embedded("ratings-2", _sentiment, part="valence"),
+    "sentiment": Embedded("ratings-3", _sentiment, part="sentiment"),
+    "valence": Embedded("ratings-3", _sentiment, part="valence"),
 }
 
 

@@ -4,12 +4,15 @@ import random
 import shutil
 
 import numpy as np
+import openvino
 import pytest
 
 from reward_service.backends import engines
 from reward_service.backends.choose import choose
+from reward_service.backends.measure import error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import graph_of
+from reward_service.backends.open_vino import put_in_integers
 from reward_service.config import ClassifierSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.loading import model_reward
@@ -42,6 +45,23 @@ def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
     right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), batches)
     found = engines.score_all(engines.load(engine, folder, 2), batches)
     assert np.allclose(right, found, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", engines.candidates("openvino", "int8"), ids=str)
+def test_8_bit_integers_stay_within_the_tolerance_whatever_they_are_batched_with(engine, folder, texts):
+    tokens = [text.tokens for text in folder.encode(texts)]
+    backend = engines.load(engine, folder, 2)
+    right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
+    together, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
+    assert error(right, together, folder) <= 0.02
+    assert error(together, alone, folder) <= 0.02
+
+
+def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integers(folder):
+    model = openvino.Core().read_model(graph_of(folder))
+    put_in_integers(model)
+    kinds = [node.get_element_type().get_type_name() for node in model.get_ops() if node.get_type_name() == "Constant"]
+    assert kinds.count("i8") == 6 * 5 + 1  # six products a layer, of which the first stays as it is, and the pooler
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.trials.base import (
 from tests.trials.supervisor import Supervisor
 
 TORCH = ("--backend", "torch", "--dtype", "float32")
+HEADERS = {"X-Request-Timeout-Ms": "5000", "Content-Type": "application/json"}
 
 
 @dataclass
@@ -138,12 +140,16 @@ class Overload:
     health_s: list[float] = field(default_factory=list)
     rest_s: float = 0.0
 
-    async def ask(self, level: Level) -> None:
+    def body(self) -> bytes:
+        """Make a request of texts that no other has."""
+        texts = [numbered(next(self.serials), self.chance) for _ in range(self.batch)]
+        return json.dumps({"completions": texts}).encode()
+
+    async def ask(self, level: Level, body: bytes) -> None:
         """Send one request and note what became of it."""
-        body = {"completions": [numbered(next(self.serials), self.chance) for _ in range(self.batch)]}
-        headers, began_s = {"X-Request-Timeout-Ms": "5000"}, time.monotonic()
+        began_s = time.monotonic()
         try:
-            answer = await self.client.post(f"{self.url}/v1/score", json=body, headers=headers, timeout=10)
+            answer = await self.client.post(f"{self.url}/v1/score", content=body, headers=HEADERS, timeout=10)
         except httpx.HTTPError as error:
             level.other.append(type(error).__name__)
             return
@@ -161,19 +167,20 @@ class Overload:
 
         async def caller() -> None:
             while going():
-                await self.ask(closed)
+                await self.ask(closed, self.body())
 
         began_s = time.monotonic()
         await asyncio.gather(*(caller() for _ in range(3)))
         return len(closed.good_s) / (time.monotonic() - began_s)
 
     async def level(self, requests_per_s: float, seconds: float) -> Level:
-        """Send requests as they are due, answered or not."""
+        """Send requests as they are due, answered or not. They are made before: who scores them shares the cores."""
+        bodies = [self.body() for _ in range(int(seconds * requests_per_s))]
         level, began_s, tasks = Level(), time.monotonic(), []
         watching = asyncio.create_task(self._watch())
-        for number in range(int(seconds * requests_per_s)):
+        for number, body in enumerate(bodies):
             await asyncio.sleep(max(0.0, began_s + number / requests_per_s - time.monotonic()))
-            tasks.append(asyncio.create_task(self.ask(level)))
+            tasks.append(asyncio.create_task(self.ask(level, body)))
         await asyncio.gather(*tasks)
         level.seconds = time.monotonic() - began_s
         watching.cancel()
@@ -195,6 +202,6 @@ async def _levels(
         load = Overload(url, client, batch)
         capacity = await load.capacity(max(2.0, seconds / 3))
         levels = {factor: await load.level(factor * capacity, seconds) for factor in factors}
-        await load.ask(rest := Level())
+        await load.ask(rest := Level(), load.body())
         load.rest_s = max(rest.good_s, default=float("inf"))
         return levels, load

@@ -61,6 +61,11 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch):
         candidates("openvino", None)
 
 
+def test_a_precision_that_a_backend_does_not_have_is_told_with_those_it_has():
+    with pytest.raises(ConfigError, match="torch does not compute in int8 here: take one of float32, bfloat16"):
+        candidates("torch", "int8")
+
+
 @pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000\n", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
 def test_a_containers_quota_counts(cpu_max, cores):
     assert quota_of(cpu_max) == cores

@@ -19,7 +19,8 @@ from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnrea
 from shared.hedging import first_answer
 from shared.keys import ApiKey
 from shared.replicas import refreshed
-from shared.transport import Call, NoTurn, Transport
+from shared.transport import Call, Transport
+from shared.turns import Lines, NoTurn
 
 LOOK_UP_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.05
@@ -48,7 +49,7 @@ class Asker:
         self._endpoints: list[Endpoint] = []
         self._look_up_s = 0.0  # when the names are to be looked up again
         self._key, self._patience = key, patience
-        self._budget = RetryBudget()
+        self._budget, self._lines = RetryBudget(), Lines()
         self.transport = Transport(key, patience.connect_timeout_s)
         self.retries = 0
         """Attempts that failed and were made again, since the beginning."""
@@ -91,7 +92,8 @@ class Asker:
         endpoint.outstanding += 1
         endpoint.asked_s = time.monotonic()
         try:
-            answer = parse(await self.transport.send(endpoint.url, call, until_s))
+            async with self._lines.to(endpoint.url).turn(endpoint.allowance, until_s - time.monotonic()):
+                answer = parse(await self.transport.send(endpoint.url, call, until_s))
         except RewardError as error:
             if isinstance(error, Overloaded):
                 endpoints.full(endpoint, error.retry_after_s, now_s=time.monotonic())

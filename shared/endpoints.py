@@ -1,8 +1,9 @@
 """Choose among replicas of one service, and leave alone for a while what fails. Pure: the clock is passed in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from shared.allowance import Allowance
 from shared.backoff import doubled
 
 FIRST_PAUSE_S = 0.1
@@ -22,6 +23,12 @@ class Endpoint:
     closed_until_s: float = 0.0
     full_until_s: float = 0.0
     last_error: Exception | None = None
+    allowance: Allowance = field(default_factory=Allowance)
+
+    @property
+    def load(self) -> float:
+        """What it has under way, as a share of what it takes at a time."""
+        return self.outstanding / self.allowance.calls
 
     def admits(self, now_s: float) -> bool:
         """Tell whether it may be asked: one that failed lately by one caller at a time, after its pause."""
@@ -29,12 +36,13 @@ class Endpoint:
 
 
 def choose(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
-    """Give the replica with the least under way of those that may be asked, in turns where several have; or None.
+    """Give the replica with the least to do of those that may be asked, in turns where several have; or None.
 
-    One whose queue was full is the last choice until the time has come that it named.
+    One that takes less at a time has as much to do with less. One whose queue was full is the last choice until the
+    time has come that it named.
     """
     admitting = (each for each in endpoints if each.admits(now_s))
-    return min(admitting, key=lambda each: (each.full_until_s > now_s, each.outstanding, each.asked_s), default=None)
+    return min(admitting, key=lambda each: (each.full_until_s > now_s, each.load, each.asked_s), default=None)
 
 
 def pause_s(endpoints: Sequence[Endpoint], *, now_s: float, shortest_s: float = 0.02) -> float:

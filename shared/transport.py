@@ -10,15 +10,9 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from shared import answers, protocol
+from shared.allowance import AT_ONCE
 from shared.errors import ServiceUnreachable
 from shared.keys import ApiKey
-
-AT_ONCE = 16
-"""Calls under way to one address: enough to fill a service's batches."""
-
-
-class NoTurn(ServiceUnreachable):
-    """A call's time was over before its turn came to be sent: that is no fault of the service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,48 +24,27 @@ class Call:
     body: bytes | None = None
 
 
-class Line:
-    """The connections to one address. Calls beyond `AT_ONCE` take turns: a crowd is slower than a line."""
-
-    def __init__(self) -> None:
-        self.turn = asyncio.Semaphore(AT_ONCE)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
-        # a proxy of the environment would read what goes over plain HTTP, the key too
-        self.http = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
-
-
 class Transport:
     """Connections to services: a set of them for each event loop and address."""
 
     def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
         self._key, self._connect_timeout_s = key, connect_timeout_s
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Line]] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]] = WeakKeyDictionary()
 
     async def send(self, url: str, call: Call, until_s: float) -> httpx.Response:
         """Send once and read the answer whole, by a time of the monotonic clock.
 
-        Raises `NoTurn`, `ServiceUnreachable`, or what a problem document says.
+        Raises `ServiceUnreachable`, or what a problem document says.
         """
-        line = self._line(url)
-        try:
-            async with asyncio.timeout(until_s - time.monotonic()):
-                await line.turn.acquire()
-        except TimeoutError:
-            raise NoTurn(f"{AT_ONCE} calls to {url} were under way all the time") from None
-        try:
-            return await self._send(line, url, call, max(0.001, until_s - time.monotonic()))
-        finally:
-            line.turn.release()
-
-    async def _send(self, line: Line, url: str, call: Call, remaining_s: float) -> httpx.Response:
+        remaining_s = max(0.001, until_s - time.monotonic())
         timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
         headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
+        http, address = self._http(url), url + call.path
         try:
-            address = url + call.path
             async with (
                 asyncio.timeout(remaining_s),
-                line.http.stream(call.method, address, content=call.body, headers=headers, timeout=timeout) as stream,
+                http.stream(call.method, address, content=call.body, headers=headers, timeout=timeout) as stream,
             ):
                 response = await answers.read(stream)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
@@ -82,16 +55,18 @@ class Transport:
         answers.raise_for_problem(response)
         return response
 
-    def _line(self, url: str) -> "Line":
-        lines = self._lines.setdefault(asyncio.get_running_loop(), {})
-        if url not in lines:
-            lines[url] = Line()
-        return lines[url]
+    def _http(self, url: str) -> httpx.AsyncClient:
+        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        if url not in clients:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
+            # a proxy of the environment would read what goes over plain HTTP, the key too
+            clients[url] = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
+        return clients[url]
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        for line in self._lines.pop(asyncio.get_running_loop(), {}).values():
-            await line.http.aclose()
+        for http in self._clients.pop(asyncio.get_running_loop(), {}).values():
+            await http.aclose()
 
 
 def readable_by_others(url: str) -> bool:

@@ -5,6 +5,7 @@ import itertools
 import selectors
 from dataclasses import dataclass, field
 from functools import partial
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from shared import BadRequest, NotReady, Overloaded, RevisionChanged, ServiceUnreachable, Unauthorized, asking
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
-from shared.transport import Call, NoTurn
+from shared.transport import Call
+from shared.turns import NoTurn
 
 A, B = "http://a", "http://b"
 CALL = Call("POST", "/v1/score", b"{}")
@@ -62,11 +64,17 @@ class Replicas:
 
 
 @pytest.fixture
-def ask(monkeypatch):
-    """Ask replicas that answer as told; give the answer, or the error, and what was sent."""
+def loop(monkeypatch):
     loop = VirtualLoop()
     monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=loop.time))
     monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.5))
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def ask(loop):
+    """Ask replicas that answer as told; give the answer, or the error, and what was sent."""
 
     def run(answers, *, key=None, parse=lambda response: response, timeout_s=None, times=1, **patience):
         asker = Asker(list(answers), ApiKey(key), Patience(**{"timeout_s": 20.0, **patience}))
@@ -78,8 +86,7 @@ def ask(monkeypatch):
                 result = error
         return result, asker
 
-    yield run
-    loop.close()
+    return run
 
 
 def test_the_first_answer_is_given_and_nothing_is_asked_again(ask):
@@ -268,3 +275,37 @@ def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_mo
     gaps = [later - earlier for earlier, later in itertools.pairwise(looked_up_s[1:])]
     assert len(gaps) == 3
     assert min(gaps) >= 1.0
+
+
+@dataclass
+class Small:
+    """A service that computes one call at a time while three wait; more are refused."""
+
+    loop: VirtualLoop
+    inside: int = 0
+    free_s: float = 0.0
+    sent: int = 0
+
+    async def send(self, url, call, until_s):
+        self.sent += 1
+        await asyncio.sleep(0.002)
+        if self.inside == 4:
+            raise Overloaded("full", status=429, code="overloaded", retry_after_s=1.0)
+        self.inside += 1
+        self.free_s = max(self.free_s, self.loop.now_s) + 0.05
+        await asyncio.sleep(self.free_s - self.loop.now_s)
+        self.inside -= 1
+        return "answered"
+
+
+def test_a_crowd_learns_what_a_service_takes_instead_of_being_refused_one_by_one(loop, monkeypatch):
+    monkeypatch.setattr(asking, "random", Random(1))
+
+    async def crowd():
+        return await asyncio.gather(*(asker.ask(CALL, lambda response: response) for _ in range(100)))
+
+    asker = Asker([A], ApiKey(None), Patience())
+    asker.transport = Small(loop)
+    assert loop.run_until_complete(crowd()) == ["answered"] * 100
+    assert asker.transport.sent <= 150  # where sixteen go at a time whatever it answers: 427
+    assert loop.now_s - 1000.0 < 6.0  # a hundred calls take five seconds

@@ -118,7 +118,7 @@ def test_one_that_always_gets_two_revisions_is_given_up(url):
 
 
 async def test_a_call_that_waits_for_its_turn_says_what_time_is_left_when_it_is_sent(url, monkeypatch):
-    monkeypatch.setattr("shared.transport.AT_ONCE", 1)
+    monkeypatch.setattr("shared.allowance.AT_ONCE", 1)
     told_ms = []
 
     class Slow(Echo):
@@ -136,7 +136,7 @@ async def test_a_call_that_waits_for_its_turn_says_what_time_is_left_when_it_is_
 
 
 async def test_a_call_whose_turn_never_comes_is_no_fault_of_the_service(monkeypatch):
-    monkeypatch.setattr("shared.transport.AT_ONCE", 1)
+    monkeypatch.setattr("shared.allowance.AT_ONCE", 1)
     began = threading.Event()
 
     class Slow(Echo):

@@ -2,6 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import endpoints
+from shared.allowance import Allowance
 from shared.answers import retry_after_s
 from shared.backoff import delay_s
 from shared.endpoints import Endpoint
@@ -45,6 +46,11 @@ def test_retry_after_is_read_as_seconds_or_date_and_nonsense_is_ignored():
 def test_the_replica_with_the_least_to_do_is_asked():
     busy, idle = Endpoint("a", outstanding=3), Endpoint("b", outstanding=1)
     assert endpoints.choose([busy, idle], now_s=0) is idle
+
+
+def test_what_a_replica_has_to_do_is_weighed_by_what_it_takes():
+    small, large = Endpoint("a", outstanding=2, allowance=Allowance(2.0)), Endpoint("b", outstanding=9)
+    assert endpoints.choose([small, large], now_s=0) is large
 
 
 def test_replicas_with_as_much_to_do_are_asked_in_turns():

@@ -15,6 +15,7 @@ from shared.errors import (
     NotReady,
     Overloaded,
     RevisionChanged,
+    ServiceBroken,
     ServiceRefused,
     ServiceUnreachable,
     TooSlow,
@@ -164,6 +165,8 @@ def _problem(response: httpx.Response) -> Problem | None:
 def _not_ours(response: httpx.Response) -> NotARewardService | ServiceUnreachable:
     kind = response.headers.get("Content-Type") or "no content type"
     url = response.request.url
+    if response.status_code == 500:
+        return ServiceBroken(f"{url} answered 500 ({kind})")
     if response.status_code >= 500 or response.status_code in BUSY:  # a proxy, or a service on its way down: ask again
         return ServiceUnreachable(f"{url} answered {response.status_code} ({kind})")
     return NotARewardService(

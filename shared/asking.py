@@ -57,13 +57,14 @@ class Asker:
     async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
         """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
 
-        Raises a `RewardError`: at once where asking again would not help, else when the time is over.
+        Raises a `RewardError`: at once where asking again would not help, soon where all answer 500 all the time, else
+        when the time is over.
         """
-        allowed_s = self._patience.timeout_s if timeout_s is None else timeout_s
-        deadline_s = time.monotonic() + allowed_s
+        began_s = time.monotonic()
+        deadline_s = began_s + (self._patience.timeout_s if timeout_s is None else timeout_s)
         passed_over: dict[str, RevisionChanged] = {}
         for attempt in itertools.count():
-            endpoint = await self._replica(passed_over, deadline_s, allowed_s, attempt)
+            endpoint = await self._replica(passed_over, began_s, deadline_s, attempt)
             others = [each for each in self._endpoints if each is not endpoint and each.url not in passed_over]
             long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, attempt)  # what did not fit may fit now
             until_s, sent = min(time.monotonic() + long_enough_s, deadline_s), self._key.header
@@ -82,8 +83,9 @@ class Asker:
                 if not error.retryable:
                     raise
                 wait_s = self._wait_s(others, attempt, error)
-                if time.monotonic() + wait_s >= deadline_s:
-                    raise _gave_up(error, attempt + 1, allowed_s, passed_over) from error
+                ends_s = endpoints.ends_s([endpoint, *others], began_s=began_s, deadline_s=deadline_s)
+                if time.monotonic() + wait_s >= ends_s:
+                    raise _gave_up(error, attempt + 1, ends_s - began_s, passed_over) from error
                 self.retries += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
@@ -114,7 +116,7 @@ class Asker:
         return self._attempt(other, call, parse, until_s)
 
     async def _replica(
-        self, passed_over: dict[str, RevisionChanged], deadline_s: float, allowed_s: float, attempts: int
+        self, passed_over: dict[str, RevisionChanged], began_s: float, deadline_s: float, attempts: int
     ) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
@@ -123,10 +125,11 @@ class Asker:
             if endpoint := endpoints.choose(candidates, now_s=time.monotonic()):
                 return endpoint
             wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
-            if time.monotonic() + wait_s >= deadline_s:
+            ends_s = endpoints.ends_s(candidates, began_s=began_s, deadline_s=deadline_s)
+            if time.monotonic() + wait_s >= ends_s:
                 nowhere = ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
                 last = next((each.last_error for each in candidates if each.last_error), nowhere)
-                raise _gave_up(last, attempts, allowed_s, passed_over) from last
+                raise _gave_up(last, attempts, ends_s - began_s, passed_over) from last
             await asyncio.sleep(wait_s)
 
     async def _look_up(self, deadline_s: float) -> None:
@@ -148,8 +151,8 @@ class Asker:
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
 
 
-def _gave_up(error: Exception, attempts: int, timeout_s: float, passed_over: dict[str, RevisionChanged]) -> RewardError:
+def _gave_up(error: Exception, attempts: int, within_s: float, passed_over: dict[str, RevisionChanged]) -> RewardError:
     """Say why no answer came: that a replica has other weights is worse than that another one is down."""
     if passed_over:
         return next(iter(passed_over.values()))
-    return ServiceUnreachable(f"gave up after {attempts} attempts within {timeout_s:g} s; the last: {error}")
+    return ServiceUnreachable(f"gave up after {attempts} attempts within {round(within_s, 1):g} s; the last: {error}")

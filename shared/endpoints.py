@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 
 from shared.allowance import Allowance
 from shared.backoff import doubled
+from shared.errors import ServiceBroken
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.5
 """A replica that comes back is found within this time, whoever asks and however often."""
 LONGEST_FULL_S = 10.0
+LONGEST_BROKEN_S = 20.0
+"""What answers 500 and nothing else is asked no longer: it does not restart, and would say the same for ever."""
 
 
 @dataclass
@@ -23,6 +26,8 @@ class Endpoint:
     closed_until_s: float = 0.0
     full_until_s: float = 0.0
     last_error: Exception | None = None
+    broken_since_s: float | None = None
+    """When the first of its latest answers came, where all of them were 500."""
     allowance: Allowance = field(default_factory=Allowance)
 
     @property
@@ -55,9 +60,21 @@ def at_once(others: Sequence[Endpoint], *, now_s: float) -> bool:
     return any(each.admits(now_s) and each.full_until_s <= now_s for each in others)
 
 
+def ends_s(endpoints: Sequence[Endpoint], *, began_s: float, deadline_s: float) -> float:
+    """Give when a call is given up: at its deadline, or sooner where each of these replicas answers 500 all the time.
+
+    A call asks for a while itself, however long they are known to be broken: it may be over now.
+    """
+    since_s = [each.broken_since_s for each in endpoints if each.broken_since_s is not None]
+    if not since_s or len(since_s) < len(endpoints):
+        return deadline_s
+    return min(deadline_s, max(began_s, *since_s) + LONGEST_BROKEN_S)
+
+
 def full(endpoint: Endpoint, retry_after_s: float | None, *, now_s: float) -> None:
     """Note that a replica has too much to do, and until when: that is no fault."""
     endpoint.full_until_s = now_s + min(LONGEST_FULL_S, retry_after_s or 0.0)
+    endpoint.broken_since_s = None
 
 
 def failed(endpoint: Endpoint, error: Exception, *, now_s: float) -> None:
@@ -65,8 +82,10 @@ def failed(endpoint: Endpoint, error: Exception, *, now_s: float) -> None:
     endpoint.closed_until_s = now_s + min(LONGEST_PAUSE_S, doubled(FIRST_PAUSE_S, endpoint.failures))
     endpoint.failures += 1
     endpoint.last_error = error
+    first_s = now_s if endpoint.broken_since_s is None else endpoint.broken_since_s
+    endpoint.broken_since_s = first_s if isinstance(error, ServiceBroken) else None
 
 
 def answered(endpoint: Endpoint) -> None:
     """Take a replica back that has answered."""
-    endpoint.failures, endpoint.closed_until_s, endpoint.last_error = 0, 0.0, None
+    endpoint.failures, endpoint.closed_until_s, endpoint.last_error, endpoint.broken_since_s = 0, 0.0, None, None

@@ -2,6 +2,7 @@
 
 RewardError
 ├── ServiceUnreachable      nobody answered, or not in time            (tried again)
+│   └── ServiceBroken       500: what answers has failed               (tried again for a short while)
 ├── ServiceRefused          the service answered with a problem
 │   ├── Overloaded          429: its queue is full                     (tried again)
 │   ├── NotReady            503: loading, draining                     (tried again)
@@ -30,6 +31,10 @@ class ServiceUnreachable(RewardError):
     """Nobody answered at the address, or not in time."""
 
     retryable = True
+
+
+class ServiceBroken(ServiceUnreachable):
+    """What answers at the address says 500: it is there, and it has failed. One that restarts does not say that."""
 
 
 class ServiceRefused(RewardError):

@@ -1,5 +1,6 @@
 """Runs that are disturbed: the service dies and is reloaded, the trainer dies, a process of several has no rewards."""
 
+import itertools
 import json
 import os
 import re
@@ -7,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests import faults
 from tests.conftest import RULES, wait_for
 from tests.trials.changes import reloaded
 from tests.trials.supervisor import Supervisor
@@ -158,7 +161,7 @@ args = RLOOConfig(output_dir=sys.argv[2], max_steps=5, per_device_train_batch_si
                   report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True)
 rows = [{"prompt": [{"role": "user", "content": f"Say {n}."}]} for n in range(8)]
 RLOOTrainer(model=load_policy("embedded:smollm2", frozen_layers=28), args=args,
-            reward_funcs=remote_reward(sys.argv[1], "banana", timeout_s=5), train_dataset=Dataset.from_list(rows),
+            reward_funcs=remote_reward(sys.argv[1], "banana"), train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer("embedded:smollm2")).train()
 """
 
@@ -175,12 +178,17 @@ def rank(number, port, url, folder):
     )
 
 
-def test_where_one_process_has_no_rewards_all_stop_and_say_the_same(rules_url, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as closed, socket.create_server(("127.0.0.1", 0)) as meeting:
-        nobody, port = closed.getsockname()[1], meeting.getsockname()[1]
-    urls = [rules_url, f"http://127.0.0.1:{nobody}"]
-    processes = [rank(number, port, url, tmp_path / str(number)) for number, url in enumerate(urls)]
-    said = [process.communicate(timeout=180)[0] for process in processes]
+def test_where_the_rewards_of_one_process_are_broken_all_stop_within_a_minute_and_say_the_same(rules_url, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as meeting:
+        port = meeting.getsockname()[1]
+    with faults.spoiling(rules_url, every=itertools.repeat(faults.status(500))) as (broken, proxy):
+        urls = [rules_url, broken]
+        processes = [rank(number, port, url, tmp_path / str(number)) for number, url in enumerate(urls)]
+        wait_for(lambda: proxy.scored > 0, timeout_s=180)
+        began_s = time.monotonic()
+        said = [process.communicate(timeout=180)[0] for process in processes]
+    assert time.monotonic() - began_s < 60
     assert all(process.returncode != 0 for process in processes)
     told = {re.search(r"RankFailed: (process 1 has no rewards, so all stop: .*)", text).group(1) for text in said}
     assert len(told) == 1, said
+    assert "answered 500" in told.pop()

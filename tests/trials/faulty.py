@@ -102,7 +102,7 @@ def random_faults(requests: int, share: float = 0.2, callers: int = 8) -> Outcom
 
 def nothing_but_faults(seconds: float, callers: int = 32) -> Outcome:
     """T8: nothing comes through at all; the callers must not keep the service down."""
-    always: Iterator[faults.Fault | None] = itertools.repeat(faults.status(500))
+    always: Iterator[faults.Fault | None] = itertools.repeat(faults.status(502))
     tally = Tally()
 
     async def run(url: str, proxy: faults.FaultProxy) -> int:

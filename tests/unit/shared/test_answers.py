@@ -12,6 +12,7 @@ from shared import (
     NotReady,
     Overloaded,
     RevisionChanged,
+    ServiceBroken,
     ServiceUnreachable,
     TooSlow,
     Unauthorized,
@@ -74,10 +75,11 @@ def test_a_right_answer_is_no_problem():
     answers.raise_for_problem(response(200))
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504])
 def test_a_gateway_that_has_no_answer_is_asked_again(status):
     error = raised(response(status))
-    assert type(error) is ServiceUnreachable
+    assert type(error) is (ServiceBroken if status == 500 else ServiceUnreachable)
+    assert error.retryable
     assert str(error) == f"{URL} answered {status} (text/html)"
 
 

@@ -10,7 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared import BadRequest, NotReady, Overloaded, RevisionChanged, ServiceUnreachable, Unauthorized, asking
+from shared import (
+    BadAnswer,
+    BadRequest,
+    NotReady,
+    Overloaded,
+    RevisionChanged,
+    ServiceBroken,
+    ServiceUnreachable,
+    Unauthorized,
+    asking,
+)
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
 from shared.transport import Call
@@ -18,6 +28,7 @@ from shared.turns import NoTurn
 
 A, B = "http://a", "http://b"
 CALL = Call("POST", "/v1/score", b"{}")
+BROKEN = partial(ServiceBroken, "it answered 500")
 DOWN = partial(ServiceUnreachable, "nobody there")
 FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
 LOADING = partial(NotReady, "loading", status=503, code="loading")
@@ -275,6 +286,57 @@ def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_mo
     gaps = [later - earlier for earlier, later in itertools.pairwise(looked_up_s[1:])]
     assert len(gaps) == 3
     assert min(gaps) >= 1.0
+
+
+def test_what_answers_500_for_ever_is_given_up_long_before_the_deadline(ask):
+    error, asker = ask({A: [BROKEN]}, timeout_s=300.0)
+    assert 10.0 < asker.transport.loop.now_s - 1000.0 <= 20.0
+    attempts = len(asker.transport.sent)
+    assert attempts >= 6
+    assert str(error) == f"gave up after {attempts} attempts within 20 s; the last: it answered 500"
+
+
+def test_nor_do_several_replicas_that_all_do_so_take_longer(ask):
+    _, asker = ask({A: [BROKEN], B: [BROKEN]}, timeout_s=300.0)
+    assert asker.transport.loop.now_s - 1000.0 <= 20.0
+    assert {url for _, url, _ in asker.transport.sent} == {A, B}
+
+
+def test_a_deadline_that_comes_sooner_counts(ask):
+    error, _ = ask({A: [BROKEN]}, timeout_s=3.0)
+    assert "within 3 s; the last: it answered 500" in str(error)
+
+
+@pytest.mark.parametrize("other", [DOWN, FULL, LOADING, partial(BadAnswer, "garbage")])
+def test_what_says_something_else_now_and_then_is_asked_until_the_deadline(ask, other):
+    error, asker = ask({A: [BROKEN, BROKEN, other] * 99}, timeout_s=300.0)
+    assert asker.transport.loop.now_s - 1000.0 > 280.0
+    assert "within 300 s" in str(error)
+
+
+def test_while_another_replica_may_come_back_it_is_waited_for(ask):
+    result, asker = ask({A: [BROKEN], B: [DOWN] * 12 + [0.0]}, timeout_s=300.0)
+    assert result == "http://b answers"
+    assert asker.transport.loop.now_s - 1000.0 > 40.0
+
+
+def test_who_asks_what_is_known_to_be_broken_asks_for_a_while_too(ask):
+    _, asker = ask({A: [BROKEN]}, timeout_s=300.0, times=2)
+    ended_s = asker.transport.loop.now_s - 1000.0
+    assert 20.0 < ended_s <= 40.0
+    assert len([when for when, *_ in asker.transport.sent if when > ended_s - 15.0]) > 2
+
+
+def test_all_who_wait_for_what_is_broken_end_together(loop):
+    async def crowd():
+        calls = (asker.ask(CALL, lambda response: response) for _ in range(64))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    asker = Asker([A], ApiKey(None), Patience())
+    asker.transport = Replicas(loop, {A: [BROKEN]})
+    errors = loop.run_until_complete(crowd())
+    assert all("the last: it answered 500" in str(error) for error in errors)
+    assert loop.now_s - 1000.0 <= 20.0
 
 
 @dataclass

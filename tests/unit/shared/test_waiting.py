@@ -1,3 +1,6 @@
+from functools import partial
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -6,7 +9,7 @@ from shared.allowance import Allowance
 from shared.answers import retry_after_s
 from shared.backoff import delay_s
 from shared.endpoints import Endpoint
-from shared.errors import ServiceUnreachable
+from shared.errors import ServiceBroken, ServiceUnreachable
 
 
 @given(st.integers(0, 60), st.floats(0, 1), st.none() | st.floats(0, 1e9))
@@ -85,7 +88,7 @@ def test_one_that_failed_cannot_be_asked_at_once_before_its_pause_is_over():
     assert [endpoints.at_once([endpoint], now_s=now_s) for now_s in (0.05, 0.1)] == [False, True]
 
 
-WHY = ServiceUnreachable("why")
+WHY, BROKEN = ServiceUnreachable("why"), ServiceBroken("it answered 500")
 
 
 def test_a_replica_that_failed_is_left_alone_and_comes_back():
@@ -116,6 +119,39 @@ def test_each_failure_in_a_row_doubles_the_pause_up_to_a_bound():
         endpoints.failed(endpoint, WHY, now_s=0)
         pauses.append(endpoint.closed_until_s)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.5, 1.5]
+
+
+def until(*replicas, began_s=0.0):
+    return endpoints.ends_s(replicas, began_s=began_s, deadline_s=300.0)
+
+
+def test_a_call_ends_at_its_deadline_or_twenty_seconds_after_all_have_begun_to_answer_500():
+    one, other = Endpoint("a"), Endpoint("b")
+    assert until() == until(one, other) == 300.0
+    endpoints.failed(one, BROKEN, now_s=0.0)
+    assert (until(one), until(one, other)) == (20.0, 300.0)
+    endpoints.failed(one, BROKEN, now_s=7.0)
+    endpoints.failed(other, BROKEN, now_s=9.0)
+    assert (until(one), until(one, other)) == (20.0, 29.0)
+    assert until(one, other, began_s=100.0) == 120.0
+    assert until(one, other, began_s=290.0) == 300.0
+
+
+ELSE = {
+    "right": endpoints.answered,
+    "full": partial(endpoints.full, retry_after_s=1.0, now_s=3.0),
+    "not there": partial(endpoints.failed, error=WHY, now_s=3.0),
+}
+
+
+@pytest.mark.parametrize("told", ELSE.values(), ids=ELSE)
+def test_whatever_else_a_replica_answers_ends_a_row_of_500(told):
+    endpoint = Endpoint("a")
+    endpoints.failed(endpoint, BROKEN, now_s=0.0)
+    told(endpoint)
+    assert until(endpoint) == 300.0
+    endpoints.failed(endpoint, BROKEN, now_s=5.0)
+    assert until(endpoint) == 25.0
 
 
 def test_who_waits_looks_again_when_the_first_pause_is_over():

@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.bare import BUDGET_TOKENS
 from bench.report import machine, markdown, write
 from bench.texts import texts
-from reward_service.backends.base import Backend, Logits, Tokens, padded
+from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.backends.engines import REFERENCE, candidates, load, score_all
+from reward_service.backends.layout import padded
 from reward_service.backends.measure import WAITING, error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import trace
@@ -122,7 +123,7 @@ def in_batches(tokens: Sequence[Tokens]) -> Batches:
 
 def padding(batches: Batches) -> float:
     """Give the share of what is computed that is padding."""
-    masks = [padded(batch, 0)[1] for batch in batches]
+    masks = [padded(batch, 0)["mask"] for batch in batches]
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
 
 

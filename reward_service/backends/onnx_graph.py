@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from reward_service.backends.base import padded
+from reward_service.backends.layout import layout_for
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.pytorch import forward_of, load
+from reward_service.backends.pytorch import load, way_of
 from shared.models.cache import build_once, cache_home
 from shared.models.quiet import quiet
 
-FORMAT = 1  # of how it is traced
+FORMAT = 2  # of how it is traced
 OPSET = 17
 NAME = "model.onnx"
-AXES = {0: "texts", 1: "tokens"}
+AXES = {1: ["tokens"], 2: ["texts", "longest"]}
+"""By how many there are."""
 
 
 def graph_of(folder: ModelFolder) -> Path | bytes:
@@ -35,39 +37,42 @@ def graph_of(folder: ModelFolder) -> Path | bytes:
 
 
 class Traced(nn.Module):
-    """A model as a function from ids and mask, (texts, tokens), to logits, (texts, labels)."""
+    """A model as a function from what a layout gives to logits, (texts, labels)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.inputs, self._way = way_of(model)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         """Give the logits."""
-        return forward_of(self.model)(ids, mask)
+        return self._way(*arrays)
 
 
 def trace(folder: ModelFolder, file: Path) -> None:
     """Write the graph of a model. The tracer warns of its age, and of Python values, none of which depends on texts."""
     with quiet(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        traced = Traced(load(folder))
+        arrays = example(folder, traced.inputs)
         torch.onnx.export(
-            Traced(load(folder)),
-            example(folder),
+            traced,
+            tuple(arrays.values()),
             file,
-            input_names=["ids", "mask"],
+            input_names=[*arrays],
             output_names=["logits"],
-            dynamic_axes={"ids": AXES, "mask": AXES},
+            dynamic_axes={name: dict(enumerate(AXES[array.dim()])) for name, array in arrays.items()},
             opset_version=OPSET,
             dynamo=False,
         )
     folder.refuse_changed()  # the graph is kept under the name of what was hashed
 
 
-def example(folder: ModelFolder) -> tuple[torch.Tensor, torch.Tensor]:
+def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
     """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
     tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
-    ids, mask = map(torch.from_numpy, padded(tokens, folder.pad_id))
-    return ids, mask
+    arrays = layout_for(inputs, folder.pad_id)(tokens)
+    return {name: torch.from_numpy(arrays[name]) for name in inputs}
 
 
 def _key(folder: ModelFolder) -> str:

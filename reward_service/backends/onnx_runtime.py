@@ -5,7 +5,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from reward_service.backends.base import Logits, Tokens, padded
+from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.layout import layout_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import graph_of
 from reward_service.errors import ConfigError, raising
@@ -21,9 +22,8 @@ class OnnxBackend:
         with raising(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
             model = graph or graph_of(folder)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._pad_id = folder.pad_id
+        self._lay_out = layout_for([each.name for each in self._session.get_inputs()], folder.pad_id)
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
-        """Pad to the longest and run one forward pass."""
-        ids, mask = padded(batch, self._pad_id)  # (texts, tokens)
-        return self._session.run(None, {"ids": ids, "mask": mask})[0].tolist()  # type: ignore[no-any-return]
+        """Run one forward pass."""
+        return self._session.run(None, self._lay_out(batch))[0].tolist()  # type: ignore[no-any-return]

@@ -7,7 +7,8 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from reward_service.backends.base import Logits, Tokens, padded
+from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.layout import layout_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import graph_of
 from reward_service.errors import ConfigError, raising
@@ -37,12 +38,11 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
             raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
-        self._pad_id = folder.pad_id
+        self._lay_out = layout_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_id)
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
-        """Pad to the longest and run one forward pass."""
-        ids, mask = padded(batch, self._pad_id)  # (texts, tokens)
-        return self._compiled([ids, mask])[0].tolist()  # type: ignore[no-any-return]
+        """Run one forward pass."""
+        return self._compiled(self._lay_out(batch))[0].tolist()  # type: ignore[no-any-return]
 
 
 def _options(precision: str, threads: int) -> dict[str, Any]:

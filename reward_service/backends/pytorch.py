@@ -1,12 +1,15 @@
 """Compute with transformers and torch. In float32 it is the reference that all others are held against."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from reward_service.backends.base import Logits, Tokens, padded
+from reward_service.backends import packed_bert
+from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.layout import layout_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError, raising
 from shared.models import first_token
@@ -19,14 +22,15 @@ class TorchBackend:
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
-        self._forward = forward_of(self._model)
-        self._pad_id = folder.pad_id
+        self._inputs, self._forward = way_of(self._model)
+        self._lay_out = layout_for(self._inputs, folder.pad_id)
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
-        """Pad to the longest and run one forward pass."""
-        ids, mask = map(torch.from_numpy, padded(batch, self._pad_id))  # (texts, tokens)
-        logits = self._forward(ids.to(self._device), mask.to(self._device))  # (texts, labels)
+        """Run one forward pass."""
+        arrays = self._lay_out(batch)
+        tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
+        logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()
 
 
@@ -40,8 +44,8 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
     return model.eval()
 
 
-def forward_of(model: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Give the function from ids and mask to logits that does the least work for the same result."""
+def way_of(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
+    """Give the function to logits that does the least work for the same result, and the names of what it takes."""
     if first_token.applies_to(model):
-        return lambda ids, mask: first_token.forward(model, ids, mask)
-    return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
+        return ("ids", "positions", "rows", "mask", "places"), partial(packed_bert.forward, model)
+    return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits

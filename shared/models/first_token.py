@@ -21,22 +21,29 @@ def applies_to(model: Any) -> bool:
 def forward(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     """Give the logits, (batch, labels), of `ids` and `mask`, (batch, tokens), as the whole model would."""
     hidden = model.bert.embeddings(ids)  # (batch, tokens, features)
-    blind = (1.0 - mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+    unseen = blind(mask, hidden.dtype)
     *lower, last = model.bert.encoder.layer
     for layer in lower:
-        hidden = layer(hidden, blind.expand(-1, 1, ids.shape[1], -1))
-    first = _first_token(last, hidden, blind)  # (batch, 1, features)
-    return model.classifier(model.bert.pooler(first))  # type: ignore[no-any-return]
+        hidden = layer(hidden, unseen.expand(-1, 1, ids.shape[1], -1))
+    return logits(model, last, hidden, unseen)
 
 
-def _first_token(layer: Any, hidden: Tensor, blind: Tensor) -> Tensor:
-    """Run one BERT layer with the first token as the only query."""
+def blind(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give what is added to attention, (batch, 1, 1, tokens), so that nobody looks at padding."""
+    return (1.0 - mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
+
+
+def heads(attention: Any, rows: Any) -> Any:
+    """Part features, (batch, tokens, features), among the heads: (batch, heads, tokens, features of one)."""
+    return rows.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+
+
+def logits(model: Any, layer: Any, hidden: Tensor, unseen: Tensor) -> Tensor:
+    """Run the last BERT layer with the first token as the only query, and the head."""
     attention = layer.attention.self
-
-    def heads(rows: Any) -> Any:
-        return rows.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
-
     query, key, value = attention.query(hidden[:, :1]), attention.key(hidden), attention.value(hidden)
-    context = scaled_dot_product_attention(heads(query), heads(key), heads(value), attn_mask=blind)
+    query, key, value = (heads(attention, each) for each in (query, key, value))
+    context = scaled_dot_product_attention(query, key, value, attn_mask=unseen)
     seen = layer.attention.output(context.transpose(1, 2).flatten(2), hidden[:, :1])
-    return layer.output(layer.intermediate(seen), seen)  # type: ignore[no-any-return]
+    first = layer.output(layer.intermediate(seen), seen)  # (batch, 1, features)
+    return model.classifier(model.bert.pooler(first))  # type: ignore[no-any-return]

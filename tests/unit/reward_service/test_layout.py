@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
+from transformers import DistilBertForSequenceClassification as DistilBert
+
+from reward_service.backends.layout import layout_for, packed, padded
+from reward_service.backends.pytorch import way_of
+
+BATCHES = st.lists(st.lists(st.integers(1, 49), min_size=1, max_size=24), min_size=1, max_size=9)
+
+
+@given(BATCHES)
+def test_packed_tokens_are_all_there_one_behind_the_other(batch):
+    arrays = packed(batch)
+    assert arrays["ids"].tolist() == [token for tokens in batch for token in tokens]
+    assert arrays["positions"].tolist() == [place for tokens in batch for place in range(len(tokens))]
+
+
+@given(BATCHES)
+def test_rows_lead_from_packed_tokens_to_the_padded_ones_and_places_back(batch):
+    here, there = packed(batch), padded(batch, pad_id=0)
+    assert np.array_equal(here["mask"], there["mask"])
+    rows = here["ids"][here["rows"]]  # (texts, longest)
+    assert np.array_equal(rows * here["mask"], there["ids"])
+    assert np.array_equal(rows.ravel()[here["places"]], here["ids"])
+
+
+@pytest.fixture(scope="module")
+def bert():
+    torch.manual_seed(1)
+    size = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
+    return BertForSequenceClassification(BertConfig(**size, num_hidden_layers=3, num_attention_heads=2)).eval()
+
+
+@pytest.fixture(scope="module")
+def distilbert():
+    torch.manual_seed(1)
+    size = {"vocab_size": 50, "dim": 16, "hidden_dim": 32, "max_position_embeddings": 32}
+    return DistilBert(DistilBertConfig(**size, n_layers=2, n_heads=2)).eval()
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+@given(batch=BATCHES)
+@torch.inference_mode()
+def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):
+    model = request.getfixturevalue(name)
+    inputs, forward = way_of(model)
+    arrays, plain = layout_for(inputs, 0)(batch), padded(batch, pad_id=0)
+    found = forward(*(torch.from_numpy(arrays[each]) for each in inputs))
+    own = model(input_ids=torch.from_numpy(plain["ids"]), attention_mask=torch.from_numpy(plain["mask"])).logits
+    assert torch.allclose(found, own, atol=1e-5)
+
+
+def test_bert_is_packed_and_what_is_not_known_is_padded(bert, distilbert):
+    assert "places" in way_of(bert)[0]
+    assert list(way_of(distilbert)[0]) == ["ids", "mask"]

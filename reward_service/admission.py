@@ -25,6 +25,8 @@ class Bounds:
 
     budget_tokens: int = 4096
     max_items: int = 256
+    padding_cost: float = 1.0
+    """What a token of padding costs, as a share of another one."""
     queue_texts: int = 8192
     queue_tokens: int = 1_000_000
     stalled_after_s: float = 60.0

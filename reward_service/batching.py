@@ -83,7 +83,7 @@ class Batcher:
     ) -> None:
         self._backend, self._device, self._bounds, self._observe = backend, device, bounds, observe
         self._cache = LogitsCache(0) if cache is None else cache  # an empty one is false
-        self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items)
+        self._queue: FairQueue[Ticket] = FairQueue(bounds.budget_tokens, bounds.max_items, bounds.padding_cost)
         self._tickets: set[Ticket] = set()
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None

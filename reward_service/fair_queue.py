@@ -42,6 +42,7 @@ class FairQueue(Generic[Caller]):
 
     budget_tokens: int
     max_items: int
+    padding_cost: float = 1.0
     _jobs: dict[Key, Job[Caller]] = field(default_factory=dict)
     _waiting: list[Job[Caller]] = field(default_factory=list)  # by turn
     _tokens: int = 0  # of those that wait
@@ -93,7 +94,9 @@ class FairQueue(Generic[Caller]):
         budget_tokens = min(self.budget_tokens, most_tokens or self.budget_tokens)
         seen = self._next(LOOKAHEAD_BATCHES * budget_tokens if hurried else sys.maxsize)
         lengths = [len(job.tokens) for job in seen]
-        chosen = next_batch(lengths, budget_tokens=budget_tokens, max_items=self.max_items)
+        chosen = next_batch(
+            lengths, budget_tokens=budget_tokens, max_items=self.max_items, padding_cost=self.padding_cost
+        )
         callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
         tokens = sum(lengths[index] for index in chosen)
         self._tokens -= tokens

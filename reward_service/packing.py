@@ -3,29 +3,33 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 
-def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int) -> list[int]:
+def cost_tokens(real: int, texts: int, longest: int, padding_cost: float) -> float:
+    """Give what a batch costs: its real tokens, and those that pad each text to the longest, which may cost less."""
+    return real + padding_cost * (texts * longest - real)
+
+
+def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int, padding_cost: float = 1.0) -> list[int]:
     """Give the indices of the items that go together in the next forward pass.
 
     `lengths` are token counts in order of their turns. The first always goes, so nothing waits for ever; it is
-    joined by those that add the least padding. A batch costs `items × longest`, because padding is computed too, and
-    stays within `budget_tokens`, except that an item over the budget travels alone.
+    joined by those that add the least padding. A batch costs no more than `budget_tokens`, except that an item over
+    the budget travels alone.
     """
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     low = high = order.index(0)
-    while (count := high - low + 1) < max_items:
-        longest = lengths[order[high]]
-        below = longest - lengths[order[low - 1]] if low > 0 else None  # padding that one more on this side adds
-        above = (lengths[order[high + 1]] - longest) * count if high + 1 < len(order) else None
-        if above is not None and (count + 1) * lengths[order[high + 1]] > budget_tokens:
-            above = None
-        if below is not None and (count + 1) * longest > budget_tokens:
-            below = None
-        if below is None and above is None:
+    real = lengths[0]
+    while high - low + 1 < max_items:
+        more = []  # tokens that the batch would hold with one more on either side, padded ones too
+        for side in (low - 1, high + 1):
+            if 0 <= side < len(order):
+                longest, texts = max(lengths[order[side]], lengths[order[high]]), high - low + 2
+                if cost_tokens(real + lengths[order[side]], texts, longest, padding_cost) <= budget_tokens:
+                    more.append((texts * longest - lengths[order[side]], -side))
+        if not more:
             break
-        if above is None or (below is not None and below < above):
-            low -= 1
-        else:
-            high += 1
+        side = -min(more)[1]
+        real += lengths[order[side]]
+        low, high = min(low, side), max(high, side)
     return sorted(order[low : high + 1])
 
 
@@ -43,12 +47,16 @@ def turns(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]
         taken += length
 
 
-def batches_of(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+def batches_of(lengths: Sequence[int], budget_tokens: int, padding_cost: float = 1.0) -> list[list[int]]:
     """Cut everything into batches of about one length within the budget: indices, the shortest texts first."""
     batches: list[list[int]] = []
+    real = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= budget_tokens:
+        real += lengths[index]
+        texts = len(batches[-1]) + 1 if batches else 1
+        if batches and cost_tokens(real, texts, lengths[index], padding_cost) <= budget_tokens:
             batches[-1].append(index)
         else:
             batches.append([index])
+            real = lengths[index]
     return batches

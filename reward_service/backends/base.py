@@ -20,6 +20,9 @@ class Encoded:
 class Backend(Protocol):
     """One model, loaded into something that computes."""
 
+    padding_cost: float
+    """What a token of padding costs, as a share of another one."""
+
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Give each sequence's logits, in order. Called from one thread at a time."""
         ...

@@ -22,7 +22,7 @@ from reward_service.errors import ConfigError
 from shared.models.cache import build_once, cache_home
 from shared.models.progress import say
 
-FORMAT = 5  # of how it is measured, and of what is remembered
+FORMAT = 6  # of how it is measured, and of what is remembered
 
 
 def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threads: int) -> Measured:

@@ -73,7 +73,7 @@ def score_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, 
     order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
     for start in range(0, len(order), WAITING):
         waiting = order[start : start + WAITING]
-        for batch in batches_of([len(tokens[index]) for index in waiting], budget_tokens):
+        for batch in batches_of([len(tokens[index]) for index in waiting], budget_tokens, backend.padding_cost):
             chosen = [waiting[place] for place in batch]
             logits.update(zip(chosen, backend.score([tokens[index] for index in chosen]), strict=True))
     return [logits[index] for index in range(len(tokens))]

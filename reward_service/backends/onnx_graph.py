@@ -71,7 +71,7 @@ def trace(folder: ModelFolder, file: Path) -> None:
 def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
     """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
     tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
-    arrays = layout_for(inputs, folder.pad_id)(tokens)
+    arrays = layout_for(inputs, folder.pad_id).arrays(tokens)
     return {name: torch.from_numpy(arrays[name]) for name in inputs}
 
 

@@ -38,11 +38,12 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
             raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
-        self._lay_out = layout_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_id)
+        self._layout = layout_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_id)
+        self.padding_cost = self._layout.padding_cost
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        return self._compiled(self._lay_out(batch))[0].tolist()  # type: ignore[no-any-return]
+        return self._compiled(self._layout.arrays(batch))[0].tolist()  # type: ignore[no-any-return]
 
 
 def _options(precision: str, threads: int) -> dict[str, Any]:

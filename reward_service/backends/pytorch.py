@@ -23,12 +23,13 @@ class TorchBackend:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
         self._inputs, self._forward = way_of(self._model)
-        self._lay_out = layout_for(self._inputs, folder.pad_id)
+        self._layout = layout_for(self._inputs, folder.pad_id)
+        self.padding_cost = self._layout.padding_cost
 
     @torch.inference_mode()
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        arrays = self._lay_out(batch)
+        arrays = self._layout.arrays(batch)
         tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
         logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()

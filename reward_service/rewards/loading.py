@@ -35,6 +35,7 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
     bounds = Bounds(
         batch_tokens,
         max_items=1 if settings.deterministic else 256,
+        padding_cost=backend.padding_cost,
         queue_texts=settings.queue_texts,
         queue_tokens=settings.queue_tokens,
         stalled_after_s=settings.stalled_after_s,

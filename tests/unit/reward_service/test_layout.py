@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
-from reward_service.backends.layout import layout_for, packed, padded
+from reward_service.backends.layout import coarse, layout_for, packed, padded
 from reward_service.backends.pytorch import way_of
 
 BATCHES = st.lists(st.lists(st.integers(1, 49), min_size=1, max_size=24), min_size=1, max_size=9)
@@ -15,17 +15,27 @@ BATCHES = st.lists(st.lists(st.integers(1, 49), min_size=1, max_size=24), min_si
 @given(BATCHES)
 def test_packed_tokens_are_all_there_one_behind_the_other(batch):
     arrays = packed(batch)
-    assert arrays["ids"].tolist() == [token for tokens in batch for token in tokens]
-    assert arrays["positions"].tolist() == [place for tokens in batch for place in range(len(tokens))]
+    count = sum(map(len, batch))
+    assert arrays["ids"][:count].tolist() == [token for tokens in batch for token in tokens]
+    assert arrays["positions"][:count].tolist() == [place for tokens in batch for place in range(len(tokens))]
 
 
 @given(BATCHES)
 def test_rows_lead_from_packed_tokens_to_the_padded_ones_and_places_back(batch):
     here, there = packed(batch), padded(batch, pad_id=0)
-    assert np.array_equal(here["mask"], there["mask"])
+    longest, count = max(map(len, batch)), sum(map(len, batch))
+    assert np.array_equal(here["mask"][:, :longest], there["mask"])
+    assert here["mask"].sum() == count
     rows = here["ids"][here["rows"]]  # (texts, longest)
-    assert np.array_equal(rows * here["mask"], there["ids"])
-    assert np.array_equal(rows.ravel()[here["places"]], here["ids"])
+    assert np.array_equal((rows * here["mask"])[:, :longest], there["ids"])
+    assert np.array_equal(rows.ravel()[here["places"]][:count], here["ids"][:count])
+
+
+@given(st.integers(1, 1_000_000))
+def test_a_coarse_size_is_little_larger_and_one_of_few(size):
+    assert size <= coarse(size) < size + 8 + size / 8
+    assert coarse(coarse(size)) == coarse(size)
+    assert len({coarse(each) for each in range(513, 1025)}) <= 9
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +58,7 @@ def distilbert():
 def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):
     model = request.getfixturevalue(name)
     inputs, forward = way_of(model)
-    arrays, plain = layout_for(inputs, 0)(batch), padded(batch, pad_id=0)
+    arrays, plain = layout_for(inputs, 0).arrays(batch), padded(batch, pad_id=0)
     found = forward(*(torch.from_numpy(arrays[each]) for each in inputs))
     own = model(input_ids=torch.from_numpy(plain["ids"]), attention_mask=torch.from_numpy(plain["mask"])).logits
     assert torch.allclose(found, own, atol=1e-5)

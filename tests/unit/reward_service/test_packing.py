@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_service.packing import batches_of, next_batch
+from reward_service.packing import batches_of, cost_tokens, next_batch
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -27,6 +27,14 @@ def test_taking_batches_until_nothing_waits_takes_each_item_once(lengths, budget
         taken += [waiting[i][0] for i in batch]
         waiting = [item for i, item in enumerate(waiting) if i not in set(batch)]
     assert sorted(taken) == list(range(len(lengths)))
+
+
+@given(lengths, st.integers(1, 5000), st.integers(1, 40), st.sampled_from([0.0, 0.2, 1.0]))
+def test_what_padding_costs_less_of_leaves_room_for_more(lengths, budget, most, padding_cost):
+    batch = next_batch(lengths, budget_tokens=budget, max_items=most, padding_cost=padding_cost)
+    real, longest = sum(lengths[i] for i in batch), max(lengths[i] for i in batch)
+    assert len(batch) == 1 or cost_tokens(real, len(batch), longest, padding_cost) <= budget
+    assert len(batch) >= len(next_batch(lengths, budget_tokens=budget, max_items=most))
 
 
 def test_items_of_like_length_go_together():

@@ -15,6 +15,7 @@ from shared.errors import (
     NotReady,
     Overloaded,
     RevisionChanged,
+    RewardError,
     ServiceBroken,
     ServiceRefused,
     ServiceUnreachable,
@@ -24,8 +25,6 @@ from shared.errors import (
 )
 from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
-BUSY = (408, 429)
-"""What a gateway says that has too much to do."""
 MOST_BYTES = 64_000_000
 """The largest answer that is read: a request's texts, each with details, are far below it."""
 REFUSALS: dict[int, type[ServiceRefused]] = {
@@ -60,13 +59,17 @@ def raise_for_problem(response: httpx.Response) -> None:
     problem = _problem(response)
     if problem is None:
         raise _not_ours(response)
-    kind = REFUSALS.get(response.status_code, BadRequest)
+    kind = REFUSALS.get(response.status_code, NotReady if problem.retryable else BadRequest)
     raise kind(
         f"{response.request.url}: {problem.detail} [{problem.code}, request {problem.request_id}]",
         status=problem.status,
         code=problem.code,
-        retry_after_s=retry_after_s(response.headers.get("Retry-After"), now_s=time()),
+        retry_after_s=_wait_s(response),
     )
+
+
+def _wait_s(response: httpx.Response) -> float | None:
+    return retry_after_s(response.headers.get("Retry-After"), now_s=time())
 
 
 def service_info(response: httpx.Response) -> ServiceInfo:
@@ -162,12 +165,15 @@ def _problem(response: httpx.Response) -> Problem | None:
         return None
 
 
-def _not_ours(response: httpx.Response) -> NotARewardService | ServiceUnreachable:
+def _not_ours(response: httpx.Response) -> RewardError:
     kind = response.headers.get("Content-Type") or "no content type"
     url = response.request.url
     if response.status_code == 500:
         return ServiceBroken(f"{url} answered 500 ({kind})")
-    if response.status_code >= 500 or response.status_code in BUSY:  # a proxy, or a service on its way down: ask again
+    if response.status_code == 429:  # a gateway that has too much to do
+        told = f"{url} answered 429 ({kind})"
+        return Overloaded(told, status=429, code="gateway_busy", retry_after_s=_wait_s(response))
+    if response.status_code >= 500 or response.status_code == 408:  # a proxy, or a service on its way down: ask again
         return ServiceUnreachable(f"{url} answered {response.status_code} ({kind})")
     return NotARewardService(
         f"{url} answered {response.status_code} ({kind}), which no reward service of ours does; "

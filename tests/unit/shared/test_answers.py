@@ -71,11 +71,24 @@ def test_a_date_to_come_back_at_is_counted_from_now(monkeypatch):
     assert raised(response(429, problem(429), PROBLEM, Retry_After=date)).retry_after_s == 5.0
 
 
+def test_a_gateway_that_is_full_is_waited_for_as_long_as_it_says():
+    error = raised(response(429, "slow down", Retry_After="7"))
+    assert type(error) is Overloaded
+    assert error.retryable
+    assert error.retry_after_s == 7.0
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_problem_that_says_so_is_asked_again(status):
+    error = raised(response(status, problem(status).replace("false", "true"), PROBLEM))
+    assert error.retryable
+
+
 def test_a_right_answer_is_no_problem():
     answers.raise_for_problem(response(200))
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 500, 501, 502, 503, 504])
 def test_a_gateway_that_has_no_answer_is_asked_again(status):
     error = raised(response(status))
     assert type(error) is (ServiceBroken if status == 500 else ServiceUnreachable)

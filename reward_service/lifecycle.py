@@ -32,6 +32,9 @@ class Lifecycle:
         self.failure: RewardServiceError | None = None
         self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[], None] = lambda: None
+        self.free: Callable[[], object] = gc.collect
+        """What frees the memory of rewards that are served no more: a model's modules hold each other."""
         self._given = rewards
         self._scorer: Scorer | None = None
         self._device = compute_thread("device")
@@ -90,6 +93,7 @@ class Lifecycle:
             log.debug("cannot load", exc_info=error)
             self.on_failure()
             return
+        self.on_ready()
         log.info("ready after %.1f s: %s", time.monotonic() - started_s, ", ".join(self.scorer().rewards))
 
     async def reload(self) -> Scorer:
@@ -108,7 +112,7 @@ class Lifecycle:
             old = self._cut_over(fresh)
             log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(fresh.rewards))
         if old is not None:
-            self._spawn(_retire(old))
+            self._spawn(_retire(old, self.free))
         return fresh
 
     def reload_soon(self) -> None:
@@ -151,28 +155,18 @@ class Lifecycle:
 
     def _cut_over(self, fresh: Scorer) -> Scorer | None:
         old, self._scorer = self._scorer, fresh
-        _settle()
         self.metrics.loaded([reward.info for reward in fresh.rewards.values()], lambda: float(fresh.depth))
         return old
 
 
-async def _retire(scorer: Scorer) -> None:
+async def _retire(scorer: Scorer, free: Callable[[], object]) -> None:
     """End rewards that nobody asks any more, once the last request that has them is answered."""
     try:
         await scorer.unused()
     finally:
         await scorer.stop()
-        _settle()
-
-
-def _settle() -> None:
-    """Free what nobody has any more (a model's modules hold each other), and let no later collection look at the rest.
-
-    Else each few requests all of torch is looked through: two fifths of what a small request costs.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+        del scorer  # the last to hold them
+        free()
 
 
 def _told(error: Exception) -> RewardServiceError:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
@@ -53,6 +53,7 @@ def distilbert():
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
+@settings(deadline=None, max_examples=40)
 @given(batch=BATCHES)
 @torch.inference_mode()
 def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):

@@ -72,7 +72,7 @@ demo: ## From nothing to two trained policies and their reports
 	@$(MAKE) --no-print-directory install
 	@$(BIN)/python scripts/demo.py
 
-bench: install ## Compare the service with other serving stacks, installed beside it (about 25 minutes, nothing else running)
+bench: install ## Compare the service with other serving stacks, installed beside it (about 30 minutes, nothing else running)
 	$(BIN)/python -m bench.serving
 
 bench-engines: install ## Measure each engine by itself, 8-bit integers too: speed and error

@@ -24,8 +24,8 @@ FIRST_SHARE = 1 / 6
 class OpenVinoBackend:
     """A model in OpenVINO, in `float32`, `bfloat16`, or `int8`: weights and what they are multiplied by in 8 bits.
 
-    In `int8` the steps of the weights are fixed, those of each token found as it comes, and all else is computed in
-    bfloat16 where the processor can, so that a score does not depend on what else is in its batch.
+    In `int8` the steps of the weights are fixed and those of each token found as it comes, whatever else is in its
+    batch; all else is computed in bfloat16 where the processor can.
     """
 
     def __init__(self, folder: ModelFolder, dtype: str, threads: int) -> None:

@@ -1,6 +1,5 @@
 """Run the application: open the port, serve, drain, and end with the right exit code."""
 
-import gc
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ import uvicorn
 from reward_service.app import create_app
 from reward_service.errors import ConfigError
 from reward_service.lifecycle import Lifecycle
+from reward_service.memory import settle_heap
 from reward_service.protocol import ImpatientProtocol
 from reward_service.settings import Settings
 
@@ -63,16 +63,6 @@ def run(settings: Settings, listener: socket.socket) -> None:
     if life.failure is not None:
         raise life.failure
     leave_behind(threading.enumerate())
-
-
-def settle_heap() -> None:
-    """Free what nobody has any more, and let no later collection look at what is left: that is all of torch.
-
-    It was looked through every few requests: two fifths of what a small one cost.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def leave_behind(threads: Iterable[threading.Thread], patience_s: float = 1.0) -> None:

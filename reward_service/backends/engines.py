@@ -9,6 +9,7 @@ from reward_service.backends.base import Backend
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.config import BackendName, DType
 from reward_service.errors import ConfigError
+from reward_service.memory import keep_freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]
 
 def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
     """Load a model into an engine. Raises `ConfigError`."""
+    keep_freed()
     match engine.backend:
         case "torch":
             from reward_service.backends.pytorch import TorchBackend

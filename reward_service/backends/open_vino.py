@@ -7,7 +7,7 @@ import numpy as np
 import openvino
 from openvino import opset13 as ops
 
-from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.base import FIRST_SHARE, GROUP, Logits, Tokens
 from reward_service.backends.layout import layout_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import graph_of
@@ -15,10 +15,6 @@ from reward_service.errors import ConfigError, raising
 from shared.models.eight_bits import multiples
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
-GROUP = "64"
-"""So many numbers of a token share a step: with more of them large ones drown small ones, with fewer it is slower."""
-FIRST_SHARE = 1 / 6
-"""The first products stay in floats: what they are off by goes through all others."""
 
 
 class OpenVinoBackend:
@@ -52,7 +48,7 @@ def _options(precision: str, threads: int) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP,  # heeded where weights are integers
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP),  # heeded where weights are integers
     }
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from reward_service.backends.base import Encoded, Logits
+from reward_service.backends.base import FIRST_SHARE, GROUP, Encoded, Logits
 from reward_service.batching import Batcher, Outcome
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import BackendFailed, ConfigError, NothingToRead, RewardServiceError, raising
@@ -187,7 +187,8 @@ def sigmoid(logits: Logits) -> list[float]:
 def revision(spec: ClassifierSpec | RegressorSpec, model: TextModel, engine: EngineInfo) -> str:
     """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping of the configuration."""
     mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens", "backend", "dtype"})
-    made_with = [engine.backend, engine.dtype, engine.deterministic]
+    rounding = [GROUP, FIRST_SHARE] if engine.dtype == "int8" else []
+    made_with = [engine.backend, engine.dtype, engine.deterministic, *rounding]
     content = json.dumps([model.fingerprint, made_with, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

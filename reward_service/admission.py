@@ -14,8 +14,12 @@ OVERTAKEN = 3.0
 
 HURRY = 4.0
 """Who can wait for less than so many times the line is in a hurry: batches are planned near the front of it then."""
-LONGEST_BATCH_S = 0.08
-"""A batch is to take no longer: who comes while it runs waits for its end."""
+LONGEST_BATCH_S = 0.16
+"""A batch is to take no longer: who comes while it runs waits for its end,"""
+LONGEST_BESIDE_SMALL_S = 0.08
+"""and still less where small requests have come"""
+LATELY_S = 1.0
+"""within so short a time: theirs is short, too."""
 FEWEST_TOKENS = 512
 
 
@@ -80,6 +84,11 @@ def refuse_overload(waiting: Load, asked: Load, bounds: Bounds, speed: Speed, pa
     if waiting.texts and (too_many or too_long or too_late):
         told = f"{waiting.texts} texts wait already, about {wait_s:.1f} s of work; ask again then, or add a replica"
         raise Overloaded(told, retry_after_s=wait_s)
+
+
+def longest_batch_s(since_small_s: float) -> float:
+    """Give how long a batch is to take at most, so long after the last small request."""
+    return LONGEST_BESIDE_SMALL_S if since_small_s < LATELY_S else LONGEST_BATCH_S
 
 
 def hurried(waiting: Load, speed: Speed, patience_s: float) -> bool:

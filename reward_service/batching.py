@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from reward_service import fair_queue
-from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, hurried, refuse_overload
+from reward_service.admission import Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import (
@@ -28,7 +28,7 @@ from reward_service.errors import (
     Unable,
     raising,
 )
-from reward_service.fair_queue import FairQueue
+from reward_service.fair_queue import FEW_TEXTS, FairQueue
 
 log = logging.getLogger("reward_service")
 Outcome = Logits | RewardServiceError
@@ -89,6 +89,7 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._began_s: float | None = None  # when the batch that is on the device went there
         self._speed = Speed()
+        self._small_s = -math.inf  # when the last small request came
         self._able = True
         self._known: fair_queue.Key | None = None  # what the model has computed: with it is seen whether it still does
 
@@ -148,6 +149,8 @@ class Batcher:
         asked, patience_s = self._queue.fresh(unknown.values()), deadline_s - time.monotonic()
         refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
         self._queue.add(ticket, unknown)
+        if len(unknown) <= FEW_TEXTS:
+            self._small_s = ticket.arrived_s
         self._arrived.set()
         await self._wait(ticket)
         for outcome in ticket.outcomes:
@@ -184,7 +187,7 @@ class Batcher:
             if not self._able:
                 await self._until_able()
             await self._arrived.wait()
-            if jobs := self._queue.take(self._speed.tokens_within(LONGEST_BATCH_S), hurried=self._hurried()):
+            if jobs := self._queue.take(self._most_tokens(), hurried=self._hurried()):
                 await self._run(jobs)
             else:
                 self._arrived.clear()
@@ -205,6 +208,9 @@ class Batcher:
             return self._known is None or bool(await self._on_device([self._known]))
         except BackendFailed:
             return False
+
+    def _most_tokens(self) -> int:
+        return self._speed.tokens_within(longest_batch_s(time.monotonic() - self._small_s))
 
     def _hurried(self) -> bool:
         patience_s = min((ticket.deadline_s for ticket in self._tickets), default=math.inf) - time.monotonic()

@@ -7,12 +7,12 @@ text by a few batches, and no flood of single texts keeps a large request from e
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from reward_service.admission import Load
-from reward_service.packing import next_batch, turns
+from reward_service.packing import cost_tokens, next_batch, turns
 
 Caller = TypeVar("Caller")
 Key = tuple[int, ...]
@@ -25,6 +25,8 @@ LOOKAHEAD_BUDGETS = 2
 """None is looked at whose turn is further off than so many whole budgets: what is overtaken is overtaken by little."""
 SHARES = 16
 """The clock moves as if no more callers than this took turns: past it older turns win, so that waiting is bounded."""
+FEW_TEXTS = 4
+"""Who sends no more of them wants the answer now: where all such texts fit one batch, they are its next."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +36,8 @@ class Job(Generic[Caller]):
     tokens: Key
     turn: float
     seats: list[tuple[Caller, int]]
+    small: bool = False
+    """Whether somebody waits for little else."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class FairQueue(Generic[Caller]):
                 self._waiting.append(job)
                 self._tokens += len(tokens)
             job.seats.append((caller, index))
-            job.turn = min(job.turn, turn)
+            job.turn, job.small = min(job.turn, turn), job.small or len(batch) <= FEW_TEXTS
         self._waiting.sort(key=lambda job: job.turn)  # two sorted runs: linear
 
     def leave(self, caller: Caller) -> None:
@@ -85,7 +89,7 @@ class FairQueue(Generic[Caller]):
         self._waiting = [job for job in self._waiting if job.seats]
 
     def take(self, most_tokens: int | None = None, *, hurried: bool = False) -> list[Job[Caller]]:
-        """Take the next batch: the text whose turn it is, and those nearest to it in length among the next.
+        """Take the next batch: the text whose turn it is, those of small requests, and the next that pad them least.
 
         It stays within the budget, and within `most_tokens` where that is less.
         """
@@ -95,7 +99,11 @@ class FairQueue(Generic[Caller]):
         seen = self._next(LOOKAHEAD_BATCHES * budget_tokens if hurried else sys.maxsize)
         lengths = [len(job.tokens) for job in seen]
         chosen = next_batch(
-            lengths, budget_tokens=budget_tokens, max_items=self.max_items, padding_cost=self.padding_cost
+            lengths,
+            budget_tokens=budget_tokens,
+            max_items=self.max_items,
+            padding_cost=self.padding_cost,
+            first=self._first(seen, budget_tokens),
         )
         callers = min(SHARES, len({id(caller) for job in seen for caller, _ in job.seats}))
         tokens = sum(lengths[index] for index in chosen)
@@ -115,6 +123,13 @@ class FairQueue(Generic[Caller]):
                 break
             near.append(job)
         return near
+
+    def _first(self, seen: Sequence[Job[Caller]], budget_tokens: int) -> set[int]:
+        """Give those that go whatever they cost in padding, by index."""
+        first = {0, *(index for index, job in enumerate(seen) if job.small)}
+        real, longest = sum(len(seen[index].tokens) for index in first), max(len(seen[index].tokens) for index in first)
+        fit = cost_tokens(real, len(first), longest, self.padding_cost) <= budget_tokens
+        return first if fit and len(first) <= self.max_items else {0}
 
     def done(self, job: Job[Caller]) -> None:
         """Forget a job that has its outcome: the same text would be computed anew."""

@@ -1,6 +1,6 @@
 """Decide what goes next into the model, and when. Pure: no clock, no queue, no torch."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 def cost_tokens(real: int, texts: int, longest: int, padding_cost: float) -> float:
@@ -8,29 +8,39 @@ def cost_tokens(real: int, texts: int, longest: int, padding_cost: float) -> flo
     return real + padding_cost * (texts * longest - real)
 
 
-def next_batch(lengths: Sequence[int], *, budget_tokens: int, max_items: int, padding_cost: float = 1.0) -> list[int]:
+def next_batch(
+    lengths: Sequence[int],
+    *,
+    budget_tokens: int,
+    max_items: int,
+    padding_cost: float = 1.0,
+    first: Collection[int] = (0,),
+) -> list[int]:
     """Give the indices of the items that go together in the next forward pass.
 
-    `lengths` are token counts in order of their turns. The first always goes, so nothing waits for ever; it is
-    joined by those that add the least padding. A batch costs no more than `budget_tokens`, except that an item over
-    the budget travels alone.
+    `lengths` are token counts in order of their turns. Those of `first` always go; they are joined by those that add
+    the least padding. A batch costs no more than `budget_tokens`, except that what is first goes whatever it costs: an
+    item over the budget travels alone.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    low = high = order.index(0)
-    real = lengths[0]
-    while high - low + 1 < max_items:
-        more = []  # tokens that the batch would hold with one more on either side, padded ones too
+    start = max(first, key=lengths.__getitem__)
+    others = (index for index in range(len(lengths)) if index == start or index not in first)
+    order = sorted(others, key=lambda index: (lengths[index], index))
+    low = high = order.index(start)
+    real, texts = sum(lengths[index] for index in first), len(first)
+    while texts < max_items:
+        texts += 1
+        more = []  # tokens that pad the batch with one more on either side
         for side in (low - 1, high + 1):
             if 0 <= side < len(order):
-                longest, texts = max(lengths[order[side]], lengths[order[high]]), high - low + 2
-                if cost_tokens(real + lengths[order[side]], texts, longest, padding_cost) <= budget_tokens:
-                    more.append((texts * longest - lengths[order[side]], -side))
+                length, longest = lengths[order[side]], max(lengths[order[side]], lengths[order[high]])
+                if cost_tokens(real + length, texts, longest, padding_cost) <= budget_tokens:
+                    more.append((texts * longest - length, -side))
         if not more:
             break
         side = -min(more)[1]
         real += lengths[order[side]]
         low, high = min(low, side), max(high, side)
-    return sorted(order[low : high + 1])
+    return sorted({*first, *order[low : high + 1]})
 
 
 def turns(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]:

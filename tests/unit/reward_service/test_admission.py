@@ -1,6 +1,6 @@
 import pytest
 
-from reward_service.admission import Bounds, Load, Speed, refuse_overload
+from reward_service.admission import LATELY_S, Bounds, Load, Speed, longest_batch_s, refuse_overload
 from reward_service.errors import Overloaded
 
 BOUNDS = Bounds(queue_texts=100, queue_tokens=1000)
@@ -47,3 +47,7 @@ def test_the_speed_follows_what_is_measured():
     for _ in range(40):
         speed.note(1000, 1.0)
     assert speed.seconds_for(1000) == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_batch_may_take_twice_as_long_once_no_small_request_has_come_for_a_while():
+    assert longest_batch_s(LATELY_S) == 2 * longest_batch_s(0.99 * LATELY_S) == 2 * longest_batch_s(0.0)

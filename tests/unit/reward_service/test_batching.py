@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from reward_service.admission import Bounds
+from reward_service.admission import Bounds, Speed
 from reward_service.batching import BatchDone, Batcher
 from reward_service.cache import LogitsCache
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded, Unable
@@ -89,6 +89,20 @@ async def test_a_poison_text_costs_only_itself(poisoned):
     assert [o for i, o in enumerate(ticket.outcomes) if i != poisoned] == [
         [float(i)] for i in range(64) if i != poisoned
     ]
+
+
+@pytest.mark.parametrize(("texts", "batch"), [(1, 64), (4, 64), (5, 128)])
+async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        batcher._speed = Speed(tokens=8.01e6, seconds=1000.0)  # so much that what is measured here counts for nothing
+        first = asyncio.create_task(batcher.score([[i] for i in range(texts)]))
+        await backend.entered()
+        flood = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 210)]))
+        await queued(batcher, 200)
+        backend.gate.set()
+        await asyncio.gather(first, flood)
+    assert len(backend.batches[1]) == batch
 
 
 async def test_the_same_text_from_two_callers_is_computed_once():

@@ -44,6 +44,24 @@ def test_a_single_text_waits_for_no_more_than_a_few_batches_of_a_flood(lengths):
     assert any(5000 in names(serve(queue)) for _ in range(4))
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_small_requests_go_with_the_next_batch_whatever_their_lengths_where_all_of_them_fit(fits):
+    queue, lengths = FairQueue(128, max_items=256, padding_cost=0.2), [2, 20, 9, 14] if fits else [2, 60, 9, 70]
+    queue.add(Caller(), numbered([text(i) for i in range(1000)]))
+    for number, length in enumerate(lengths):
+        queue.add(Caller(), numbered([text(5000 + number, length)]))
+    batch = names(serve(queue))
+    assert batch[0] == 0, "whose turn it is goes all the same"
+    assert ({5000, 5001, 5002, 5003} <= set(batch)) == fits
+
+
+def test_a_text_of_a_large_request_goes_with_small_ones_if_one_of_them_waits_for_it_too():
+    queue = FairQueue(64, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(100)]))
+    queue.add(Caller(), numbered([text(99)]))
+    assert 99 in names(serve(queue))
+
+
 def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i, 4) for i in range(100)]))

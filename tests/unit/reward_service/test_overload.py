@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from reward_service.admission import LONGEST_BATCH_S, Bounds, Load, Speed, hurried, refuse_overload
+from reward_service.admission import LONGEST_BESIDE_SMALL_S, Bounds, Load, Speed, hurried, refuse_overload
 from reward_service.errors import Overloaded
 from reward_service.fair_queue import FairQueue
 
@@ -57,7 +57,7 @@ class Device:
 
     def run_batch(self):
         hurry = hurried(self.queue.load, self.speed, self.least_patience_s())
-        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BATCH_S), hurried=hurry)
+        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BESIDE_SMALL_S), hurried=hurry)
         lengths = [len(job.tokens) for job in jobs]
         spent_s = CALL_S + len(jobs) * max(lengths) / TOKENS_PER_S
         self.now_s += spent_s

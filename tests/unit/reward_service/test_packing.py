@@ -37,6 +37,20 @@ def test_what_padding_costs_less_of_leaves_room_for_more(lengths, budget, most, 
     assert len(batch) >= len(next_batch(lengths, budget_tokens=budget, max_items=most))
 
 
+@given(lengths, st.integers(1, 5000), st.integers(1, 40), st.data())
+def test_what_goes_first_goes_whatever_its_length_and_others_only_as_they_fit(lengths, budget, most, data):
+    indices = st.integers(0, min(len(lengths), most) - 1)
+    first = {0, *data.draw(st.sets(indices))}
+    batch = next_batch(lengths, budget_tokens=budget, max_items=most, first=first)
+    assert first <= set(batch)
+    assert len(batch) <= most
+    assert len(batch) == len(first) or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+def test_those_that_join_several_lengths_fill_up_below_the_longest():
+    assert next_batch([10, 300, 290, 11, 20, 305], budget_tokens=1250, max_items=4, first={0, 1}) == [0, 1, 2, 5]
+
+
 def test_items_of_like_length_go_together():
     assert next_batch([10, 300, 11, 9, 310], budget_tokens=40, max_items=8) == [0, 2, 3]
 

@@ -31,6 +31,8 @@ TUTORIAL = "pipeline(texts)"
 STEADY = (16, 0.8)
 """Open loop: texts a request, and what is asked for as a share of what the tutorial's loop can do."""
 MEDIAN, P90 = "median", "p90"
+TASTE = (192, 64, 3)
+"""What everyone is given before it is measured: texts, texts a request, callers."""
 Service = Callable[[], AbstractContextManager[Target]]
 PEERS = [peer.name for peer in ALL_PEERS]
 
@@ -44,6 +46,8 @@ def main() -> None:
     args = parser.parse_args()
     chosen, scored = auto_engine(), texts(args.texts)
     loops, services = bare_loops(chosen), served(args.peers)
+    for loop in loops.values():
+        loop(scored[: TASTE[0]])
     rates: dict[str, list[float]] = defaultdict(list)  # texts a second
     waits: dict[str, list[float]] = defaultdict(list)  # ms
     for round_ in range(args.rounds):
@@ -97,7 +101,7 @@ def measure_service(
     per_request, share = STEADY
     try:
         with service() as target:
-            closed_loop(target, scored[:32], 16, 2)
+            closed_loop(target, scored[: TASTE[0]], *TASTE[1:])
             for shape, (size, callers) in SHAPES.items():
                 load = answered(name, closed_loop(target, scored, size, callers))
                 note(rates, round_, f"{name} | {shape}", load.texts_per_s, "texts/s")

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import uvicorn
+from hypothesis import settings as hypothesis_settings
 
 from reward_service.app import create_app
 from reward_service.protocol import ImpatientProtocol
 from reward_service.rewards.base import Reward
 from reward_service.settings import Settings
+
+hypothesis_settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis_settings.load_profile("unhurried")
 
 DATA = Path(__file__).parent / "data"
 RULES = Path(__file__).parent / "data" / "rules.yaml"

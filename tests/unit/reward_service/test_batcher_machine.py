@@ -152,4 +152,4 @@ class Batching(RuleBasedStateMachine):
 
 
 TestBatching = Batching.TestCase
-TestBatching.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestBatching.settings = settings(max_examples=100, stateful_step_count=50)

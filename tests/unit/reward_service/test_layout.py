@@ -53,7 +53,7 @@ def distilbert():
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batch=BATCHES)
 @torch.inference_mode()
 def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):

@@ -63,6 +63,7 @@ class Asker:
         began_s = time.monotonic()
         deadline_s = began_s + (self._patience.timeout_s if timeout_s is None else timeout_s)
         passed_over: dict[str, RevisionChanged] = {}
+        reason: RewardError | None = None
         for attempt in itertools.count():
             endpoint = await self._replica(passed_over, began_s, deadline_s, attempt)
             others = [each for each in self._endpoints if each is not endpoint and each.url not in passed_over]
@@ -82,10 +83,12 @@ class Asker:
             except RewardError as error:
                 if not error.retryable:
                     raise
+                if reason is None or time.monotonic() < deadline_s:
+                    reason = error  # where the deadline cut the attempt short, the one before says more
                 wait_s = self._wait_s(others, attempt, error)
                 ends_s = endpoints.ends_s([endpoint, *others], began_s=began_s, deadline_s=deadline_s)
                 if time.monotonic() + wait_s >= ends_s:
-                    raise _gave_up(error, attempt + 1, ends_s - began_s, passed_over) from error
+                    raise _gave_up(reason, attempt + 1, ends_s - began_s, passed_over) from reason
                 self.retries += 1
                 await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")

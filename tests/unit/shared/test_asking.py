@@ -115,6 +115,14 @@ def test_each_attempt_may_take_twice_as_long_as_the_one_before_and_none_longer_t
     assert str(error) == "gave up after 5 attempts within 20 s; the last: nobody there"
 
 
+def test_an_attempt_that_the_deadline_cuts_short_does_not_hide_what_was_wrong(ask):
+    error, asker = ask({A: [BROKEN, NEVER]}, timeout_s=3.0)
+    assert len(asker.transport.sent) == 2
+    assert str(error) == "gave up after 2 attempts within 3 s; the last: it answered 500"
+    error, _ = ask({A: [BROKEN, NEVER, DOWN, NEVER]}, timeout_s=5.0, attempt_timeout_s=1.0)
+    assert str(error).endswith("the last: nobody there")
+
+
 def test_a_call_has_its_own_deadline_where_it_says_so(ask):
     error, asker = ask({A: [NEVER]}, timeout_s=3.0)
     assert asker.transport.sent == [(0.0, A, 3.0)]

@@ -290,5 +290,5 @@ def _note(jobs: Sequence[Job], started_s: float) -> BatchDone:
     for ticket in tickets:
         ticket.compute_s += compute_s
     lengths = [len(job.tokens) for job in jobs]
-    wait_s = started_s - min((ticket.arrived_s for ticket in tickets), default=started_s)
+    wait_s = started_s - min(ticket.arrived_s for ticket in tickets)
     return BatchDone(len(jobs), sum(lengths), len(jobs) * max(lengths), max(0.0, wait_s), compute_s)

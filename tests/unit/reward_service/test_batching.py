@@ -188,7 +188,9 @@ async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
     backend = Odd()
     async with batching(backend, LogitsCache(10)) as batcher:
         tickets = [await batcher.score([[1]]) for _ in range(2)]
-    assert all(isinstance(ticket.outcomes[0], NotFinite) for ticket in tickets)
+    outcomes = [ticket.outcomes[0] for ticket in tickets]
+    assert all(isinstance(outcome, NotFinite) for outcome in outcomes)
+    assert {str(outcome) for outcome in outcomes} == {f"the model gave {[odd, 1.0]}"}
     assert len(backend.batches) == 2
 
 
@@ -226,6 +228,10 @@ async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monke
         calls = [batcher.score([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
         failed = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in failed] == [Unable] * 3
+        assert [str(each).partition("; ")[0] for each in failed] == ["the model computes nothing any more"] * 3
+        told = [str(each).partition("; ")[2] for each in failed]
+        assert told[0].startswith("the model failed on this text: RuntimeError: CUDA error"), "its texts were tried"
+        assert told[1:] == ["ask another replica"] * 2, "theirs were not"
         assert not batcher.sound
         with pytest.raises(Unable, match="another replica"):
             await batcher.score([[2]])
@@ -240,6 +246,11 @@ async def test_and_is_ready_again_once_it_computes(monkeypatch):
         backend.broken = True
         with pytest.raises(Unable):
             await batcher.score([[2]])
+        tried = len(backend.batches)
+        async with asyncio.timeout(10):
+            while len(backend.batches) < tried + 3:
+                assert not batcher.sound
+                await asyncio.sleep(0.001)
         backend.broken = False
         async with asyncio.timeout(10):
             while not batcher.sound:  # noqa: ASYNC110 - nobody is told, it is asked

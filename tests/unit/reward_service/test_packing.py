@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +76,18 @@ def test_cutting_everything_takes_each_item_once_the_shortest_first_and_within_t
     order = [index for batch in batches for index in batch]
     assert order == sorted(range(len(lengths)), key=lengths.__getitem__)
     assert all(len(batch) == 1 or len(batch) * lengths[batch[-1]] <= budget for batch in batches)
+
+
+@given(lengths, st.integers(1, 5000), st.sampled_from([0.0, 0.2, 1.0]))
+def test_a_batch_is_cut_where_the_next_text_would_cost_more_than_the_budget(lengths, budget, padding_cost):
+    def cost(indices):
+        chosen = [lengths[index] for index in indices]
+        return cost_tokens(sum(chosen), len(chosen), max(chosen), padding_cost)
+
+    batches = batches_of(lengths, budget, padding_cost)
+    assert all(len(batch) == 1 or cost(batch) <= budget for batch in batches)
+    assert all(cost([*batch, following[0]]) > budget for batch, following in pairwise(batches))
+    assert batches_of(lengths, budget) == batches_of(lengths, budget, 1.0)
 
 
 def test_a_batch_is_cut_only_where_one_more_would_not_fit():

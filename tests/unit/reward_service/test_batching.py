@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import math
 import threading
 import time
@@ -9,8 +10,12 @@ import pytest
 
 from reward_service.admission import Bounds, Speed
 from reward_service.batching import BatchDone, Batcher
-from reward_service.cache import LogitsCache
+from reward_service.cache import CacheUse, LogitsCache
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded, Unable
+from reward_service.fair_queue import FairQueue
+
+SLOW = Speed(tokens=1e5, seconds=1e3)
+"""A hundred tokens a second, for so long that what is measured here counts for nothing."""
 
 
 class Gated:
@@ -307,6 +312,41 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
         await waiting
 
 
+async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
+    async with busy() as (batcher, backend, _):
+        batcher._speed = SLOW
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        with pytest.raises(Overloaded):
+            await batcher.score([[3] * 2000], deadline_s=time.monotonic() + 10)
+        backend.gate.set()
+        await waiting
+
+
+async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(monkeypatch):
+    planned, take = [], FairQueue.take
+
+    def noting(queue, most_tokens=None, *, hurried=False):
+        planned.append(hurried)
+        return take(queue, most_tokens, hurried=hurried)
+
+    monkeypatch.setattr(FairQueue, "take", noting)
+    async with busy() as (batcher, backend, first):
+        batcher._speed = SLOW
+        for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
+            call = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
+            await queued(batcher, 100)
+            backend.gate.set()
+            await asyncio.gather(first, call)
+            backend.gate.clear()
+            backend.inside.clear()
+            first = asyncio.create_task(batcher.score([[1]]))
+            await backend.entered()
+        backend.gate.set()
+        await first
+    assert [hurried for hurried, _ in itertools.groupby(planned)] == [False, True, False]
+
+
 async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
     async with busy(queue_texts=1) as (batcher, backend, _):
         waiting = asyncio.create_task(batcher.score([[2]]))
@@ -314,6 +354,48 @@ async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
         batcher.refuse_late(math.inf)
         backend.gate.set()
         await waiting
+
+
+async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took():
+    async with busy() as (batcher, backend, first):
+        calls = [asyncio.create_task(batcher.score([[number]])) for number in (2, 3)]
+        await queued(batcher, 2)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, *calls)
+    assert backend.batches == [[1], [2, 3]]
+    assert all(ticket.arrived_s <= ticket.started_s <= time.monotonic() for ticket in tickets)
+    assert all(ticket.compute_s > 0 for ticket in tickets)
+
+
+async def test_what_is_known_and_what_is_not_is_counted():
+    told = []
+    async with batching(Gated(), LogitsCache(10), told.append) as batcher:
+        await batcher.score([[1], [2]])
+        await batcher.score([[1], [2], [3]])
+    assert [event for event in told if isinstance(event, CacheUse)] == [CacheUse(0, 2), CacheUse(2, 1)]
+
+
+async def test_without_a_cache_nothing_is_remembered():
+    async with batching(backend := Gated()) as batcher:
+        for _ in range(2):
+            await batcher.score([[1]])
+    assert backend.batches == [[1], [1]]
+
+
+async def test_where_padding_costs_nothing_only_real_tokens_count():
+    async with batching(backend := Gated(), budget_tokens=12, padding_cost=0.0) as batcher:
+        await batcher.score([[1] * 10, [2], [3]])
+    assert backend.batches == [[1, 2, 3]]
+
+
+async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_computed(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.TRY_AGAIN_S", 0.001)
+    async with batching(backend := Breaking()) as batcher:
+        await batcher.score([[1] * 50, [2]])
+        backend.broken = True
+        with pytest.raises(Unable):
+            await batcher.score([[3]])
+        assert backend.batches[:3] == [[1, 2], [3], [2]]
 
 
 async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took():

@@ -62,6 +62,31 @@ def test_a_text_of_a_large_request_goes_with_small_ones_if_one_of_them_waits_for
     assert 99 in names(serve(queue))
 
 
+@pytest.mark.parametrize(("texts", "joins"), [(4, True), (5, False)])
+def test_a_request_of_up_to_four_texts_is_small(texts, joins):
+    queue = FairQueue(64, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(100)]))
+    queue.add(Caller(), numbered([text(5000 + i, 2) for i in range(texts)]))
+    assert (5000 in names(serve(queue))) == joins
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_in_a_hurry_only_those_near_the_front_are_looked_at(hurried):
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(0, 8), *[text(i, 16) for i in range(1, 6)]]))
+    for number in range(30):
+        queue.add(Caller(), numbered([text(100 * number + i, 16) for i in range(100, 105)]))
+    queue.add(Caller(), numbered([text(9000 + i, 8) for i in range(5)]))
+    assert (9000 in names(queue.take(hurried=hurried))) != hurried
+
+
+def test_once_cleared_nothing_waits():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(9)]))
+    assert len(queue.clear()) == 9
+    assert queue.load == Load(0, 0)
+
+
 def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i, 4) for i in range(100)]))

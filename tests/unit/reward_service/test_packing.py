@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_service.packing import batches_of, cost_tokens, next_batch
+from reward_service.packing import batches_of, cost_tokens, next_batch, turns
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -93,3 +93,8 @@ def test_a_batch_is_cut_where_the_next_text_would_cost_more_than_the_budget(leng
 def test_a_batch_is_cut_only_where_one_more_would_not_fit():
     assert batches_of([3, 1, 2, 4, 3], 6) == [[1, 2], [0, 4], [3]]
     assert batches_of([], 6) == []
+
+
+def test_a_callers_turns_are_as_many_texts_as_fill_a_quantum_and_the_next_where_they_end():
+    assert [*turns([4, 4, 2, 5, 5, 1, 30, 1], 100.0, 10)] == [100, 100, 100, 110, 110, 120, 121, 151]
+    assert [*turns([11, 1], 0.0, 10)] == [0, 11]

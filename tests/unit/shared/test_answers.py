@@ -75,7 +75,8 @@ def test_a_gateway_that_is_full_is_waited_for_as_long_as_it_says():
     error = raised(response(429, "slow down", Retry_After="7"))
     assert type(error) is Overloaded
     assert error.retryable
-    assert error.retry_after_s == 7.0
+    assert (error.status, error.code, error.retry_after_s) == (429, "gateway_busy", 7.0)
+    assert str(error) == f"{URL} answered 429 (text/html)"
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])

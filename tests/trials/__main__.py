@@ -1,6 +1,7 @@
 """`make soak`: every trial in full, and one table of what was done and what was lost."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -62,8 +63,8 @@ def page_with(rows: dict[str, str], page: str) -> str:
     """Put rows in the place of those of the same trials, and say when and where."""
     text, _, table = page.partition(MARK)
     known = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| T")}
-    lines = {**known, **rows}
-    return f"{text}{MARK}The latest on: {told(machine())}\n\n{HEAD}" + "\n".join(lines.values()) + "\n"
+    lines = sorted({**known, **rows}.values(), key=lambda line: int(re.findall(r"\d+", line)[0]))
+    return f"{text}{MARK}The latest on: {told(machine())}\n\n{HEAD}" + "\n".join(lines) + "\n"
 
 
 def row(outcome: Outcome, seconds: float) -> str:

@@ -17,7 +17,7 @@ from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.problems import problem_response
 from reward_service.rewards.base import Reward
-from reward_service.routes import routes
+from reward_service.routes import add_routes
 from reward_service.settings import Settings
 from shared import protocol
 from shared.schemas import Message, ScoreRequest
@@ -32,7 +32,7 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
         title="remote-rewards", version=own_version(), lifespan=_lifespan(life), docs_url=None, redoc_url=None
     )
     app.state.life = life
-    app.include_router(routes(life, own_version()))
+    add_routes(app.router, life, own_version())
     app.add_exception_handler(RewardServiceError, _answer_ours)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)

@@ -45,22 +45,18 @@ BODY = {
 }
 
 
-def routes(life: Lifecycle, version: str) -> APIRouter:
-    """Make the routes of one service."""
-    router = APIRouter()
-    router.include_router(_scoring(life, version), tags=["scoring"])
-    router.include_router(_health(life), tags=["health"])
+def add_routes(router: APIRouter, life: Lifecycle, version: str) -> None:
+    """Add the routes of one service to the application's own router: each router in between takes its time."""
+    _add_scoring(router, life, version)
+    _add_health(router, life)
     if life.settings.admin_key is not None:
-        router.include_router(_admin(life, version), tags=["admin"])
+        _add_admin(router, life, version)
     for path, name in {"/": "try", "/docs": "docs"}.items():
         router.add_api_route(path, partial(page, name), include_in_schema=False, response_class=HTMLResponse)
-    return router
 
 
-def _scoring(life: Lifecycle, version: str) -> APIRouter:
-    router = APIRouter()
-
-    @router.post(protocol.SCORE_PATH, responses=PROBLEMS, openapi_extra=BODY)
+def _add_scoring(router: APIRouter, life: Lifecycle, version: str) -> None:
+    @router.post(protocol.SCORE_PATH, tags=["scoring"], responses=PROBLEMS, openapi_extra=BODY)
     async def score(request: Request) -> ScoreResponse:
         """Score texts with one or several rewards."""
         deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
@@ -71,18 +67,14 @@ def _scoring(life: Lifecycle, version: str) -> APIRouter:
         life.metrics.answered(response)
         return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
 
-    @router.get(protocol.REWARDS_PATH)
+    @router.get(protocol.REWARDS_PATH, tags=["scoring"])
     async def rewards() -> ServiceInfo:
         """List the rewards, what made them, and the service's limits."""
         return service_info(life.scorer(), life.settings, version)
 
-    return router
 
-
-def _admin(life: Lifecycle, version: str) -> APIRouter:
-    router = APIRouter()
-
-    @router.post(protocol.RELOAD_PATH, responses={409: _problem("Not reloaded")})
+def _add_admin(router: APIRouter, life: Lifecycle, version: str) -> None:
+    @router.post(protocol.RELOAD_PATH, tags=["admin"], responses={409: _problem("Not reloaded")})
     async def reload() -> ServiceInfo:
         """Read the configured files anew and serve what they say. What a request holds is not looked at."""
         try:
@@ -90,30 +82,24 @@ def _admin(life: Lifecycle, version: str) -> APIRouter:
         except ConfigError as error:
             raise NotReloaded(f"the rewards stay as they are: {error}") from error
 
-    return router
 
-
-def _health(life: Lifecycle) -> APIRouter:
-    router = APIRouter()
-
-    @router.get(protocol.LIVE_PATH)
+def _add_health(router: APIRouter, life: Lifecycle) -> None:
+    @router.get(protocol.LIVE_PATH, tags=["health"])
     async def live() -> dict[str, str]:
         """Tell that the process runs."""
         return {"status": "alive"}
 
-    @router.get(protocol.READY_PATH, responses={503: PROBLEMS[503]})
-    @router.get(protocol.HEALTH_PATH, responses={503: PROBLEMS[503]})
+    @router.get(protocol.READY_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get(protocol.HEALTH_PATH, tags=["health"], responses={503: PROBLEMS[503]})
     async def ready() -> dict[str, str]:
         """Tell that every model is loaded and has scored a canary, and that the service is not draining."""
         life.check_ready()
         return {"status": "ready"}
 
-    @router.get(protocol.METRICS_PATH, response_class=PlainTextResponse)
+    @router.get(protocol.METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give the figures for Prometheus."""
         return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
 
 
 def service_info(scorer: Scorer, settings: Settings, version: str) -> ServiceInfo:

@@ -47,6 +47,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=int(settings.grace_s),
         server_header=False,
+        proxy_headers=False,  # nobody asks where a request came from
         http=ImpatientProtocol,
         limit_concurrency=settings.connections,
     )

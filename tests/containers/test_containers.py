@@ -147,15 +147,21 @@ def project(images, tmp_path):
     clone = tmp_path / "compose"
     run("git", "clone", "--quiet", ROOT, clone)
     run("make", "secrets/reward_api_key", cwd=clone)
+    remove_all(clone)  # a run that was broken off leaves replicas with another key
     if MODELS:
-        engine("volume", "rm", "-f", f"{PROJECT}_models", check=False)
         engine(
             *("run", "--rm", "--user", "0", "--entrypoint", "sh", "-v", f"{MODELS}:/from:ro"),
             *("-v", f"{PROJECT}_models:/models", images["prepare"]),
             *("-c", "cp -r /from/. /models/ && chown -R 10001 /models"),
         )
-    compose(clone, "down", "-v" if not MODELS else "-t1", check=False)
     yield clone
+    remove_all(clone)
+
+
+def remove_all(clone):
+    """Take down the project; compose engines forget the replicas that its file does not name."""
+    left = [name for service in ("models", "reward", "trainer") for name in containers(service)]
+    engine("rm", "-f", *left, check=False)
     compose(clone, "down", "-v", check=False)
 
 
@@ -195,7 +201,8 @@ def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project)
     body = {"completions": ["I love it"], "rewards": ["sentiment"]}
     scored = httpx.post(f"{urls[0]}/v1/score", json=body, headers=headers, timeout=30)
     assert scored.json()["rewards"]["sentiment"]["scores"][0] > 1.5
-    waits_for(lambda: "step 3/10" in logs(trainer))
+    waits_for(lambda: re.search(r"step [3-9]/10", logs(trainer)) or ended(trainer))  # not every step is told
+    assert not ended(trainer), logs(trainer)[-3000:]
     assert all(banana_texts(url, headers) for url in urls), "the trainer asks both"
     engine("kill", replicas[1])
     code = waits_for(lambda: ended(trainer))

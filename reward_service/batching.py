@@ -126,10 +126,10 @@ class Batcher:
         stalled = self._began_s is not None and time.monotonic() - self._began_s > self._bounds.stalled_after_s
         return self._worker is not None and not self._worker.done() and self._able and not stalled
 
-    def refuse_late(self, deadline_s: float, fewest_tokens: int = 0) -> None:
-        """Raise `Overloaded` where a caller with so many tokens would wait too long: nobody tokenizes in vain."""
-        asked, patience_s = Load(0, fewest_tokens), deadline_s - time.monotonic()
-        refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
+    def refuse_late(self, deadline_s: float) -> None:
+        """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
+        nothing, patience_s = Load(0, 0), deadline_s - time.monotonic()
+        refuse_overload(self._queue.load, nothing, self._bounds, self._speed, patience_s)
 
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = math.inf) -> Ticket:
         """Wait until every text has its outcome.

@@ -80,8 +80,7 @@ class ModelReward:
         """Score every item; one that the model cannot read or fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
-        fewest = fewest_tokens(items.completions, self._spec.last_chars, self._model.max_tokens)
-        self._batcher.refuse_late(items.deadline_s, fewest)
+        self._batcher.refuse_late(items.deadline_s)
         encoded = await self._encoded(items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
         ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)
@@ -128,11 +127,6 @@ class ModelReward:
             score, detail = read(self._spec, self._model.labels, outcome, self._model.multi_label)
         result.scores.append(score)
         result.details.append(detail)
-
-
-def fewest_tokens(texts: Sequence[str], window: int | None, max_tokens: int) -> int:
-    """Give how many tokens there will be at least, without tokenizing: no tokenizer joins words of plain text."""
-    return sum(min(max_tokens, len(text[-(window or 0) :].split())) for text in texts)
 
 
 def _readable(text: str, encoded: Encoded, window: int | None) -> Encoded | RewardServiceError:

@@ -307,8 +307,6 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
         batcher.refuse_late(math.inf)
         batcher.refuse_late(time.monotonic() + 3600)
         with pytest.raises(Overloaded):
-            batcher.refuse_late(time.monotonic() + 3600, 3600)
-        with pytest.raises(Overloaded):
             batcher.refuse_late(time.monotonic() + 1)
         backend.gate.set()
         await waiting

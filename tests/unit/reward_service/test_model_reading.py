@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError
-from reward_service.rewards.model import check, fewest_tokens, mapped, read, revision, sigmoid, softmax, value_range
+from reward_service.rewards.model import check, mapped, read, revision, sigmoid, softmax, value_range
 from shared.schemas import EngineInfo
 from tests.conftest import cases
 
@@ -93,11 +93,3 @@ def test_the_revision_does_not_depend_on_what_scores_do_not_depend_on():
 
 def test_the_range_of_a_classifier_follows_from_its_factors():
     assert value_range(SENTIMENT, ["NEGATIVE", "POSITIVE"]) == (-1.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "window", "fewest"),
-    [("", None, 0), ("Sure: a  banana", None, 3), ("a b c d e f g", None, 5), ("ab cd", 3, 1)],
-)
-def test_there_are_no_fewer_tokens_than_words_that_are_read(text, window, fewest):
-    assert fewest_tokens([text, text], window, max_tokens=5) == 2 * fewest

@@ -63,7 +63,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, keys: object) -> object:
-        return [key.strip() for key in keys.split(",") if key.strip()] if isinstance(keys, str) else keys
+        if not isinstance(keys, str):
+            return keys
+        given = [key.strip() for key in keys.split(",") if key.strip()]
+        if not given:
+            raise ValueError("it holds no key: write one, or leave it out")
+        return given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -89,9 +94,12 @@ class Settings(BaseSettings):
     def keys(self) -> list[str]:
         """Give all keys, from the setting and from the file as it is now.
 
-        Raises ValueError where one is too short, or there is none and anybody could reach the service.
+        Raises ValueError where one is too short, the file holds none, or there is none and anybody could reach the
+        service.
         """
         lines = self.api_key_file.read_text(encoding="utf-8").splitlines() if self.api_key_file else []
+        if self.api_key_file and not any(line.strip() for line in lines):
+            raise ValueError(f"{self.api_key_file} holds no key: write one, or take REWARD_SERVICE_API_KEY_FILE away")
         given = [key.get_secret_value() for key in self.api_keys] + [line.strip() for line in lines if line.strip()]
         if not given and self.host not in LOOPBACK and not self.insecure:
             raise ValueError(

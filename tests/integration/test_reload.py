@@ -69,6 +69,23 @@ def test_without_an_admins_key_nobody_reloads(rules_url):
     assert reload(rules_url).status_code == 404
 
 
+@pytest.mark.parametrize("left", ["", " \n"])
+def test_a_key_file_that_holds_no_key_any_more_opens_nothing(config, tmp_path, left):
+    keys = tmp_path / "keys"
+    keys.write_text("the-key-of-a-caller\n")
+    with running_service(Settings(config=config, api_key_file=keys, admin_key="the-key-of-the-admin")) as url:
+        keys.write_text(left)
+        answer = reload(url)
+        assert (answer.status_code, "holds no key" in answer.json()["detail"]) == (409, True)
+        assert httpx.get(f"{url}/v1/rewards").status_code == 401
+        assert httpx.get(f"{url}/v1/rewards", headers={"Authorization": "Bearer the-key-of-a-caller"}).is_success
+
+
+def test_keys_that_are_given_hold_at_least_one():
+    with pytest.raises(ValueError, match="holds no key"):
+        Settings(api_keys=" , ")
+
+
 def test_a_key_is_changed_without_a_restart_of_either_side(config, tmp_path):
     served, held = tmp_path / "served", tmp_path / "held"
     served.write_text("the-first-key-of-all\n")

@@ -1,14 +1,16 @@
 """Serve anybody's reward function, written for TRL's `reward_funcs`, unchanged."""
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import importlib
 import inspect
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from reward_service.config import FunctionSpec
@@ -19,7 +21,7 @@ from shared.schemas import ItemError, RewardInfo, Text
 THREADS = 8
 """Calls of one function at a time; those of a function that hangs hold up nobody else."""
 _imported: dict[str, str] = {}
-"""What each function's source was when it was imported: what is imported stays, whatever is written to the file."""
+"""What each module's source was when it was first seen: what is imported stays, whatever is written to the file."""
 
 
 class FunctionReward:
@@ -28,6 +30,8 @@ class FunctionReward:
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
+        self._free = asyncio.Semaphore(THREADS)  # who waits here can leave, which nobody can who is in a pool's queue
+        self._abandoned: set[Future[Any]] = set()
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
@@ -54,9 +58,34 @@ class FunctionReward:
         if inspect.iscoroutinefunction(self._function):
             values = await self._function(**columns)
         else:
-            call = functools.partial(self._function, **columns)
-            values = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            values = await self._in_thread(functools.partial(self._function, **columns))
         return [None if value is None else float(value) for value in values]
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        """Call on a thread, once one is free. A caller who leaves leaves the call, which nobody can stop."""
+        await self._free.acquire()
+        loop, running = asyncio.get_running_loop(), self._threads.submit(call)
+
+        def ended(_: Future[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the service has ended meanwhile
+                loop.call_soon_threadsafe(self._ended, running)
+
+        running.add_done_callback(ended)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if not running.done():
+                self._abandoned.add(running)
+            raise
+
+    def _ended(self, call: Future[Any]) -> None:
+        self._abandoned.discard(call)
+        self._free.release()
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether there is a thread that no call holds whose caller has gone."""
+        return len(self._abandoned) < THREADS
 
     def _failed(self, count: int, why: str) -> Scores:
         error = ItemError(code="function_failed", message=f"the reward function {self.info.name} failed: {why}")
@@ -86,24 +115,27 @@ def load_object(path: str) -> Callable[..., Any]:
 
 
 def revision(path: str, function: Callable[..., Any]) -> str:
-    """Hash the source that was imported. Raises `ConfigError` where the file has another one by now."""
-    now = _source_hash(path, function)
-    if _imported.setdefault(path, now) != now:
-        raise ConfigError(
-            f"the source of {path!r} has changed since it was imported: start the service again to serve it"
-        )
-    return now
-
-
-def _source_hash(path: str, function: Callable[..., Any]) -> str:
+    """Hash a function's name and its module's source. Raises `ConfigError` where the file has another one by now."""
     while isinstance(function, functools.partial):
         path, function = f"{path} {function.args} {function.keywords}", function.func
     module = inspect.getmodule(function)
+    source = _source(module) if module else repr(function)
+    if module and _imported.setdefault(module.__name__, _hash(source)) != _hash(source):
+        raise ConfigError(
+            f"the source of {path!r} has changed since it was imported: start the service again to serve it"
+        )
+    return _hash(f"{path}\n{source}")[:16]
+
+
+def _source(module: ModuleType) -> str:
     try:
-        source = inspect.getsource(module) if module else repr(function)
+        return inspect.getsource(module)
     except (OSError, TypeError):  # compiled: its name is all there is to tell it by
-        source = f"{module} {getattr(module, '__version__', '')}"
-    return hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()[:16]
+        return f"{module} {getattr(module, '__version__', '')}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(text: Text) -> Any:

@@ -1,14 +1,16 @@
+import asyncio
 import functools
 import importlib
 import math
 import re
+import threading
 
 import pytest
 
 from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
-from reward_service.rewards.function import FunctionReward, revision
+from reward_service.rewards.function import THREADS, FunctionReward, revision
 
 
 def answers(completions, answer, **_):
@@ -64,8 +66,7 @@ async def test_a_function_with_arguments_of_its_own_is_another_revision_with_oth
     assert (await reward("weighted").score(items())).scores == [1.0, 0.0]
     told = revision("x", functools.partial(answers, answer=["a"]))
     assert told == revision("x", functools.partial(answers, answer=["a"]))
-    with pytest.raises(ConfigError, match="start the service again"):
-        revision("x", functools.partial(answers, answer=["b"]))
+    assert told != revision("x", functools.partial(answers, answer=["b"]))
 
 
 def test_a_compiled_function_is_told_by_its_name():
@@ -82,3 +83,39 @@ def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_i
     file.write_text("def judge(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
     with pytest.raises(ConfigError, match="start the service again"):
         FunctionReward("judge", spec)
+
+
+def test_another_function_of_a_file_that_has_changed_is_not_served_either(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judges_that_change.py"
+    both = "def first(completions, **_): return [{0} for _ in completions]\nsecond = first\n"
+    file.write_text(both.format(1.0))
+    importlib.invalidate_caches()
+    FunctionReward("judge", FunctionSpec(object="judges_that_change:first"))
+    file.write_text(both.format(22.0))
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", FunctionSpec(object="judges_that_change:second"))
+
+
+gate = threading.Event()
+
+
+def hangs(completions, **_):
+    assert gate.wait(10)
+    return [1.0 for _ in completions]
+
+
+async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads():
+    gate.clear()
+    hanging = reward("hangs")
+    calls = [asyncio.create_task(hanging.score(items())) for _ in range(3 * THREADS)]
+    await asyncio.sleep(0)
+    assert hanging.sound
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert not hanging.sound  # nobody would be scored
+    assert hanging._threads._work_queue.qsize() == 0
+    gate.set()
+    assert (await hanging.score(items())).scores == [1.0, 1.0]
+    assert hanging.sound

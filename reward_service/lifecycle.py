@@ -133,11 +133,16 @@ class Lifecycle:
         """Build rewards, start them and have each score a canary: whoever asks first finds them able to."""
         scorer = await self._build()
         try:
-            for reward in scorer.rewards.values():
-                await reward.start()
-            await _canary(scorer)
-        except BaseException:
+            async with asyncio.timeout(self.settings.stalled_after_s):
+                for reward in scorer.rewards.values():
+                    await reward.start()
+                await _canary(scorer)
+        except BaseException as error:
             await scorer.stop()
+            if isinstance(error, TimeoutError):
+                raise ConfigError(
+                    f"no score within {self.settings.stalled_after_s:g} s: the device does not end"
+                ) from None
             raise
         return scorer
 

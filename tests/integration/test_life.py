@@ -1,10 +1,14 @@
 """What a service says of itself while it loads, when it cannot load, and when it no longer scores."""
 
+import asyncio
+
 import httpx
 import pytest
 
 from reward_service.app import create_app
 from reward_service.errors import ConfigError
+from reward_service.lifecycle import Lifecycle
+from reward_service.metrics import Metrics
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import NotReady, RewardClient, RewardInfo, ServiceUnreachable
@@ -72,6 +76,28 @@ class Unstartable(Plain):
 def test_a_reward_that_cannot_score_a_simple_sentence_is_not_served(reward, says):
     with pytest.raises(ConfigError, match=says), running_service(rewards={"plain": reward}):
         pass
+
+
+class Endless(Plain):
+    """A reward that scores the first canary and nothing afterwards."""
+
+    def __init__(self):
+        self.scored = False
+
+    async def score(self, items):
+        if self.scored:
+            await asyncio.Event().wait()
+        self.scored = True
+        return await super().score(items)
+
+
+async def test_a_reload_that_never_scores_ends_and_lets_the_next_one_begin():
+    life = Lifecycle(Settings(stalled_after_s=0.05), Metrics(), {"endless": Endless()})
+    async with life.running():
+        await life._loading
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="no score within"):
+                await life.reload()
 
 
 def test_a_replica_that_cannot_score_is_passed_over_for_one_that_can():

@@ -222,12 +222,12 @@ class Batcher:
         for ticket in _tickets(jobs):
             ticket.started_s = ticket.started_s or started_s
         try:
-            rows = await self._on_device([job.tokens for job in jobs])
+            rows, compute_s = await self._on_device([job.tokens for job in jobs])
         except BackendFailed as error:
             await self._failed(jobs, error)
             return
         self._known = min((job.tokens for job in jobs), key=len)
-        done = _note(jobs, started_s)
+        done = _note(jobs, started_s, compute_s)
         self._speed.note(done.tokens, done.compute_s)
         self._deliver(jobs, [_checked(row) for row in rows])
         self._tell(done)
@@ -244,17 +244,22 @@ class Batcher:
             await self._run(jobs[:middle])
             await self._run(jobs[middle:])
 
-    async def _on_device(self, batch: list[fair_queue.Key]) -> list[Logits]:
+    async def _on_device(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float]:
+        """Give the logits and how long they took, without the time behind another model's batch."""
         loop = asyncio.get_running_loop()
         self._began_s = time.monotonic()
         try:
             with raising(BackendFailed, "the model failed on this text"):
-                rows = await loop.run_in_executor(self._device, self._backend.score, batch)
+                rows, compute_s = await loop.run_in_executor(self._device, self._timed, batch)
         finally:
             self._began_s = None
         if len(rows) != len(batch):
             raise BackendFailed(f"the model gave {len(rows)} rows for {len(batch)} texts")
-        return rows
+        return rows, compute_s
+
+    def _timed(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float]:
+        began_s = time.monotonic()
+        return self._backend.score(batch), time.monotonic() - began_s
 
     def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:
         """Remember each outcome before its job is forgotten: whoever asks next finds the one or the other."""
@@ -285,8 +290,8 @@ def _tickets(jobs: Sequence[Job]) -> list[Ticket]:
     return list({id(ticket): ticket for job in jobs for ticket, _ in job.seats}.values())
 
 
-def _note(jobs: Sequence[Job], started_s: float) -> BatchDone:
-    compute_s, tickets = time.monotonic() - started_s, _tickets(jobs)
+def _note(jobs: Sequence[Job], started_s: float, compute_s: float) -> BatchDone:
+    tickets = _tickets(jobs)
     for ticket in tickets:
         ticket.compute_s += compute_s
     lengths = [len(job.tokens) for job in jobs]

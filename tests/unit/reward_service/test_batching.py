@@ -407,3 +407,22 @@ async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took()
     assert all(0 < each.compute_s < 5 and 0 <= each.wait_s < 1 for each in batches)
     assert batches[0].wait_s <= batches[1].wait_s
     assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))
+
+
+async def test_the_time_behind_another_models_batch_is_not_taken_for_computing():
+    first, second, loop = Gated(open_=False), Gated(), asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as device:
+        slow, quick = Batcher(first, device, Bounds()), Batcher(second, device, Bounds())
+        await slow.start()
+        await quick.start()
+        calls = [asyncio.create_task(slow.score([[1]]))]
+        await first.entered()
+        calls.append(asyncio.create_task(quick.score([[2]])))
+        while not device._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
+            await asyncio.sleep(0)
+        opened_s = loop.time()
+        first.gate.set()
+        _, ticket = await asyncio.gather(*calls)
+        assert ticket.compute_s <= loop.time() - opened_s
+        await slow.stop()
+        await quick.stop()

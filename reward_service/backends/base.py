@@ -26,6 +26,8 @@ class Backend(Protocol):
 
     padding_cost: float
     """What a token of padding costs, as a share of another one."""
+    numerics: Sequence[float | str]
+    """What its numbers depend on besides its name and precision."""
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Give each sequence's logits, in order. Called from one thread at a time."""

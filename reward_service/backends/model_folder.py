@@ -26,6 +26,7 @@ class ModelFolder:
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
                 f"`AutoModel….from_pretrained(…).save_pretrained(…)` where you trust them"
             )
+        self._stamps = stamps(path)  # before anything is read: what is read must be what is hashed
         with raising(ConfigError, f"cannot load the model in {path}"):
             self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -35,7 +36,6 @@ class ModelFolder:
         self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
         self.pad_id = padding_of(self._tokenizer, config)
         self._special_tokens = special_tokens
-        self._stamps = stamps(path)
         self.fingerprint = fingerprint(
             path, f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         )

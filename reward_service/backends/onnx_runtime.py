@@ -15,6 +15,8 @@ from reward_service.errors import ConfigError, raising
 class OnnxBackend:
     """A model in ONNX Runtime: its graph as it was traced, or another one with the same inputs and outputs."""
 
+    numerics: Sequence[float | str] = ()
+
     def __init__(self, folder: ModelFolder, threads: int, graph: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -31,6 +31,7 @@ class OpenVinoBackend:
             if dtype == "int8":
                 put_in_integers(model)
             precision = PRECISION.get(dtype) or _best_float(core)
+            self.numerics: Sequence[float | str] = (GROUP, FIRST_SHARE, precision) if dtype == "int8" else ()
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
             raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")

@@ -19,6 +19,8 @@ from shared.models.quiet import quiet
 class TorchBackend:
     """A model in torch, in `float32` or `bfloat16`, on a GPU where torch sees one."""
 
+    numerics: Sequence[float | str] = ()
+
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)

@@ -41,7 +41,7 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executo
         stalled_after_s=settings.stalled_after_s,
     )
     batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
-    return ModelReward(name, spec, folder, batcher, info_of(found, settings))
+    return ModelReward(name, spec, folder, batcher, info_of(found, settings), backend.numerics)
 
 
 def open_model(name: str, spec: ModelSpec) -> ModelFolder:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from reward_service.backends.base import FIRST_SHARE, GROUP, Encoded, Logits
+from reward_service.backends.base import Encoded, Logits
 from reward_service.batching import Batcher, Outcome
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import BackendFailed, ConfigError, NothingToRead, RewardServiceError, raising
@@ -44,7 +44,13 @@ class ModelReward:
     """A classifier or a regressor behind a batcher."""
 
     def __init__(
-        self, name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel, batcher: Batcher, engine: EngineInfo
+        self,
+        name: str,
+        spec: ClassifierSpec | RegressorSpec,
+        model: TextModel,
+        batcher: Batcher,
+        engine: EngineInfo,
+        numerics: Sequence[float | str] = (),
     ) -> None:
         check(name, spec, model)
         self._spec, self._model, self._batcher = spec, model, batcher
@@ -52,7 +58,7 @@ class ModelReward:
             name=name,
             kind=spec.kind,
             description=spec.description,
-            revision=f"sha256:{revision(spec, model, engine)}",
+            revision=f"sha256:{revision(spec, model, engine, numerics)}",
             range=value_range(spec, model.labels),
             max_tokens=model.max_tokens,
             engine=engine,
@@ -184,11 +190,12 @@ def sigmoid(logits: Logits) -> list[float]:
     return [0.5 * (1.0 + math.tanh(0.5 * logit)) for logit in logits]
 
 
-def revision(spec: ClassifierSpec | RegressorSpec, model: TextModel, engine: EngineInfo) -> str:
+def revision(
+    spec: ClassifierSpec | RegressorSpec, model: TextModel, engine: EngineInfo, numerics: Sequence[float | str] = ()
+) -> str:
     """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping of the configuration."""
     mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens", "backend", "dtype"})
-    rounding = [GROUP, FIRST_SHARE] if engine.dtype == "int8" else []
-    made_with = [engine.backend, engine.dtype, engine.deterministic, *rounding]
+    made_with = [engine.backend, engine.dtype, engine.deterministic, *numerics]
     content = json.dumps([model.fingerprint, made_with, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

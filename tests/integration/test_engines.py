@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import openvino
 import pytest
+from transformers import AutoTokenizer
 
 from reward_service.backends import engines
 from reward_service.backends.choose import choose
@@ -94,6 +95,20 @@ def test_weights_that_were_replaced_while_they_were_loaded_are_refused(replaced,
     settings = Settings(backend="torch", dtype="float32")
     with pytest.raises(ConfigError, match="changed while it was loaded"):
         model_reward("x", spec, settings, None, lambda name, event: None)
+
+
+def test_a_tokenizer_that_is_replaced_once_it_was_read_is_noticed(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder.path, tmp_path / "model")
+    read = AutoTokenizer.from_pretrained
+
+    def read_and_replace(path, **kwargs):
+        found = read(path, **kwargs)
+        (path / "tokenizer.json").write_text((path / "tokenizer.json").read_text() + " ")
+        return found
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", read_and_replace)
+    with pytest.raises(ConfigError, match="changed while it was loaded"):
+        ModelFolder(tmp_path / "model").refuse_changed()
 
 
 def test_no_graph_is_kept_of_weights_that_were_replaced(replaced, tmp_path, monkeypatch):

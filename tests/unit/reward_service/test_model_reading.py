@@ -76,13 +76,10 @@ def test_the_revision_covers_weights_mapping_and_engine(other):
     assert revision(SENTIMENT, Model(["POSITIVE"]), TORCH) != revision(spec, model, engine)
 
 
-@pytest.mark.parametrize(("constant", "other"), [("GROUP", 128), ("FIRST_SHARE", 0.0)])
-def test_the_revision_covers_how_numbers_are_rounded_to_integers(monkeypatch, constant, other):
+@pytest.mark.parametrize("other", [(128, 0.1, "bf16"), (64, 0.0, "bf16"), (64, 0.1, "f32"), ()])
+def test_the_revision_covers_how_numbers_are_rounded(other):
     engine, model = EngineInfo(backend="openvino", dtype="int8"), Model(["POSITIVE"])
-    integers, floats = revision(SENTIMENT, model, engine), revision(SENTIMENT, model, TORCH)
-    monkeypatch.setattr(f"reward_service.rewards.model.{constant}", other)
-    assert revision(SENTIMENT, model, engine) != integers
-    assert revision(SENTIMENT, model, TORCH) == floats
+    assert revision(SENTIMENT, model, engine, (64, 0.1, "bf16")) != revision(SENTIMENT, model, engine, other)
 
 
 def test_the_revision_does_not_depend_on_what_scores_do_not_depend_on():

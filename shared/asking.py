@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import time
 from collections.abc import Callable
@@ -46,13 +47,17 @@ class Asker:
 
     def __init__(self, urls: list[str], key: ApiKey, patience: Patience) -> None:
         self._urls = urls
-        self._endpoints: list[Endpoint] = []
-        self._look_up_s = 0.0  # when the names are to be looked up again
         self._key, self._patience = key, patience
         self._budget, self._lines = RetryBudget(), Lines()
         self.transport = Transport(key, patience.connect_timeout_s)
+        self._know_nothing()
         self.retries = 0
         """Attempts that failed and were made again, since the beginning."""
+
+    def _know_nothing(self) -> None:
+        self._pid = os.getpid()
+        self._endpoints: list[Endpoint] = []
+        self._look_up_s = 0.0  # when the names are to be looked up again
 
     async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
         """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
@@ -60,6 +65,8 @@ class Asker:
         Raises a `RewardError`: at once where asking again would not help, soon where all answer 500 all the time, else
         when the time is over.
         """
+        if self._pid != os.getpid():
+            self._know_nothing()  # what a parent has under way never ends in a forked child
         began_s = time.monotonic()
         deadline_s = began_s + (self._patience.timeout_s if timeout_s is None else timeout_s)
         passed_over: dict[str, RevisionChanged] = {}
@@ -94,6 +101,8 @@ class Asker:
         raise AssertionError("unreachable")
 
     async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, until_s: float) -> Any:
+        probes = endpoint.failures > 0
+        endpoint.probing = endpoint.probing or probes
         endpoint.outstanding += 1
         endpoint.asked_s = time.monotonic()
         try:
@@ -107,6 +116,7 @@ class Asker:
             raise
         finally:
             endpoint.outstanding -= 1
+            endpoint.probing = endpoint.probing and not probes
         endpoints.answered(endpoint)
         self._budget.answered()
         return answer

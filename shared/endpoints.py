@@ -21,6 +21,8 @@ class Endpoint:
 
     url: str
     outstanding: int = 0
+    probing: bool = False
+    """Whether a caller finds out just now if it has come back."""
     asked_s: float = 0.0
     failures: int = 0
     closed_until_s: float = 0.0
@@ -37,7 +39,7 @@ class Endpoint:
 
     def admits(self, now_s: float) -> bool:
         """Tell whether it may be asked: one that failed lately by one caller at a time, after its pause."""
-        return self.failures == 0 or (now_s >= self.closed_until_s and self.outstanding == 0)
+        return self.failures == 0 or (now_s >= self.closed_until_s and not self.probing)
 
 
 def choose(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:

@@ -347,6 +347,52 @@ def test_all_who_wait_for_what_is_broken_end_together(loop):
     assert loop.now_s - 1000.0 <= 20.0
 
 
+@pytest.fixture
+def begun(loop):
+    """Begin calls at one asker, one after the other; give them, and the asker."""
+
+    def begin(answers, calls):
+        asker = Asker(list(answers), ApiKey(None), Patience(timeout_s=20.0))
+        asker.transport = Replicas(loop, answers)
+        return [loop.create_task(asker.ask(CALL, lambda response: response)) for _ in range(calls)], asker
+
+    return begin
+
+
+def test_a_slow_call_from_before_a_failure_does_not_hold_up_the_others(begun, loop):
+    (slow, failing), asker = begun({A: [9.0, DOWN, 0.0]}, 2)
+    assert loop.run_until_complete(failing) == "http://a answers"
+    assert [when for when, *_ in asker.transport.sent] == pytest.approx([0.0, 0.0, 0.1])
+    assert loop.run_until_complete(slow) == "http://a answers"
+
+
+def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop):
+    calls, asker = begun({A: [DOWN, DOWN, 3.0, 0.0]}, 8)
+    assert loop.run_until_complete(asyncio.gather(*calls)) == ["http://a answers"] * 8
+    _, _, tried_s, *later_s = [when for when, *_ in asker.transport.sent]
+    assert min(later_s) >= tried_s + 3.0
+
+
+def test_a_trial_that_is_cancelled_leaves_the_next_one_free_to_try(begun, loop):
+    (given_up, patient), asker = begun({A: [DOWN, DOWN, NEVER, 0.0]}, 2)
+    loop.run_until_complete(asyncio.sleep(1.0))
+    assert (len(asker.transport.sent), asker._endpoints[0].probing) == (3, True)
+    for call in (given_up, patient):
+        call.cancel()
+    loop.run_until_complete(asyncio.wait([given_up, patient]))
+    assert loop.run_until_complete(asker.ask(CALL, lambda response: response)) == "http://a answers"
+
+
+def test_what_a_parent_had_under_way_does_not_hold_up_a_forked_child(begun, loop, monkeypatch):
+    (of_the_parent,), asker = begun({A: [DOWN, NEVER, 0.0]}, 1)
+    loop.run_until_complete(asyncio.sleep(1.0))
+    monkeypatch.setattr(asking, "os", SimpleNamespace(getpid=lambda: 0))
+    assert loop.run_until_complete(asker.ask(CALL, lambda response: response)) == "http://a answers"
+    assert loop.now_s == pytest.approx(1001.0, abs=0.1)
+    of_the_parent.cancel()
+    loop.run_until_complete(asyncio.wait([of_the_parent]))
+
+
 @dataclass
 class Small:
     """A service that computes one call at a time while three wait; more are refused."""

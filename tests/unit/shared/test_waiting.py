@@ -106,9 +106,15 @@ def test_one_that_failed_is_tried_by_one_caller_for_all():
     endpoints.failed(only, WHY, now_s=0)
     assert endpoints.choose([only], now_s=0.05) is None
     assert endpoints.choose([only], now_s=1) is only
-    only.outstanding = 1
+    only.probing = True
     assert endpoints.choose([only], now_s=1) is None
     endpoints.answered(only)
+    assert endpoints.choose([only], now_s=1) is only
+
+
+def test_what_was_under_way_before_a_failure_keeps_nobody_from_trying_again():
+    only = Endpoint("a", outstanding=3)
+    endpoints.failed(only, WHY, now_s=0)
     assert endpoints.choose([only], now_s=1) is only
 
 

@@ -161,20 +161,20 @@ class RewardClient:
         return self._run(self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._thread is None or not self._thread.usable():
-            self._thread = LoopThread()
-        return self._thread.run(work)
+        thread = self._thread
+        if thread is None or not thread.usable():
+            thread = self._thread = LoopThread()
+        return thread.run(work)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._asker.transport.aclose()
 
     def close(self) -> None:
-        """Close the connections of the sync face and end its thread."""
-        if self._thread is not None and self._thread.usable():
-            self._thread.run(self.aclose())
-            self._thread.stop()
-        self._thread = None
+        """Close the connections of the sync face and end its thread. Calls under way in others get a `RewardError`."""
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.usable():
+            thread.stop(self.aclose())
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import RevisionChanged, RewardClient, RewardError, RewardInfo, ServiceUnreachable
 from shared.client import TRIES
+from shared.loop_thread import LoopThread
 from tests import faults
 from tests.conftest import RULES, running_service
 
@@ -85,6 +86,44 @@ def test_a_client_is_used_again_after_it_was_closed_and_copied(url):
         each.close()
         each.close()
         assert each._thread is None
+
+
+def test_a_call_under_way_when_its_client_is_closed_ends_and_says_so():
+    began, errors = threading.Event(), []
+
+    class Slow(Echo):
+        async def score(self, items):
+            began.set()
+            await asyncio.sleep(5)
+            return await super().score(items)
+
+    def call(client):
+        try:
+            client.score(["a"])
+        except RewardError as error:
+            errors.append(str(error))
+
+    with running_service(rewards={"echo": Slow()}) as slow:
+        client = RewardClient(slow)
+        caller = threading.Thread(target=call, args=[client], daemon=True)
+        caller.start()
+        assert began.wait(10)
+        client.close()
+        caller.join(3)
+        assert errors == ["the client was closed while a call was under way"]
+        assert client.info().limits
+
+
+def test_a_loop_that_was_stopped_takes_no_more_work():
+    thread, done = LoopThread(), []
+
+    async def last():
+        done.append("last")
+
+    thread.stop(last())
+    with pytest.raises(RewardError, match="was closed"):
+        thread.run(last())
+    assert done == ["last"]
 
 
 def test_what_a_service_says_of_itself_has_a_deadline_of_its_own():

@@ -56,12 +56,21 @@ class Transport:
         return response
 
     def _http(self, url: str) -> httpx.AsyncClient:
-        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._forget_closed()
+        clients = self._clients.setdefault(loop, {})
         if url not in clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
             # a proxy of the environment would read what goes over plain HTTP, the key too
             clients[url] = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
         return clients[url]
+
+    def _forget_closed(self) -> None:
+        """Let go of what belongs to closed event loops: connections hold their loop, so its entry never goes itself."""
+        for loop in [known() for known in self._clients.keyrefs()]:
+            if loop is not None and loop.is_closed():
+                self._clients.pop(loop, None)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

@@ -114,6 +114,24 @@ def test_a_call_under_way_when_its_client_is_closed_ends_and_says_so():
         assert client.info().limits
 
 
+def test_connections_of_a_loop_that_is_over_are_forgotten_once_another_one_comes(url):
+    client = RewardClient(url)
+    for _ in range(3):
+        asyncio.run(client.ainfo())
+    (loop,) = client._asker.transport._clients
+    assert loop.is_closed()
+
+    async def twice():
+        await client.ainfo()
+        (kept,) = client._asker.transport._clients.values()
+        await client.ainfo()
+        assert client._asker.transport._clients[asyncio.get_running_loop()] is kept
+        await client.aclose()
+
+    asyncio.run(twice())
+    assert not client._asker.transport._clients
+
+
 def test_a_loop_that_was_stopped_takes_no_more_work():
     thread, done = LoopThread(), []
 

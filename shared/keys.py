@@ -23,8 +23,8 @@ class ApiKey:
         return {"Authorization": f"Bearer {self._value}"} if self._value else {}
 
     def renewed(self, sent: dict[str, str]) -> bool:
-        """Read the file again, and tell whether it holds another key than the one that was `sent`."""
-        with contextlib.suppress(ValueError):
+        """Read the file again where it can be, and tell whether it holds another key than the one that was `sent`."""
+        with contextlib.suppress(ValueError, OSError):  # half written, or gone for a moment
             self._value = self._read()
         return self.header != sent
 

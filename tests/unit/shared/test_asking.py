@@ -224,6 +224,13 @@ def test_a_refused_key_is_tried_again_only_if_its_file_holds_another(ask, tmp_pa
     error, asker = ask({A: [refused, 0.0]}, key=file)
     assert isinstance(error, Unauthorized)
 
+    def vanished():
+        file.unlink()
+        return refused()
+
+    error, asker = ask({A: [vanished, 0.0]}, key=file)
+    assert isinstance(error, Unauthorized)
+
 
 def test_a_slow_attempt_is_made_at_another_replica_too(ask):
     result, asker = ask({A: [9.0], B: [0.5]}, hedge_after_s=1.0)

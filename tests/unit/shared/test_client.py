@@ -108,6 +108,15 @@ def test_a_key_is_taken_without_the_line_end_that_its_file_had():
     assert ApiKey(" \n").header == {}
 
 
+def test_where_the_key_file_is_gone_the_key_that_was_read_stays(tmp_path):
+    path = tmp_path / "key"
+    path.write_text("the-first-key-of-many\n")
+    key = ApiKey(path)
+    path.unlink()
+    assert not key.renewed(key.header)
+    assert key.header == {"Authorization": "Bearer the-first-key-of-many"}
+
+
 @pytest.mark.parametrize("key", ["a-canary-key\nof-two-lines", "a-canary-key-of-ümläuts", "a-canary-key of-words"])
 def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key, tmp_path):
     with pytest.raises(ValueError, match="cannot be sent") as refused:

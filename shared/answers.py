@@ -114,20 +114,26 @@ def refuse_other(name: str, now: str, before: str) -> None:
 
 
 class SeveralRevisions(RevisionChanged):
-    """The parts of one call were scored by several revisions."""
+    """The parts of one call were scored by several revisions, or by different rewards."""
 
 
 def merge(parts: Sequence[tuple[ScoreResponse, int]]) -> ScoreResponse:
     """Put the answers to consecutive chunks together, each with its number of texts.
 
-    Raises `SeveralRevisions` if they were not all scored by the same revision.
+    Raises `SeveralRevisions` if they were not all scored by the same rewards, each of the same revision.
     """
     if len(parts) == 1:
         return parts[0][0]
     first = parts[0][0]
+    _refuse_different(sorted({", ".join(sorted(part.rewards)) for part, _ in parts}))
     offsets = [sum(count for _, count in parts[:index]) for index in range(len(parts))]
     rewards = {name: _joined(name, [part.rewards[name] for part, _ in parts], offsets) for name in first.rewards}
     return first.model_copy(update={"rewards": rewards})
+
+
+def _refuse_different(rewards: list[str]) -> None:
+    if len(rewards) > 1:
+        raise SeveralRevisions(f"one call was answered by different rewards: {' or '.join(rewards)}")
 
 
 def _joined(name: str, parts: list[RewardScores], offsets: list[int]) -> RewardScores:

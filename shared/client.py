@@ -24,7 +24,7 @@ from shared.transport import Call, readable_by_others
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
 TRIES = 3
-"""So often is a whole call made whose chunks were scored by several revisions: a reload lasts a moment."""
+"""So often is a whole call made whose chunks were scored by several revisions or rewards: a reload lasts a moment."""
 
 
 class RewardClient:

@@ -187,6 +187,14 @@ def test_what_is_said_of_an_item_stays_with_it_when_chunks_come_together():
     assert (set(merged.errors), merged.truncated, merged.details) == ({"1", "3"}, [2, 4], None)
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("ab", "a"), ("a", "ab")])
+def test_chunks_that_different_rewards_scored_do_not_come_together(names):
+    parts = [(scores(**{name: [1.0] for name in each}), 1) for each in names]
+    told = " or ".join(sorted(", ".join(each) for each in names))
+    with pytest.raises(answers.SeveralRevisions, match=f"^one call was answered by different rewards: {told}$"):
+        answers.merge(parts)
+
+
 def test_details_come_together_too():
     merged = answers.merge([part([1.0], details=[{"x": 1}]), part([2.0], details=[None])])
     assert merged.rewards["a"].details == [{"x": 1}, None]

@@ -1,6 +1,7 @@
 """A client's calls against a real service: all that is given arrives, and only what was asked for is taken."""
 
 import asyncio
+import json
 import pickle
 import threading
 import time
@@ -161,6 +162,18 @@ def test_a_call_that_two_revisions_answered_is_made_again_as_a_whole(url):
     with faults.spoiling(url, faults.rewritten(another)) as (spoilt, proxy), RewardClient(spoilt) as client:
         found = client.score(TEXTS, rewards=["echo"]).rewards["echo"]
     assert (found.scores, found.revision, proxy.scored) == ([1.0, 2.0, 3.0], "1", 4)
+
+
+def renamed(answer):
+    content = json.loads(answer.partition(b"\r\n\r\n")[2])
+    content["rewards"] = {"of-yesterday": content["rewards"]["echo"]}
+    return faults.body(json.dumps(content))(answer)
+
+
+def test_a_call_whose_parts_different_rewards_scored_is_made_again_as_a_whole(url):
+    with faults.spoiling(url, renamed) as (spoilt, proxy), RewardClient(spoilt) as client:
+        found = client.score(TEXTS).rewards
+    assert (list(found), found["echo"].scores, proxy.scored) == (["echo"], [1.0, 2.0, 3.0], 4)
 
 
 def test_one_that_always_gets_two_revisions_is_given_up(url):

@@ -2,6 +2,7 @@
 
 from shared.client import RewardClient
 from shared.errors import (
+    BadAddress,
     BadAnswer,
     BadRequest,
     NotARewardService,
@@ -22,6 +23,7 @@ from shared.errors import (
 from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse, ServiceInfo
 
 __all__ = [
+    "BadAddress",
     "BadAnswer",
     "BadRequest",
     "NotARewardService",

@@ -17,6 +17,7 @@ from shared.chunks import split
 from shared.errors import UnsafeAddress
 from shared.keys import ApiKey
 from shared.loop_thread import LoopThread
+from shared.replicas import refuse_bad
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 from shared.together import together
 from shared.transport import Call, readable_by_others
@@ -52,6 +53,7 @@ class RewardClient:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise ValueError("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
+        refuse_bad(self.urls)
         if api_key and not (allow_http or os.environ.get("REWARD_ALLOW_HTTP")):
             _refuse_open(self.urls)
         self._key = ApiKey(api_key)

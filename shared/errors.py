@@ -10,6 +10,7 @@ RewardError
 │   ├── BadRequest          400, 413, 415, 422: the request is wrong
 │   ├── Unauthorized        401, 403
 │   └── UnknownReward       404: no reward of that name
+├── BadAddress              an address is none at all, or of a kind that is not known
 ├── UnsafeAddress           a key would go over an open wire
 ├── NotARewardService       something answered, but it is not this service
 ├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
@@ -73,6 +74,10 @@ class Unauthorized(ServiceRefused):
 
 class UnknownReward(ServiceRefused):
     """The service has no reward of that name."""
+
+
+class BadAddress(RewardError, ValueError):
+    """An address is none at all, or of a kind that is not known: nobody could be asked there."""
 
 
 class UnsafeAddress(RewardError):

@@ -5,9 +5,32 @@ import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+import httpx
+
 from shared.endpoints import Endpoint
+from shared.errors import BadAddress
 
 BY_NAME = "dns+http://"
+
+
+def refuse_bad(urls: Iterable[str]) -> None:
+    """Raise `BadAddress` for the first URL, if any, that nobody could be asked at, whatever runs there."""
+    for url in urls:
+        if not _askable(url):
+            raise BadAddress(
+                f"{url!r} is no address of a reward service; write http://host:port, https://host or "
+                f"{BY_NAME}name:port, such as http://127.0.0.1:8088"
+            )
+
+
+def _askable(url: str) -> bool:
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url)
+        host, _ = parts.hostname or "", parts.port  # reading the port checks it
+        host.encode("idna")  # as sockets do: no part may be empty, or too long
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return bool(host) and url.split() == [url] and (parts.scheme in ("http", "https") or url.startswith(BY_NAME))
 
 
 async def addresses_of(url: str) -> list[str]:

@@ -1,9 +1,10 @@
 import asyncio
+import re
 import socket
 
 import pytest
 
-from shared import RewardClient, ServiceUnreachable
+from shared import BadAddress, RewardClient, ServiceUnreachable
 from shared.endpoints import Endpoint
 from shared.replicas import addresses_of, refreshed
 
@@ -16,6 +17,52 @@ def resolving(monkeypatch, *hosts):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:8088",
+        "//localhost:8088",
+        "ftp://x",
+        "dns+https://x:1",
+        "http:",
+        "http://:8088",
+        "http://a..b:1",
+        "dns+http://a..b:1",
+        f"http://{'a' * 64}:1",
+        "http://a b:1",
+        "http://a\tb:1",
+        "http://a/the way",
+        "http://a:99999",
+        "http://a:port",
+        "http://a:1 ",
+        "http://[::1:80",
+    ],
+)
+def test_what_no_service_can_be_reached_at_is_refused_when_the_client_is_made(url):
+    with pytest.raises(BadAddress, match=rf"^{re.escape(repr(url))} is no address of a reward service; write http://h"):
+        RewardClient(["http://a", url])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a",
+        "https://rewards.example.org/behind/a/proxy/",
+        "http://the_service:8088",
+        "http://a.:1",
+        "http://10.0.0.7:80",
+        "http://[2001:db8::1]:80",
+        "http://bücher.example",
+        "HTTP://A",
+        "dns+http://reward",
+        "dns+http://reward:8088",
+    ],
+)
+def test_what_one_may_be_reached_at_is_taken(url):
+    assert RewardClient(url).urls == [url.rstrip("/")]
 
 
 async def test_a_plain_url_is_one_replica():

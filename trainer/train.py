@@ -24,6 +24,9 @@ from trainer.reporting.report_text import summary_table
 from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder
 
+POLICY = "policy"
+"""The trained policy's folder in the run's."""
+
 
 def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Run a recipe to its report; give the run folder. Nothing slow is done before the rewards have answered."""
@@ -61,8 +64,8 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         measure(evaluator, trainer, run, folder, "before")
     say(f"training {rloo.max_steps} steps on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     learn(trainer, checkpoint)
-    after = measure(evaluator, trainer, run, folder, "after")
-    trainer.save_model(str(folder.path / "policy"))
+    trainer.save_model(str(folder.path / POLICY))
+    after = measure_learned(evaluator, trainer, run, folder)
     finish(folder, after, run)
     return folder.path
 
@@ -147,6 +150,21 @@ def measure(
         result = evaluator.evaluate(policy, ways, step=trainer.state.global_step, progress=progress)
     folder.write_json(f"{when}.json", result)
     return result
+
+
+def measure_learned(
+    evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder
+) -> dict[str, Any]:
+    """Measure the saved policy. Where the rewards stop that, say how to measure it later, then raise what they said."""
+    try:
+        return measure(evaluator, trainer, run, folder, "after")
+    except RewardError:
+        saved, apart = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
+        say(
+            f"stopped in the measurement after training: the policy is saved in {saved}; measure it with "
+            f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir {apart}` and the run's other settings"
+        )
+        raise
 
 
 def manifest(run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo]) -> dict[str, Any]:

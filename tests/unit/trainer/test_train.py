@@ -1,0 +1,55 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from shared import RewardInfo, ServiceUnreachable
+from trainer import train as training
+from trainer.config import parse, recipe_path
+from trainer.train import train
+
+INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
+
+
+class Learned:
+    """A trainer that has learned at once."""
+
+    state = SimpleNamespace(global_step=1)
+
+    def __init__(self, **_):
+        self.last_samples = list
+
+    def remove_callback(self, _):
+        pass
+
+    add_callback = remove_callback
+
+    def train(self, **_):
+        pass
+
+    def save_model(self, folder):
+        Path(folder).mkdir()
+
+
+def unreachable_after(evaluator, trainer, run, folder, when):
+    if when == "after":
+        raise ServiceUnreachable("nobody answers")
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """A run of which only the rewards and the policy are not real."""
+    monkeypatch.setattr(training, "RecordedRLOOTrainer", Learned)
+    monkeypatch.setattr(training, "load", lambda *_: (None, None))
+    reward = SimpleNamespace(client=None)
+    monkeypatch.setattr(training, "shake_hands", lambda *_: ([reward], [INFO], {"banana": "1"}))
+    return parse(["--config", str(recipe_path("banana")), "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(training, "measure", unreachable_after)
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    saved = tmp_path / "run" / "policy"
+    assert saved.is_dir()
+    assert f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from shared import RewardInfo
 from shared.answers import refuse_other
 from trainer.errors import TrainerError
 
@@ -90,12 +89,39 @@ def step_of(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
 
 
-def refuse_other_rewards(checkpoint: Path, infos: Sequence[RewardInfo]) -> None:
-    """Raise `RevisionChanged` where a reward is not the one that the checkpoint's run was trained on."""
+def refuse_other_rewards(checkpoint: Path, now: Mapping[str, Any]) -> None:
+    """Refuse to go on where the manifest `now` is not of the rewards that the checkpoint's run began with.
+
+    Raises `TrainerError` where others are trained on, or with other weights, and `RevisionChanged` where any reward
+    that both use, to train or to measure, has changed. What an older manifest does not say is not compared.
+    """
     noted = (checkpoint / MANIFEST, checkpoint.parent / MANIFEST)  # the run's own, where it died before it noted it
     manifest = next((path for path in noted if path.exists()), None)
     if manifest is None:
         return
-    before = {row["name"]: row["revision"] for row in json.loads(manifest.read_text(encoding="utf-8"))["rewards"]}
-    for info in infos:
-        refuse_other(info.name, info.revision, before.get(info.name, info.revision))
+    before = json.loads(manifest.read_text(encoding="utf-8"))
+    _refuse_other_sum(checkpoint, _weights(before), _weights(now))
+    revisions = _revisions(before)
+    for name, revision in _revisions(now).items():
+        refuse_other(name, revision, revisions.get(name, revision))
+
+
+def _refuse_other_sum(checkpoint: Path, before: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:
+    unsaid = {name for name, weight in before.items() if weight is None}
+    if before.keys() != now.keys() or any(before[name] != now[name] for name in before.keys() - unsaid):
+        raise TrainerError(
+            f"{checkpoint} was trained on {_listed(before)}, and this run asks for {_listed(now)}: go on with the same "
+            f"rewards and weights, or with --allow_revision_change true"
+        )
+
+
+def _weights(manifest: Mapping[str, Any]) -> dict[str, float | None]:
+    return {row["name"]: row.get("weight") for row in manifest["rewards"]}
+
+
+def _revisions(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {**{row["name"]: row["revision"] for row in manifest["rewards"]}, **manifest.get("revisions", {})}
+
+
+def _listed(weights: Mapping[str, float | None]) -> str:
+    return ", ".join(name if weight is None else f"{name} × {weight:g}" for name, weight in weights.items())

@@ -1,7 +1,7 @@
 """One run: shake hands with the rewards, measure, train, measure again, report."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
     checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
-    rewards, infos, revisions = shake_hands(run, checkpoint)
+    rewards, infos, revisions = shake_hands(run)
+    told = manifest(run, rloo, infos, revisions)
+    if checkpoint is not None and not run.allow_revision_change:
+        resuming.refuse_other_rewards(checkpoint, told)
     tokenizer, policy = load(run, rloo, model)
     folder = open_folder(run, rloo, checkpoint)
     folder.write_config(resolved(run, rloo, model))
-    folder.write_json("rewards.json", manifest(run, rloo, infos))
+    folder.write_json("rewards.json", told)
     trainer = RecordedRLOOTrainer(
         model=policy,
         reward_funcs=list(rewards),
@@ -107,14 +110,10 @@ def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
         raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
 
 
-def shake_hands(
-    run: RunArguments, checkpoint: Path | None = None
-) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
+def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
     """Make the reward functions, and make sure on every process that the service has each of them.
 
     With them come what the service says of them, and the revision of everything that the run asks for.
-
-    Raises `RevisionChanged` where the run to be resumed was trained on others.
     """
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
     waited_s = run.wait_for_rewards_s
@@ -122,8 +121,6 @@ def shake_hands(
         lambda: {name: reward.handshake(timeout_s=waited_s) for name, reward in made.items()}, waited_s * len(made) + 30
     )
     infos = [found[name] for name in run.rewards]
-    if checkpoint is not None and not run.allow_revision_change:
-        resuming.refuse_other_rewards(checkpoint, infos)
     for info in infos:
         say(f"reward {info.name} ({info.kind}), revision {info.revision}")
     return [made[name] for name in run.rewards], infos, {name: info.revision for name, info in found.items()}
@@ -167,11 +164,13 @@ def measure_learned(
         raise
 
 
-def manifest(run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo]) -> dict[str, Any]:
-    """Say which rewards, of which revision, with which weight, from where."""
+def manifest(
+    run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo], revisions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Say which rewards, of which revision, with which weight, from where; and the revisions of all that is asked."""
     weights = rloo.reward_weights or [1.0] * len(infos)
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
-    return {"urls": run.reward_url, "rewards": rows}
+    return {"urls": run.reward_url, "rewards": rows, "revisions": dict(revisions)}
 
 
 def resolved(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:

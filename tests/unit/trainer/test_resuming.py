@@ -18,8 +18,23 @@ def checkpoint(folder, step):
     return path
 
 
-def info(revision):
-    return RewardInfo(name="x", kind="rule", description="", revision=revision)
+def info(revision, name="x"):
+    return RewardInfo(name=name, kind="rule", description="", revision=revision)
+
+
+def manifest(*infos, weights=None, revisions=None):
+    """What a run notes of its rewards; without weights and revisions as older ones did."""
+    rows = [reward.model_dump() for reward in infos]
+    for row, weight in zip(rows, weights or (), strict=False):
+        row["weight"] = weight
+    return {"rewards": rows, **({"revisions": revisions} if revisions else {})}
+
+
+def noted(tmp_path, told):
+    path = checkpoint(tmp_path, 5)
+    RunFolder(tmp_path).write_json("rewards.json", told)
+    note_rewards(path, tmp_path)
+    return path
 
 
 @pytest.mark.parametrize("given", [None, False, "false"])
@@ -45,9 +60,9 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
 
 def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
     path = checkpoint(tmp_path, 5)
-    RunFolder(tmp_path).write_json("rewards.json", {"rewards": [info("old").model_dump()]})
+    RunFolder(tmp_path).write_json("rewards.json", manifest(info("old")))
     with pytest.raises(RevisionChanged, match="began with old and is now new"):
-        refuse_other_rewards(path, [info("new")])
+        refuse_other_rewards(path, manifest(info("new")))
 
 
 @pytest.mark.parametrize(("given", "says"), [("true", "has no checkpoint"), ("runs/nowhere", "is no checkpoint")])
@@ -58,11 +73,37 @@ def test_a_checkpoint_that_is_not_there_is_told_of(tmp_path, given, says):
 
 def test_a_checkpoint_is_not_resumed_with_other_rewards(tmp_path):
     path = checkpoint(tmp_path, 5)
-    RunFolder(tmp_path).write_json("rewards.json", {"rewards": [info("old").model_dump()]})
+    RunFolder(tmp_path).write_json("rewards.json", manifest(info("old")))
     note_rewards(path, tmp_path)
-    refuse_other_rewards(path, [info("old")])
+    refuse_other_rewards(path, manifest(info("old")))
     with pytest.raises(RevisionChanged, match="began with old and is now new"):
-        refuse_other_rewards(path, [info("new")])
+        refuse_other_rewards(path, manifest(info("new")))
+
+
+def test_a_checkpoint_is_not_resumed_where_what_it_is_measured_with_has_changed(tmp_path):
+    path = noted(tmp_path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "old"}))
+    refuse_other_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "old", "more": "1"}))
+    with pytest.raises(RevisionChanged, match="'measure' changed during the run: it began with old and is now new"):
+        refuse_other_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "new"}))
+
+
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (manifest(info("1", "y"), weights=[1.0]), "was trained on x × 1, and this run asks for y × 1"),
+        (manifest(info("1"), weights=[2.0]), "was trained on x × 1, and this run asks for x × 2"),
+        (manifest(info("1"), info("1", "y"), weights=[1.0, 0.5]), "asks for x × 1, y × 0.5"),
+    ],
+)
+def test_a_checkpoint_is_not_resumed_with_another_sum_of_rewards(tmp_path, now, says):
+    path = noted(tmp_path, manifest(info("1"), weights=[1.0]))
+    with pytest.raises(TrainerError, match=says):
+        refuse_other_rewards(path, now)
+
+
+def test_a_checkpoint_that_notes_neither_weights_nor_what_it_is_measured_with_is_resumed(tmp_path):
+    path = noted(tmp_path, manifest(info("1")))
+    refuse_other_rewards(path, manifest(info("1"), weights=[2.0], revisions={"x": "1", "measure": "1"}))
 
 
 def test_what_was_noted_after_the_checkpoint_is_forgotten(tmp_path):

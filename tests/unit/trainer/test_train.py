@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,7 +43,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "RecordedRLOOTrainer", Learned)
     monkeypatch.setattr(training, "load", lambda *_: (None, None))
     reward = SimpleNamespace(client=None)
-    monkeypatch.setattr(training, "shake_hands", lambda *_: ([reward], [INFO], {"banana": "1"}))
+    monkeypatch.setattr(training, "shake_hands", lambda *_: ([reward], [INFO], {"banana": "1", "measured": "2"}))
     return parse(["--config", str(recipe_path("banana")), "--output_dir", str(tmp_path / "run")])
 
 
@@ -53,3 +54,11 @@ def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, mon
     saved = tmp_path / "run" / "policy"
     assert saved.is_dir()
     assert f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir" in capsys.readouterr().err
+
+
+def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "measure", unreachable_after)
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    noted = json.loads((tmp_path / "run" / "rewards.json").read_text())
+    assert noted["revisions"] == {"banana": "1", "measured": "2"}

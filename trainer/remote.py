@@ -10,8 +10,8 @@ With no code: `trl rloo --reward_funcs trainer.remote.sentiment` and `REWARD_URL
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import numpy as np
 from shared import RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
 from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
-from shared.schemas import ItemError, ScoreResponse
+from shared.schemas import ItemError
 from trainer.joint import Columns, JointClient
-from trainer.ranks import agreed
+from trainer.turns import in_turn
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"
@@ -49,8 +49,11 @@ def remote_reward(
     `api_key` is the key or the path of a file with it. `failure_budget` is the share of the last ten calls' items that
     may fail before the run is stopped. `timeout_s` bounds each call, retries included; keep it well below the
     `ddp_timeout` of a distributed run. With `allow_revision_change` the run goes on with whatever scores, and logs it.
+
+    An item on which one reward fails has no score of any that is asked with it, of whatever service: half a sum is a
+    wrong reward. What is asked together is what one `asyncio.gather` asks of the same list of completions, as TRL does.
     """
-    addresses = (urls,) if isinstance(urls, str) else tuple(urls)
+    addresses = tuple(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
     joint = _joint_client(addresses, api_key or api_key_from_environment(), timeout_s)
     return RemoteReward(joint, name, failure_budget=failure_budget, allow_revision_change=allow_revision_change)
 
@@ -100,12 +103,13 @@ class RemoteReward:
         **columns: Sequence[Any],
     ) -> list[float | None]:
         """Score one generation batch. Raises a `RewardError` where it cannot, on every process of the run."""
-        scoring = self._score(completions, prompts, columns, log_metric or (lambda name, value: None))
-        return await agreed(scoring, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
+        scoring = partial(self._score, completions, prompts, columns, log_metric or (lambda name, value: None))
+        mine, summed = await in_turn(completions, scoring, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
+        return known_to_all(mine, summed)
 
     async def _score(
         self, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns, log_metric: LogMetric
-    ) -> list[float | None]:
+    ) -> RewardScores:
         started_s, retries, revision = time.monotonic(), self.client.retries, self.revision
         pinned = None if self.allow_revision_change else revision
         response = await self._joint.score(self.name, completions, prompts, columns, revision=pinned)
@@ -122,7 +126,7 @@ class RemoteReward:
         }
         for metric, value in figures.items():
             log_metric(f"remote/{self.name}/{metric}", value)
-        return known_to_all(self.name, response)
+        return reward
 
     def _count(self, reward: RewardScores, prompts: Sequence[Any]) -> None:
         failed = failures(reward)
@@ -140,20 +144,14 @@ class RemoteReward:
             )
 
 
-def known_to_all(name: str, response: ScoreResponse) -> list[float | None]:
-    """Give a reward's scores, without those of items on which another reward of the same request has failed.
+def known_to_all(mine: RewardScores, summed: Iterable[RewardScores]) -> list[float | None]:
+    """Give a reward's scores, without those of items on which another reward of the same sum has failed.
 
     TRL sums the rewards that it has of an item: what is left of a sum whose other half failed is a wrong reward. A
     reward that does not apply is left out of the sum on purpose.
     """
-    failed = {
-        index
-        for reward in response.rewards.values()
-        for index, error in reward.errors.items()
-        if error.code != NOT_APPLICABLE
-    }
-    scores = response.rewards[name].scores
-    return [None if str(index) in failed else score for index, score in enumerate(scores)]
+    failed = {index for reward in summed for index, error in reward.errors.items() if error.code != NOT_APPLICABLE}
+    return [None if str(index) in failed else score for index, score in enumerate(mine.scores)]
 
 
 def failures(reward: RewardScores) -> list[ItemError]:

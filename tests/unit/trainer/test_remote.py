@@ -178,6 +178,54 @@ async def test_no_sum_is_made_of_an_item_on_which_one_reward_failed(partly_url):
     assert always == [2.0, None, 2.0]
 
 
+async def test_no_sum_is_made_of_an_item_on_which_the_reward_of_another_service_failed(partly_url, rules_url):
+    completions = ["banana", "poison"]
+    rewards = [remote_reward(partly_url, "partly"), remote_reward(rules_url, "banana")]
+    partly, banana = await asyncio.gather(*(reward(prompts=["p"] * 2, completions=completions) for reward in rewards))
+    assert partly == [1.0, None]
+    assert banana[0] is not None
+    assert banana[1] is None
+    for reward in rewards:
+        await reward.client.aclose()
+
+
+async def test_a_service_that_fails_ends_the_calls_to_another_that_are_summed_with_it(partly_url, rules_url):
+    completions, rewards = ["a", "b"], [remote_reward(partly_url, "nope"), remote_reward(rules_url, "banana")]
+    calls = (reward(prompts=["p"] * 2, completions=completions) for reward in rewards)
+    broken, other = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(broken, UnknownReward)
+    assert other is broken
+    for reward in rewards:
+        await reward.client.aclose()
+
+
+async def test_two_batches_of_two_services_at_the_same_moment_are_two_sums(partly_url, rules_url):
+    rewards = [remote_reward(partly_url, "partly"), remote_reward(rules_url, "banana")]
+    batches = [["a", "poison"], ["b", "c"]]
+    calls = (reward(prompts=["p"] * 2, completions=batch) for batch in batches for reward in rewards)
+    scores = await asyncio.gather(*calls)
+    assert [[score is None for score in had] for had in scores] == [[False, True]] * 2 + [[False, False]] * 2
+    for reward in rewards:
+        await reward.client.aclose()
+
+
+async def test_one_caller_that_gives_up_takes_nothing_from_the_others_of_its_sum(partly_url, rules_url):
+    completions, prompts = ["a", "b"], ["p"] * 2
+    rewards = [remote_reward(partly_url, "partly"), remote_reward(rules_url, "banana")]
+    gone, stays = (asyncio.ensure_future(reward(prompts=prompts, completions=completions)) for reward in rewards)
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert len(await stays) == 2
+    assert gone.cancelled()
+    for reward in rewards:
+        await reward.client.aclose()
+
+
+@pytest.mark.parametrize("other", ["http://a/", ["http://a"], ["http://a/"]])
+def test_one_service_has_one_client_however_its_address_is_written(other):
+    assert remote_reward("http://a", "banana").client is remote_reward(other, "sentiment").client
+
+
 async def test_a_reward_that_does_not_apply_leaves_the_others_as_they_are(partly_url):
     partly, always = await ask(partly_url, ["partly", "always"], ["a", "other"])
     assert partly == [1.0, None]

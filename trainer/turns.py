@@ -1,0 +1,76 @@
+"""Let the rewards of one sum be had together, whatever services they come from.
+
+TRL asks each reward function on its own, all at the same moment with the same completions, and sums what they give.
+In: those calls. Out, to each of them: what all of them had, once all have it. The first failure ends all.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared import RewardScores
+from shared.together import together
+from trainer.ranks import agreed
+
+Scoring = Callable[[], Coroutine[Any, Any, RewardScores]]
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """The calls of one moment for the same completions."""
+
+    asked: tuple[Any, ...]  # held here, so that nothing else gets their identity
+    work: list[Scoring] = field(default_factory=list)
+    timeout_s: float = 0.0
+    answer: asyncio.Task[list[RewardScores]] | None = None
+    waiting: int = 0
+
+
+_turns: dict[tuple[int, ...], _Turn] = {}
+"""Those that can still be joined, by the identity of the loop and of the completions."""
+
+
+async def in_turn(
+    completions: Sequence[Any], scoring: Scoring, timeout_s: float
+) -> tuple[RewardScores, list[RewardScores]]:
+    """Give what this call had, and what all had that asked for the same completions at this moment.
+
+    Raises what went wrong with any of them, on every process of the run. What the longest `timeout_s` bounds is the
+    wait for the other processes.
+    """
+    asked = (asyncio.get_running_loop(), completions)
+    key = tuple(map(id, asked))
+    turn = _turns.get(key)
+    if turn is None:
+        turn = _turns[key] = _Turn(asked)
+        turn.answer = asyncio.create_task(_all(key, turn))
+    place = len(turn.work)
+    turn.work.append(scoring)
+    turn.timeout_s = max(turn.timeout_s, timeout_s)
+    had = await _answer(key, turn)
+    return had[place], had
+
+
+async def _answer(key: tuple[int, ...], turn: _Turn) -> list[RewardScores]:
+    assert turn.answer is not None
+    turn.waiting += 1
+    try:
+        return await asyncio.shield(turn.answer)  # one caller that gives up takes nothing from the others
+    finally:
+        turn.waiting -= 1
+        if not turn.waiting:
+            _close(key, turn)
+            turn.answer.cancel()
+
+
+async def _all(key: tuple[int, ...], turn: _Turn) -> list[RewardScores]:
+    await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
+    _close(key, turn)
+    return await agreed(together(scoring() for scoring in turn.work), turn.timeout_s)
+
+
+def _close(key: tuple[int, ...], turn: _Turn) -> None:
+    """Let nobody join any more."""
+    if _turns.get(key) is turn:
+        del _turns[key]

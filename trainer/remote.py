@@ -22,7 +22,7 @@ from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
 from shared.schemas import ItemError
 from trainer.joint import Columns, JointClient
-from trainer.turns import in_turn
+from trainer.turns import Had, in_turn
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"
@@ -109,7 +109,7 @@ class RemoteReward:
 
     async def _score(
         self, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns, log_metric: LogMetric
-    ) -> RewardScores:
+    ) -> Had:
         started_s, retries, revision = time.monotonic(), self.client.retries, self.revision
         pinned = None if self.allow_revision_change else revision
         response = await self._joint.score(self.name, completions, prompts, columns, revision=pinned)
@@ -126,7 +126,7 @@ class RemoteReward:
         }
         for metric, value in figures.items():
             log_metric(f"remote/{self.name}/{metric}", value)
-        return reward
+        return Had(self.name, reward, pinned=not self.allow_revision_change)
 
     def _count(self, reward: RewardScores, prompts: Sequence[Any]) -> None:
         failed = failures(reward)

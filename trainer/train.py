@@ -111,19 +111,26 @@ def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
 
 
 def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
-    """Make the reward functions, and make sure on every process that the service has each of them.
+    """Make the reward functions, and make sure on every process that the service has each of them, and the same.
 
     With them come what the service says of them, and the revision of everything that the run asks for.
     """
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
     waited_s = run.wait_for_rewards_s
     found = agreed_now(
-        lambda: {name: reward.handshake(timeout_s=waited_s) for name, reward in made.items()}, waited_s * len(made) + 30
+        lambda: {name: reward.handshake(timeout_s=waited_s) for name, reward in made.items()},
+        waited_s * len(made) + 30,
+        lambda found: {} if run.allow_revision_change else revisions_of(found),
     )
     infos = [found[name] for name in run.rewards]
     for info in infos:
         say(f"reward {info.name} ({info.kind}), revision {info.revision}")
-    return [made[name] for name in run.rewards], infos, {name: info.revision for name, info in found.items()}
+    return [made[name] for name in run.rewards], infos, revisions_of(found)
+
+
+def revisions_of(found: Mapping[str, RewardInfo]) -> dict[str, str]:
+    """Give the revision of each reward."""
+    return {name: info.revision for name, info in found.items()}
 
 
 def reward_of(run: RunArguments, name: str) -> RemoteReward:

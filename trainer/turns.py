@@ -13,7 +13,17 @@ from shared import RewardScores
 from shared.together import together
 from trainer.ranks import agreed
 
-Scoring = Callable[[], Coroutine[Any, Any, RewardScores]]
+
+@dataclass(frozen=True, slots=True)
+class Had:
+    """What one call had of its reward, and whether every process must have it of the same revision."""
+
+    name: str
+    reward: RewardScores
+    pinned: bool
+
+
+Scoring = Callable[[], Coroutine[Any, Any, Had]]
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +33,7 @@ class _Turn:
     asked: tuple[Any, ...]  # held here, so that nothing else gets their identity
     work: list[Scoring] = field(default_factory=list)
     timeout_s: float = 0.0
-    answer: asyncio.Task[list[RewardScores]] | None = None
+    answer: asyncio.Task[list[Had]] | None = None
     waiting: int = 0
 
 
@@ -36,7 +46,8 @@ async def in_turn(
 ) -> tuple[RewardScores, list[RewardScores]]:
     """Give what this call had, and what all had that asked for the same completions at this moment.
 
-    Raises what went wrong with any of them, on every process of the run. What the longest `timeout_s` bounds is the
+    Raises what went wrong with any of them, on every process of the run, also where two processes have a pinned reward
+    of different revisions. What the longest `timeout_s` bounds is the
     wait for the other processes.
     """
     asked = (asyncio.get_running_loop(), completions)
@@ -49,10 +60,10 @@ async def in_turn(
     turn.work.append(scoring)
     turn.timeout_s = max(turn.timeout_s, timeout_s)
     had = await _answer(key, turn)
-    return had[place], had
+    return had[place].reward, [each.reward for each in had]
 
 
-async def _answer(key: tuple[int, ...], turn: _Turn) -> list[RewardScores]:
+async def _answer(key: tuple[int, ...], turn: _Turn) -> list[Had]:
     assert turn.answer is not None
     turn.waiting += 1
     try:
@@ -64,10 +75,14 @@ async def _answer(key: tuple[int, ...], turn: _Turn) -> list[RewardScores]:
             turn.answer.cancel()
 
 
-async def _all(key: tuple[int, ...], turn: _Turn) -> list[RewardScores]:
+async def _all(key: tuple[int, ...], turn: _Turn) -> list[Had]:
     await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
     _close(key, turn)
-    return await agreed(together(scoring() for scoring in turn.work), turn.timeout_s)
+    return await agreed(together(scoring() for scoring in turn.work), turn.timeout_s, _revisions_of)
+
+
+def _revisions_of(had: Sequence[Had]) -> dict[str, str]:
+    return {each.name: each.reward.revision for each in had if each.pinned}
 
 
 def _close(key: tuple[int, ...], turn: _Turn) -> None:

@@ -56,6 +56,20 @@ def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, mon
     assert f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("allowed", "told"), [("false", {"banana": "1", "measured": "1"}), ("true", {})])
+def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those_may_differ(monkeypatch, allowed, told):
+    def agreed_now(work, timeout_s, revisions_of):
+        found = work()
+        assert revisions_of(found) == told
+        return found
+
+    monkeypatch.setattr(training, "agreed_now", agreed_now)
+    monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(handshake=lambda **_: INFO))
+    words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
+    run, *_ = parse(["--config", str(recipe_path("banana")), *words])
+    assert training.shake_hands(run)[2] == {"banana": "1", "measured": "1"}
+
+
 def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "measure", unreachable_after)
     with pytest.raises(ServiceUnreachable):

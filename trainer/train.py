@@ -1,6 +1,7 @@
 """One run: shake hands with the rewards, measure, train, measure again, report."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ POLICY = "policy"
 
 def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Run a recipe to its report; give the run folder. Nothing slow is done before the rewards have answered."""
+    refuse_several_processes(os.environ)
     prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
@@ -71,6 +73,15 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     after = measure_learned(evaluator, trainer, run, folder)
     finish(folder, after, run)
     return folder.path
+
+
+def refuse_several_processes(environ: Mapping[str, str]) -> None:
+    """Raise `TrainerError` where a launcher has started several: each would take the others' folder for its own."""
+    if int(environ.get("WORLD_SIZE") or 1) > 1:
+        raise TrainerError(
+            "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs trainer.remote.<name>` "
+            "or a script of your own with `remote_reward`, whose processes stop together"
+        )
 
 
 def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:

@@ -7,6 +7,7 @@ import pytest
 from shared import RewardInfo, ServiceUnreachable
 from trainer import train as training
 from trainer.config import parse, recipe_path
+from trainer.errors import TrainerError
 from trainer.train import train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
@@ -76,3 +77,10 @@ def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path
         train(*run)
     noted = json.loads((tmp_path / "run" / "rewards.json").read_text())
     assert noted["revisions"] == {"banana": "1", "measured": "2"}
+
+
+def test_several_processes_are_refused_before_one_of_them_takes_anothers_folder(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainerError, match="trains in one process"):
+        train(*run)
+    assert not (tmp_path / "run").exists()

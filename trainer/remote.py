@@ -22,7 +22,7 @@ from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
 from shared.schemas import ItemError
 from trainer.joint import Columns, JointClient
-from trainer.turns import Had, in_turn
+from trainer.sums import Had, in_turn
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 NOT_APPLICABLE = "not_applicable"

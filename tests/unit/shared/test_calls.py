@@ -133,6 +133,14 @@ def test_connections_of_a_loop_that_is_over_are_forgotten_once_another_one_comes
     assert not client._asker.transport._clients
 
 
+def test_another_loop_takes_no_connections_from_one_that_runs(url):
+    with RewardClient(url) as client:
+        client.info()
+        (kept,) = client._asker.transport._clients.values()
+        asyncio.run(client.ainfo())
+        assert kept in client._asker.transport._clients.values()
+
+
 def test_a_loop_that_was_stopped_takes_no_more_work():
     thread, done = LoopThread(), []
 

@@ -380,6 +380,17 @@ def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop):
     assert min(later_s) >= tried_s + 3.0
 
 
+def test_after_one_failure_already_one_tries_for_all(begun, loop):
+    calls, asker = begun({A: [9.0, DOWN, NEVER]}, 2)
+    loop.run_until_complete(asyncio.sleep(1.0))
+    (endpoint,) = asker._endpoints
+    assert (endpoint.failures, endpoint.outstanding, endpoint.probing) == (1, 2, True)
+    for call in calls:
+        call.cancel()
+    loop.run_until_complete(asyncio.wait(calls))
+    assert (endpoint.outstanding, endpoint.probing) == (0, False)
+
+
 def test_a_trial_that_is_cancelled_leaves_the_next_one_free_to_try(begun, loop):
     (given_up, patient), asker = begun({A: [DOWN, DOWN, NEVER, 0.0]}, 2)
     loop.run_until_complete(asyncio.sleep(1.0))

@@ -47,8 +47,7 @@ async def in_turn(
     """Give what this call had, and what all had that asked for the same completions at this moment.
 
     Raises what went wrong with any of them, on every process of the run, also where two processes have a pinned reward
-    of different revisions. What the longest `timeout_s` bounds is the
-    wait for the other processes.
+    of different revisions. What the longest `timeout_s` bounds is the wait for the other processes.
     """
     asked = (asyncio.get_running_loop(), completions)
     key = tuple(map(id, asked))

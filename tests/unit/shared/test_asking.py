@@ -380,6 +380,13 @@ def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop):
     assert min(later_s) >= tried_s + 3.0
 
 
+def test_a_replica_that_is_full_is_left_alone_for_as_long_as_it_says(begun, loop):
+    (call,), asker = begun({A: [FULL, 0.0]}, 1)
+    loop.run_until_complete(asyncio.sleep(0.5))
+    assert asker._endpoints[0].full_until_s == pytest.approx(1002.0)
+    loop.run_until_complete(call)
+
+
 def test_after_one_failure_already_one_tries_for_all(begun, loop):
     calls, asker = begun({A: [9.0, DOWN, NEVER]}, 2)
     loop.run_until_complete(asyncio.sleep(1.0))

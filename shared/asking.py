@@ -77,9 +77,11 @@ class Asker:
             long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, attempt)  # what did not fit may fit now
             until_s, sent = min(time.monotonic() + long_enough_s, deadline_s), self._key.header
             try:
-                first = self._attempt(endpoint, call, parse, until_s)
-                second = partial(self._elsewhere, others, call, parse, until_s)
-                return await first_answer(first, self._patience.hedge_after_s, second)
+                with contextlib.ExitStack() as chosen:
+                    chosen.enter_context(endpoints.under_way(endpoint, now_s=time.monotonic()))
+                    first = self._attempt(endpoint, call, parse, until_s)
+                    second = partial(self._elsewhere, others, chosen, call, parse, until_s)
+                    return await first_answer(first, self._patience.hedge_after_s, second)
             except RevisionChanged as error:
                 passed_over[endpoint.url] = error  # another replica may still serve the one the run began with
                 if not others:
@@ -101,10 +103,6 @@ class Asker:
         raise AssertionError("unreachable")
 
     async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, until_s: float) -> Any:
-        probes = endpoint.failures > 0
-        endpoint.probing = endpoint.probing or probes
-        endpoint.outstanding += 1
-        endpoint.asked_s = time.monotonic()
         try:
             async with self._lines.to(endpoint.url).turn(endpoint.allowance, until_s - time.monotonic()):
                 answer = parse(await self.transport.send(endpoint.url, call, until_s))
@@ -114,18 +112,18 @@ class Asker:
             elif error.retryable and not isinstance(error, NoTurn):
                 endpoints.failed(endpoint, error, now_s=time.monotonic())
             raise
-        finally:
-            endpoint.outstanding -= 1
-            endpoint.probing = endpoint.probing and not probes
         endpoints.answered(endpoint)
         self._budget.answered()
         return answer
 
-    def _elsewhere(self, others: list[Endpoint], call: Call, parse: Parse, until_s: float) -> Any:
+    def _elsewhere(
+        self, others: list[Endpoint], chosen: contextlib.ExitStack, call: Call, parse: Parse, until_s: float
+    ) -> Any:
         """Give the same attempt at another replica, where there is one and the budget allows it."""
         other = endpoints.choose(others, now_s=time.monotonic())
         if other is None or not self._budget.take():
             return None
+        chosen.enter_context(endpoints.under_way(other, now_s=time.monotonic()))
         return self._attempt(other, call, parse, until_s)
 
     async def _replica(

@@ -1,6 +1,7 @@
 """Choose among replicas of one service, and leave alone for a while what fails. Pure: the clock is passed in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shared.allowance import Allowance
@@ -50,6 +51,20 @@ def choose(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
     """
     admitting = (each for each in endpoints if each.admits(now_s))
     return min(admitting, key=lambda each: (each.full_until_s > now_s, each.load, each.asked_s), default=None)
+
+
+@contextmanager
+def under_way(endpoint: Endpoint, *, now_s: float) -> Iterator[Endpoint]:
+    """Count a call from the moment its replica is chosen: who chooses next sees it, and does not probe the same one."""
+    probes = endpoint.failures > 0
+    endpoint.probing = endpoint.probing or probes
+    endpoint.outstanding += 1
+    endpoint.asked_s = now_s
+    try:
+        yield endpoint
+    finally:
+        endpoint.outstanding -= 1
+        endpoint.probing = endpoint.probing and not probes
 
 
 def pause_s(endpoints: Sequence[Endpoint], *, now_s: float, shortest_s: float = 0.02) -> float:

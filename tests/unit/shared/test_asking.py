@@ -26,7 +26,7 @@ from shared.keys import ApiKey
 from shared.transport import Call
 from shared.turns import NoTurn
 
-A, B = "http://a", "http://b"
+A, B, C = "http://a", "http://b", "http://c"
 CALL = Call("POST", "/v1/score", b"{}")
 BROKEN = partial(ServiceBroken, "it answered 500")
 DOWN = partial(ServiceUnreachable, "nobody there")
@@ -358,8 +358,8 @@ def test_all_who_wait_for_what_is_broken_end_together(loop):
 def begun(loop):
     """Begin calls at one asker, one after the other; give them, and the asker."""
 
-    def begin(answers, calls):
-        asker = Asker(list(answers), ApiKey(None), Patience(timeout_s=20.0))
+    def begin(answers, calls, **patience):
+        asker = Asker(list(answers), ApiKey(None), Patience(timeout_s=20.0, **patience))
         asker.transport = Replicas(loop, answers)
         return [loop.create_task(asker.ask(CALL, lambda response: response)) for _ in range(calls)], asker
 
@@ -373,11 +373,19 @@ def test_a_slow_call_from_before_a_failure_does_not_hold_up_the_others(begun, lo
     assert loop.run_until_complete(slow) == "http://a answers"
 
 
-def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop):
-    calls, asker = begun({A: [DOWN, DOWN, 3.0, 0.0]}, 8)
+@pytest.mark.parametrize("hedge_after_s", [None, 5.0])
+def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop, hedge_after_s):
+    calls, asker = begun({A: [DOWN] * 8 + [3.0, 0.0]}, 8, hedge_after_s=hedge_after_s)
     assert loop.run_until_complete(asyncio.gather(*calls)) == ["http://a answers"] * 8
-    _, _, tried_s, *later_s = [when for when, *_ in asker.transport.sent]
+    tried_s, *later_s = [when for when, *_ in asker.transport.sent][8:]
     assert min(later_s) >= tried_s + 3.0
+
+
+def test_second_attempts_that_are_made_at_once_are_shared_out_over_the_others(begun, loop):
+    calls, asker = begun({A: [9.0], B: [0.5], C: [0.5]}, 6, hedge_after_s=1.0)
+    loop.run_until_complete(asyncio.wait(calls))
+    assert sorted(url for when, url, _ in asker.transport.sent if when == 1.0) == [B, C]
+    assert [each.outstanding for each in asker._endpoints] == [0, 0, 0]
 
 
 def test_a_replica_that_is_full_is_left_alone_for_as_long_as_it_says(begun, loop):

@@ -63,10 +63,11 @@ class RewardClient:
     def _reset(self) -> None:
         self._asker = Asker(self.urls, self._key, self._patience)
         self._limits: Limits | None = None
-        self._thread: LoopThread | None = None
+        self._threads: dict[int, LoopThread] = {}
+        """By the process they run in: a forked child begins its own."""
 
     def __getstate__(self) -> dict[str, Any]:
-        live = {"_asker", "_limits", "_thread"}
+        live = {"_asker", "_limits", "_threads"}
         return {name: value for name, value in self.__dict__.items() if name not in live}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -163,10 +164,7 @@ class RewardClient:
         return self._run(self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        thread = self._thread
-        if thread is None or not thread.usable():
-            thread = self._thread = LoopThread()
-        return thread.run(work)
+        return self._threads.setdefault(os.getpid(), LoopThread()).run(work)  # atomic: threads may call at once
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -174,8 +172,7 @@ class RewardClient:
 
     def close(self) -> None:
         """Close the connections of the sync face and end its thread. Calls under way in others get a `RewardError`."""
-        thread, self._thread = self._thread, None
-        if thread is not None and thread.usable():
+        if thread := self._threads.pop(os.getpid(), None):
             thread.stop(self.aclose())
 
     def __enter__(self) -> Self:

@@ -1,7 +1,6 @@
 """An event loop on a thread, by which code without one uses code that needs one."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
@@ -13,18 +12,15 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop on a thread of its own, for the sync face: coroutines go in, results come out."""
+    """An event loop on a thread of its own, for the sync face: coroutines go in, results come out.
+
+    The thread begins with the first coroutine. A fork does not inherit it.
+    """
 
     def __init__(self) -> None:
-        self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._taking = threading.Lock()
         self._stopped = False
-        self._thread.start()
-
-    def usable(self) -> bool:
-        """Tell whether the thread runs in this process: a fork does not inherit it."""
-        return self._pid == os.getpid() and self._thread.is_alive()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end. A call given up by the caller is cancelled.
@@ -43,23 +39,28 @@ class LoopThread:
     def _taken(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         with self._taking:
             if not self._stopped:
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
+                return asyncio.run_coroutine_threadsafe(work, self._begun())
         work.close()
         raise _closed()
+
+    def _begun(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
+            self._thread.start()
+        return self._loop
 
     def stop(self, last: Coroutine[Any, Any, None]) -> None:
         """Cancel what runs, run `last`, and end the loop and its thread."""
         with self._taking:
             self._stopped = True
+            loop = self._begun()
         try:
-            asyncio.run_coroutine_threadsafe(_alone(last), self._loop).result()
+            asyncio.run_coroutine_threadsafe(_alone(last), loop).result()
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+            loop.close()
 
 
 async def _alone(last: Coroutine[Any, Any, None]) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import multiprocessing
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,13 +82,49 @@ def test_a_client_is_used_again_after_it_was_closed_and_copied(url):
     client = RewardClient(url)
     for each in (client, client, pickle.loads(pickle.dumps(client))):
         assert each.score(["a"], rewards=["echo"]).rewards["echo"].scores == [1.0]
-        thread = each._thread
-        assert pickle.loads(pickle.dumps(each))._thread is None  # while it is used
+        threads = dict(each._threads)
+        assert not pickle.loads(pickle.dumps(each))._threads  # while it is used
         assert each.info().limits.texts_per_request == 2
-        assert each._thread is thread
+        assert each._threads == threads
         each.close()
         each.close()
-        assert each._thread is None
+        assert not each._threads
+
+
+def clients_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "reward-client"]
+
+
+def test_threads_that_call_first_in_the_same_moment_share_one_loop_and_close_leaves_none(url):
+    before = len(clients_threads())
+    together = threading.Barrier(16)
+
+    def call(client):
+        together.wait(10)
+        return client.score(["a"], rewards=["echo"]).rewards["echo"].scores
+
+    with RewardClient(url) as client, ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(call, [client] * 16)) == [[1.0]] * 16
+        assert len(clients_threads()) == before + 1
+    assert len(clients_threads()) == before
+
+
+def scored_in_a_child(client, answers):
+    answers.put(client.score(TEXTS, rewards=["echo"]).rewards["echo"].scores)
+    client.close()
+
+
+def test_a_forked_child_scores_with_the_client_that_its_parent_used(url):
+    forking = multiprocessing.get_context("fork")
+    answers = forking.Queue()
+    with RewardClient(url) as client:
+        client.score(TEXTS, rewards=["echo"])
+        child = forking.Process(target=scored_in_a_child, args=[client, answers], daemon=True)
+        child.start()
+        assert answers.get(timeout=30) == [1.0, 2.0, 3.0]
+        child.join(10)
+        assert child.exitcode == 0
+        assert client.score(TEXTS, rewards=["echo"]).rewards["echo"].scores == [1.0, 2.0, 3.0]
 
 
 def test_a_call_under_way_when_its_client_is_closed_ends_and_says_so():

@@ -4,11 +4,10 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import aiohttp
 
 from shared import RewardClient
 from tests.trials.base import (
@@ -24,7 +23,9 @@ from tests.trials.base import (
 from tests.trials.supervisor import Supervisor
 
 TORCH = ("--backend", "torch", "--dtype", "float32")
-HEADERS = {"X-Request-Timeout-Ms": "5000", "Content-Type": "application/json"}
+SCORE = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 5000\r\nContent-Type: application/json\r\n"
+HEALTH = b"GET /health/ready HTTP/1.1\r\nHost: x\r\n"
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 @dataclass
@@ -110,7 +111,7 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
     """T15: up to ten times what can be answered, as it comes."""
     settings = {"REWARD_SERVICE_CACHE_TEXTS": "0", "REWARD_SERVICE_QUEUE_TEXTS": "1024"}
     with Supervisor(VALENCE, *TORCH, **settings) as service:
-        levels, load = asyncio.run(_levels(service.url, seconds, factors, batch))
+        levels, load = asyncio.run(_levels(service.port, seconds, factors, batch))
         assert service.health() == 200
     peak, top = max(level.goodput for level in levels.values()), levels[max(factors)]
     other = [text for level in levels.values() for text in level.other]
@@ -129,11 +130,37 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
 
 
 @dataclass
+class Connections:
+    """As little HTTP as will do: whoever sends the load takes its time from the cores that are to answer it."""
+
+    port: int
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+
+    async def ask(self, request: bytes, patience_s: float = 10.0) -> tuple[bytes, str]:
+        """Send a request; give the head of its answer, and its body."""
+        async with asyncio.timeout(patience_s):
+            reader, writer = await self._free()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = LENGTH.search(head)
+            body = await reader.readexactly(int(length[1]) if length else 0)
+        self.idle.append((reader, writer))
+        return head, body.decode()
+
+    async def _free(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self.idle:
+            reader, writer = self.idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+@dataclass
 class Overload:
     """An open loop of requests against one service, and somebody who asks how it is meanwhile."""
 
-    url: str
-    client: aiohttp.ClientSession
+    service: Connections
     batch: int
     chance: random.Random = field(default_factory=lambda: random.Random(15))
     serials: Iterator[int] = field(default_factory=itertools.count)
@@ -149,17 +176,16 @@ class Overload:
         """Send one request and note what became of it."""
         began_s = time.monotonic()
         try:
-            async with self.client.post(f"{self.url}/v1/score", data=body, headers=HEADERS) as answer:
-                told = await answer.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
+            head, told = await self.service.ask(SCORE + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        except (OSError, EOFError, TimeoutError) as error:
             level.other.append(type(error).__name__)
             return
-        took_s = time.monotonic() - began_s
-        if answer.status == 200:
+        took_s, status = time.monotonic() - began_s, head.split(maxsplit=2)[1]
+        if status == b"200":
             level.good_s.append(took_s)
-        elif answer.status == 429:
+        elif status == b"429":
             level.rejected_s.append(took_s)
-            level.hints += "Retry-After" in answer.headers
+            level.hints += b"\r\nretry-after: " in head.lower()
         else:
             level.other.append(told[:200])
 
@@ -192,21 +218,17 @@ class Overload:
     async def _watch(self) -> None:
         while True:
             began_s = time.monotonic()
-            async with self.client.get(f"{self.url}/health/ready") as answer:
-                await answer.read()
+            await self.service.ask(HEALTH + b"\r\n")
             self.health_s.append(time.monotonic() - began_s)
             await asyncio.sleep(0.02)
 
 
 async def _levels(
-    url: str, seconds: float, factors: tuple[float, ...], batch: int
+    port: int, seconds: float, factors: tuple[float, ...], batch: int
 ) -> tuple[dict[float, Level], Overload]:
-    # a client that takes little of the cores it shares with the service
-    connections, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=10)
-    async with aiohttp.ClientSession(connector=connections, timeout=patience) as client:
-        load = Overload(url, client, batch)
-        capacity = await load.capacity(max(2.0, seconds / 3))
-        levels = {factor: await load.level(factor * capacity, seconds) for factor in factors}
-        await load.ask(rest := Level(), load.body())
-        load.rest_s = max(rest.good_s, default=float("inf"))
-        return levels, load
+    load = Overload(Connections(port), batch)
+    capacity = await load.capacity(max(2.0, seconds / 3))
+    levels = {factor: await load.level(factor * capacity, seconds) for factor in factors}
+    await load.ask(rest := Level(), load.body())
+    load.rest_s = max(rest.good_s, default=float("inf"))
+    return levels, load

@@ -28,13 +28,15 @@ class ApiKey:
             self._value = self._read()
         return self.header != sent
 
-    def _read(self) -> str | None:
-        """Raises `ValueError`, which does not tell the key, where it could not be sent."""
+    def _read(self) -> str:
+        """Raises `ValueError`, which does not tell the key, where there is none in the file or it could not be sent."""
         if isinstance(self._source, Path):
-            lines = self._source.read_text(encoding="utf-8").split()
-            value = lines[0] if lines else None  # a service's own file may hold several while one replaces another
+            keys = self._source.read_text(encoding="utf-8").split()
+            if not keys:
+                raise ValueError(f"{self._source} holds no API key: it is empty")
+            value = keys[0]  # a service's own file may hold several while one replaces another
         else:
-            value = self._source.strip() if self._source else None
+            value = self._source.strip() if self._source else ""
         if value and not VISIBLE.fullmatch(value):
             raise ValueError("the API key holds characters that cannot be sent: is it a whole file, or another text?")
         return value

@@ -21,6 +21,7 @@ from shared import (
     Unauthorized,
     asking,
 )
+from shared.allowance import AT_ONCE
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
 from shared.transport import Call
@@ -424,6 +425,21 @@ def test_what_a_parent_had_under_way_does_not_hold_up_a_forked_child(begun, loop
     assert loop.now_s == pytest.approx(1001.0, abs=0.1)
     of_the_parent.cancel()
     loop.run_until_complete(asyncio.wait([of_the_parent]))
+
+
+def test_what_is_wrong_with_a_call_is_no_fault_of_its_replica(ask):
+    def parse(response):
+        raise RevisionChanged("of yesterday")
+
+    for result in (partial(BadRequest, "wrong", status=422, code="bad_request"), 0.0):
+        _, asker = ask({A: [result]}, parse=parse)
+        assert (asker._endpoints[0].failures, asker._endpoints[0].closed_until_s) == (0, 0.0)
+
+
+def test_each_replica_has_a_line_of_its_own(begun, loop):
+    calls, asker = begun({A: [1.0], B: [1.0]}, 2 * AT_ONCE)
+    loop.run_until_complete(asyncio.wait(calls))
+    assert {when for when, *_ in asker.transport.sent} == {0.0}
 
 
 @dataclass

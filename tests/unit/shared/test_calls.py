@@ -233,6 +233,17 @@ def test_one_that_always_gets_two_revisions_is_given_up(url):
     assert proxy.scored == 2 * TRIES
 
 
+def test_however_often_a_call_is_made_again_only_the_revision_asked_for_counts(url):
+    every = [renamed, None] * (TRIES - 1) + [faults.rewritten(another)] * 2
+    with (
+        faults.spoiling(url, every=iter(every)) as (spoilt, proxy),
+        RewardClient(spoilt) as client,
+        pytest.raises(RevisionChanged, match="'echo' changed"),
+    ):
+        client.score(TEXTS, revisions={"echo": "1"})
+    assert proxy.scored >= 2 * (TRIES - 1) + 1
+
+
 async def test_a_call_that_waits_for_its_turn_says_what_time_is_left_when_it_is_sent(url, monkeypatch):
     monkeypatch.setattr("shared.allowance.AT_ONCE", 1)
     told_ms = []

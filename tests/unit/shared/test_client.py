@@ -91,6 +91,11 @@ def test_on_this_machine_or_under_tls_it_may(url):
     RewardClient(url, KEY)
 
 
+def test_it_may_travel_over_a_network_of_ones_own_if_the_environment_says_so(monkeypatch):
+    monkeypatch.setenv("REWARD_ALLOW_HTTP", "1")
+    RewardClient("http://10.0.0.1:8088", KEY)
+
+
 def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
     path = tmp_path / "key"
     path.write_text("the-first-key-of-many\n")
@@ -124,12 +129,20 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key, tmp_path):
     assert "canary" not in str(refused.value)
 
 
-def test_a_file_that_holds_no_key_for_a_moment_changes_nothing(tmp_path):
+@pytest.mark.parametrize("for_a_moment", ["", "\n", "ümläuts-of-another-kind\n"])
+def test_a_file_that_holds_no_key_for_a_moment_changes_nothing(tmp_path, for_a_moment):
     path = tmp_path / "key"
     path.write_text("the-first-key-of-many\n")
     key = ApiKey(path)
-    path.write_text("ümläuts-of-another-kind\n")
+    path.write_text(for_a_moment)
     assert not key.renewed(key.header)
+    assert key.header == {"Authorization": "Bearer the-first-key-of-many"}
+
+
+def test_an_empty_key_file_is_refused_at_once(tmp_path):
+    (tmp_path / "key").touch()
+    with pytest.raises(ValueError, match="key holds no API key: it is empty"):
+        RewardClient("https://a", tmp_path / "key")
 
 
 async def answer(what, after=None):

@@ -4,6 +4,7 @@ from shared.client import RewardClient
 from shared.errors import (
     BadAddress,
     BadAnswer,
+    BadKey,
     BadRequest,
     NotARewardService,
     NotReady,
@@ -25,6 +26,7 @@ from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse
 __all__ = [
     "BadAddress",
     "BadAnswer",
+    "BadKey",
     "BadRequest",
     "NotARewardService",
     "NotReady",

@@ -11,6 +11,7 @@ RewardError
 │   ├── Unauthorized        401, 403
 │   └── UnknownReward       404: no reward of that name
 ├── BadAddress              an address is none at all, or of a kind that is not known
+├── BadKey                  the file of a key has none, or the key cannot be sent
 ├── UnsafeAddress           a key would go over an open wire
 ├── NotARewardService       something answered, but it is not this service
 ├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
@@ -78,6 +79,10 @@ class UnknownReward(ServiceRefused):
 
 class BadAddress(RewardError, ValueError):
     """An address is none at all, or of a kind that is not known: nobody could be asked there."""
+
+
+class BadKey(RewardError, ValueError):
+    """The file of an API key cannot be read or has none, or the key cannot be sent. The message does not tell it."""
 
 
 class UnsafeAddress(RewardError):

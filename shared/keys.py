@@ -4,6 +4,8 @@ import contextlib
 import re
 from pathlib import Path
 
+from shared.errors import BadKey
+
 VISIBLE = re.compile(r"[!-~]+")
 
 
@@ -24,19 +26,27 @@ class ApiKey:
 
     def renewed(self, sent: dict[str, str]) -> bool:
         """Read the file again where it can be, and tell whether it holds another key than the one that was `sent`."""
-        with contextlib.suppress(ValueError, OSError):  # half written, or gone for a moment
+        with contextlib.suppress(BadKey):  # half written, or gone for a moment
             self._value = self._read()
         return self.header != sent
 
     def _read(self) -> str:
-        """Raises `ValueError`, which does not tell the key, where there is none in the file or it could not be sent."""
-        if isinstance(self._source, Path):
-            keys = self._source.read_text(encoding="utf-8").split()
-            if not keys:
-                raise ValueError(f"{self._source} holds no API key: it is empty")
-            value = keys[0]  # a service's own file may hold several while one replaces another
-        else:
-            value = self._source.strip() if self._source else ""
+        """Raises `BadKey`."""
+        value = first_of(self._source) if isinstance(self._source, Path) else (self._source or "").strip()
         if value and not VISIBLE.fullmatch(value):
-            raise ValueError("the API key holds characters that cannot be sent: is it a whole file, or another text?")
+            raise BadKey("the API key holds characters that cannot be sent: is it a whole file, or another text?")
         return value
+
+
+def first_of(file: Path) -> str:
+    """Give the key in a file; of several, which a service's own file has while one replaces another, the first.
+
+    Raises `BadKey`.
+    """
+    try:
+        keys = file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadKey(f"cannot read the API key file {file}: {type(error).__name__}; write the key into it") from None
+    if not keys:
+        raise BadKey(f"{file} holds no API key: it is empty; write the key into it")
+    return keys[0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import RevisionChanged, RewardClient, UnsafeAddress
+from shared import BadKey, RevisionChanged, RewardClient, UnsafeAddress
 from shared.answers import merge
 from shared.budget import RetryBudget
 from shared.chunks import encode, split
@@ -124,7 +124,7 @@ def test_where_the_key_file_is_gone_the_key_that_was_read_stays(tmp_path):
 
 @pytest.mark.parametrize("key", ["a-canary-key\nof-two-lines", "a-canary-key-of-ümläuts", "a-canary-key of-words"])
 def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key, tmp_path):
-    with pytest.raises(ValueError, match="cannot be sent") as refused:
+    with pytest.raises(BadKey, match="cannot be sent") as refused:
         RewardClient("https://a", key)
     assert "canary" not in str(refused.value)
 
@@ -139,9 +139,18 @@ def test_a_file_that_holds_no_key_for_a_moment_changes_nothing(tmp_path, for_a_m
     assert key.header == {"Authorization": "Bearer the-first-key-of-many"}
 
 
-def test_an_empty_key_file_is_refused_at_once(tmp_path):
-    (tmp_path / "key").touch()
-    with pytest.raises(ValueError, match="key holds no API key: it is empty"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read the API key file \S*key: FileNotFoundError; write the key into it"),
+        (b"", r"key holds no API key: it is empty; write the key into it"),
+        (b"\xff\xfe", r"cannot read the API key file \S*key: UnicodeDecodeError"),
+    ],
+)
+def test_a_key_file_without_a_key_is_refused_at_once(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(BadKey, match=message):
         RewardClient("https://a", tmp_path / "key")
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from reward_service.backends.engines import Engine
-from reward_service.backends.measure import PROBES, Measured, measure
+from reward_service.backends.engines import REFERENCE, Engine, load
+from reward_service.backends.measure import ANOTHER_MODEL, PROBES, Measured, measure, refuse_another_model
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError
 from shared.models.cache import build_once, cache_home
 from shared.models.progress import say
 
-FORMAT = 6  # of how it is measured, and of what is remembered
+FORMAT = 7  # of how it is measured, and of what is remembered
 
 
 def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threads: int) -> Measured:
@@ -41,6 +41,32 @@ def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, thr
         say(f"cannot keep the measurement: {error}")
         found = found or measure(folder, engines, threads)
     return fastest(found, tolerance)
+
+
+def held(folder: ModelFolder, engine: Engine, threads: int) -> Measured:
+    """Take the only engine there is to choose from, once it was seen to compute the same model as the reference.
+
+    Raises `ConfigError` where it does not. That it does is remembered.
+    """
+    if engine == REFERENCE:
+        return Measured(engine)
+
+    def build(into: Path) -> None:
+        _compare(folder, engine, threads)
+        (into / "held.txt").write_text(f"{engine}\n", encoding="utf-8")
+
+    try:
+        build_once(cache_home() / "engines" / f"held-{_key(folder, [engine], ANOTHER_MODEL, threads)}", build)
+    except OSError:  # a cache that cannot be written
+        _compare(folder, engine, threads)
+    return Measured(engine)
+
+
+def _compare(folder: ModelFolder, engine: Engine, threads: int) -> None:
+    try:
+        refuse_another_model(load(REFERENCE, folder, threads), load(engine, folder, threads), folder)
+    except ConfigError as error:
+        raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}; take another engine") from error
 
 
 def read(path: Path) -> list[Measured]:

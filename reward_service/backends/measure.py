@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.errors import ConfigError
 from reward_service.packing import batches_of
 from shared.models.progress import say
 
@@ -23,6 +24,10 @@ WAITING = 64
 """Texts among which batches are cut, as under a usual load."""
 HOPELESS = 0.5
 """An engine below this share of the reference's speed on four long texts is measured no further."""
+ANOTHER_MODEL = 0.1
+"""An engine that is further off than that on a single text computes something else: a graph that was traced may hold
+the shapes of what it was traced with."""
+LONG_CHARS = 8_000
 BUDGETS_TOKENS = (1024, 2048)
 """Batches that are tried: larger ones are no faster on a CPU, and make single texts wait."""
 
@@ -47,7 +52,7 @@ class Reading(Protocol):
 
 def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measured]:
     """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
-    tokens = [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
+    tokens = probes(folder)
     backends = load_all(folder, engines, threads, few=sorted(tokens, key=len)[-4:])
     seconds: defaultdict[tuple[Engine, int], float] = defaultdict(float)
     logits: dict[Engine, list[Logits]] = {}
@@ -79,20 +84,37 @@ def score_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, 
     return [logits[index] for index in range(len(tokens))]
 
 
+def probes(folder: ModelFolder) -> list[Tokens]:
+    """Give the texts by which engines are compared."""
+    return [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
+
+
 def load_all(
     folder: ModelFolder, engines: Sequence[Engine], threads: int, few: Sequence[Tokens]
 ) -> dict[Engine, Backend]:
-    """Load the reference and every engine that can run the model and is not hopelessly slow."""
+    """Load the reference and every engine that can run the model, is the same model, and not hopelessly slow."""
     backends = {REFERENCE: load(REFERENCE, folder, threads)}
     pace = _pace(backends[REFERENCE], few)
     for engine in (each for each in engines if each != REFERENCE):
         try:
             backend = load(engine, folder, threads)
             if _pace(backend, few) <= pace / HOPELESS:
+                refuse_another_model(backends[REFERENCE], backend, folder)
                 backends[engine] = backend
         except Exception as problem:
             say(f"{engine} cannot run {folder.path.name}: {problem}")
     return backends
+
+
+def refuse_another_model(reference: Backend, backend: Backend, folder: ModelFolder) -> None:
+    """Raise `ConfigError` where an engine computes something else than the reference of a short or of a long text."""
+    lines = PROBES.read_text(encoding="utf-8")
+    texts = [lines[:LONG_CHARS], *lines.splitlines()[:: len(lines.splitlines()) // 8]]
+    tokens = [text.tokens for text in folder.encode(texts)]
+    right = [reference.score([each])[0] for each in tokens]
+    found = [backend.score(tokens[:1])[0], *backend.score(tokens[1:])]
+    if not (off := float(distances(right, found, folder).max())) <= ANOTHER_MODEL:
+        raise ConfigError(f"it computes something else than float32 torch, scores are off by {off:.2g}")
 
 
 def _pace(backend: Backend, few: Sequence[Tokens]) -> float:
@@ -104,12 +126,15 @@ def _pace(backend: Backend, few: Sequence[Tokens]) -> float:
 
 def error(reference: Sequence[Logits], logits: Sequence[Logits], folder: Reading) -> float:
     """Give the 99th percentile of the distance of what is read from the logits: (texts, labels) both."""
+    return float(np.quantile(distances(reference, logits, folder), 0.99))
+
+
+def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: Reading) -> NDArray[np.float64]:
+    """Give how far off each text's score is: in probability, or as a share of a regressor's range."""
     right, found = np.asarray(reference, dtype=float), np.asarray(logits, dtype=float)
     if right.shape[1] == 1:
-        distance = np.abs(right - found)[:, 0] / max(float(np.ptp(right)), 1e-9)
-    else:
-        distance = np.abs(_probabilities(right, folder) - _probabilities(found, folder)).max(axis=1)
-    return float(np.quantile(distance, 0.99))
+        return np.asarray(np.abs(right - found)[:, 0] / max(float(np.ptp(right)), 1e-9))
+    return np.asarray(np.abs(_probabilities(right, folder) - _probabilities(found, folder)).max(axis=1))
 
 
 def _probabilities(logits: NDArray[np.float64], folder: Reading) -> NDArray[np.float64]:

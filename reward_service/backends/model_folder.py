@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from reward_service.errors import ConfigError, raising
 HASHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 NOT_HASHED = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
+ALWAYS = date(2024, 7, 26)
+"""What day it is in chat templates that tell it, Llama's own default: no score depends on when it is asked for."""
+FROM_PADDING = {
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
+    *("data2vec-text", "xmod", "luke", "mluke", "esm"),
+}
+"""Models that count positions from the padding index on."""
 CHARS_PER_TOKEN = 32
 """No natural text has so many characters for each token; what is longer is spaces, or made to be slow."""
 
@@ -36,9 +44,11 @@ class ModelFolder:
         self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
         self.pad_id = padding_of(self._tokenizer, config)
         self._special_tokens = special_tokens
-        self.fingerprint = fingerprint(
-            path, f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
-        )
+        reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
+        if "strftime_now" in (template := self._tokenizer.chat_template or ""):
+            self._tokenizer.chat_template = _without_clock(template)
+            reading += f", on {ALWAYS}"
+        self.fingerprint = fingerprint(path, reading)
         self._rust = self._tokenizer.backend_tokenizer
         self._rust.no_padding()
         self._rust.enable_truncation(self.max_tokens)
@@ -78,9 +88,11 @@ class ModelFolder:
 
 def readable_tokens(tokenizer: Any, config: Any) -> int:
     """Give how many tokens a model can read: its positions, or less if its tokenizer says so."""
-    positions = getattr(config, "max_position_embeddings", None) or 1 << 20
-    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= 2  # these count positions from the padding index on
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions <= 0:  # some have no bound, which one of them writes as -1
+        positions = 1 << 20
+    if config.model_type in FROM_PADDING:
+        positions -= 2
     return int(min(positions, tokenizer.model_max_length))
 
 
@@ -110,6 +122,12 @@ def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
     """Give what tells a file from one that took its place: name, number, size, time of its last change."""
     files = [(path.name, path.stat()) for path in hashed(folder)]
     return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]
+
+
+def _without_clock(template: str) -> str:
+    """Put a date that stays in the place of today's, which transformers tells to templates that ask."""
+    codes = "".join(f"|replace('%{code}', '{ALWAYS.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    return f"{{%- macro strftime_now(layout) -%}}{{{{ layout{codes} }}}}{{%- endmacro -%}}{template}"
 
 
 def _messages(text: Any, role: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from reward_service.backends.pytorch import load, way_of
 from shared.models.cache import build_once, cache_home
 from shared.models.quiet import quiet
 
-FORMAT = 2  # of how it is traced
+FORMAT = 3  # of how it is traced
 OPSET = 17
 NAME = "model.onnx"
 AXES = {1: ["tokens"], 2: ["texts", "longest"]}

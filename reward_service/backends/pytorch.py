@@ -38,10 +38,19 @@ class TorchBackend:
 
 
 def load(folder: ModelFolder, dtype: str = "float32") -> Any:
-    """Load the weights, ready to compute with."""
+    """Load the weights, ready to compute with. Raises `ConfigError` where some are missing: they would be random."""
     with quiet(), raising(ConfigError, f"cannot load the model in {folder.path}"):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder.path, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder.path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]})):
+        raise ConfigError(
+            f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: take a "
+            f"model that was trained to classify or to score, not the one it was made from"
         )
     model.config.pad_token_id = folder.pad_id  # a decoder's score is that of the last token before the padding
     return model.eval()

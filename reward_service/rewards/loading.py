@@ -6,7 +6,7 @@ from functools import partial
 
 from reward_service.admission import Bounds
 from reward_service.backends import engines
-from reward_service.backends.choose import choose
+from reward_service.backends.choose import choose, held
 from reward_service.backends.measure import Measured
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batching import BatchDone, Batcher
@@ -54,10 +54,10 @@ def open_model(name: str, spec: ModelSpec) -> ModelFolder:
 
 
 def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measured:
-    """Give the engine that the configuration names, or the fastest of those it allows."""
+    """Give the engine that the configuration names, or the fastest of those it allows. Raises `ConfigError`."""
     allowed = engines.candidates(spec.backend or settings.backend, spec.dtype or settings.dtype)
     if len(allowed) == 1:
-        return Measured(allowed[0])
+        return held(folder, allowed[0], settings.cores())
     return choose(folder, allowed, settings.tolerance, settings.cores())
 
 

@@ -1,9 +1,13 @@
 """A reward model that reads the whole conversation in its own chat template, as TRL's RewardTrainer trains them."""
 
+from datetime import date
+
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
+from reward_service.backends import model_folder
+from reward_service.backends.model_folder import ModelFolder
 from reward_service.settings import Settings
 from shared import RewardClient
 from shared.models.store import resolve
@@ -58,7 +62,7 @@ def serving(folder, backend="torch", dtype="float32"):
     return running_service(Settings(config=config, backend=backend, dtype=dtype))
 
 
-@pytest.mark.parametrize(("backend", "dtype"), [("torch", "float32"), (None, None)], ids=["torch", "auto"])
+@pytest.mark.parametrize(("backend", "dtype"), [("torch", "float32"), (None, "float32")], ids=["torch", "auto"])
 def test_prompt_and_completion_are_scored_as_one_conversation(folder, right, backend, dtype):
     with serving(folder, backend, dtype) as url, RewardClient(url) as client:
         scores = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"].scores
@@ -82,3 +86,18 @@ def test_a_conversation_that_the_template_refuses_costs_only_itself(folder, righ
         reward = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"]
     assert reward.scores == pytest.approx([*right[:2], None], abs=1e-4)
     assert "no greetings" in reward.errors["2"].message
+
+
+def test_a_template_that_tells_the_date_scores_the_same_on_any_day(folder, tmp_path, monkeypatch):
+    dated = tmp_path / "dated"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = tokenizer.chat_template
+    tokenizer.chat_template = "{%- set day = strftime_now('%d %b %Y') -%}{{ day }}" + plain
+    LlamaForSequenceClassification.from_pretrained(folder).save_pretrained(dated)
+    tokenizer.save_pretrained(dated)
+    model = ModelFolder(dated)
+    assert model.chat("How?", "So.").startswith("26 Jul 2024")
+    assert model.chat("How?", "So.").removeprefix("26 Jul 2024") == ModelFolder(folder).chat("How?", "So.")
+    before = model.fingerprint
+    monkeypatch.setattr(model_folder, "ALWAYS", date(2026, 1, 1))
+    assert ModelFolder(dated).fingerprint != before  # the revision tells that day

@@ -1,12 +1,14 @@
 """Every engine of this machine against float32 torch, and what the service says of the one it computes with."""
 
+import contextlib
 import random
 import shutil
 
 import numpy as np
 import openvino
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, LongformerConfig, LongformerForSequenceClassification
 
 from reward_service.backends import engines
 from reward_service.backends.choose import choose
@@ -15,6 +17,7 @@ from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_graph import graph_of
 from reward_service.backends.open_vino import put_in_integers
 from reward_service.config import ClassifierSpec
+from reward_service.cores import compute_thread
 from reward_service.errors import ConfigError
 from reward_service.rewards.loading import model_reward
 from reward_service.settings import Settings
@@ -132,3 +135,26 @@ def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(t
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
         assert client.info().rewards[3].engine.deterministic
     assert together.scores == alone
+
+
+@pytest.mark.parametrize("engine", FLOAT32, ids=str)
+def test_a_model_that_was_not_trained_to_score_is_refused_instead_of_scoring_at_random(engine):
+    settings = Settings(backend=engine.backend, dtype=engine.dtype)
+    spec = ClassifierSpec(model="embedded:minilm", labels={"*": 1.0})
+    with pytest.raises(ConfigError, match=r"classifier.bias, which BertForSequenceClassification scores with"):
+        model_reward("minilm", spec, settings, compute_thread("device"), lambda *_: None)
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_an_engine_that_computes_another_model_is_refused_though_it_is_the_only_one(backend, tmp_path):
+    AutoTokenizer.from_pretrained(resolve("embedded:sentiment")).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LongformerConfig(vocab_size=30522, max_position_embeddings=514, attention_window=16, **sizes)
+    config.initializer_range = 1.0  # far from all the same
+    LongformerForSequenceClassification(config).save_pretrained(tmp_path)
+    spec = ClassifierSpec(model=str(tmp_path), labels={"*": 1.0})
+    with pytest.raises(ConfigError, match="something else") if backend == "openvino" else contextlib.nullcontext():
+        model_reward(
+            "long", spec, Settings(backend=backend, dtype="float32"), compute_thread("device"), lambda *_: None
+        )

@@ -1,13 +1,16 @@
 import math
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reward_service.backends.base import Encoded
 from reward_service.backends.choose import fastest
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
-from reward_service.backends.measure import Measured, error
+from reward_service.backends.measure import Measured, error, refuse_another_model
+from reward_service.backends.model_folder import readable_tokens
 from reward_service.cores import quota_of, usable_cores
 from reward_service.errors import ConfigError
 
@@ -47,6 +50,44 @@ def test_of_a_regressor_it_is_a_share_of_the_range():
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size=1, max_size=20))
 def test_the_error_never_exceeds_1(logits):
     assert 0 <= error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
+
+
+class Says:
+    """An engine that gives every text the same logits."""
+
+    padding_cost, numerics = 1.0, ()
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def score(self, batch):
+        return [self.logits] * len(batch)
+
+
+class Folder:
+    """A model whose texts are as many tokens as they have characters."""
+
+    multi_label = False
+    lengths: ClassVar[list] = []
+
+    def encode(self, texts):
+        self.lengths.extend(map(len, texts))
+        return [Encoded([1] * len(text), False) for text in texts]
+
+
+@pytest.mark.parametrize("logits", [[0.0, 0.0], [math.nan, 0.0]])
+def test_an_engine_that_computes_something_else_is_refused(logits):
+    certain = Says([0.0, math.log(3)])
+    refuse_another_model(certain, certain, Folder())
+    with pytest.raises(ConfigError, match="it computes something else than float32 torch"):
+        refuse_another_model(certain, Says(logits), Folder())
+    assert max(Folder.lengths) > 5000  # of a long text too
+
+
+@pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])
+def test_what_counts_positions_from_the_padding_on_reads_two_tokens_less(kind, positions, tokens):
+    config = SimpleNamespace(model_type=kind, max_position_embeddings=positions)
+    assert readable_tokens(SimpleNamespace(model_max_length=900), config) == tokens
 
 
 def test_the_reference_is_always_a_candidate():

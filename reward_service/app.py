@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
 def keys_of(life: Lifecycle, path: str) -> Sequence[str] | None:
     """Give the keys that open a path; None for one that is open to all."""
     admin_key = life.settings.admin_key
-    if path == protocol.RELOAD_PATH and admin_key is not None:
+    if path.strip() == protocol.RELOAD_PATH and admin_key is not None:  # a route matches before a line's end, too
         return [admin_key.get_secret_value()]
     return None if path in middleware.OPEN_PATHS or not life.keys else life.keys
 

@@ -65,6 +65,15 @@ def test_reloading_wants_the_admins_key_and_no_other(config):
         assert reload(url).status_code == 200
 
 
+@pytest.mark.parametrize("keys", [{}, {"api_keys": "the-key-of-a-caller"}], ids=["open", "with keys"])
+@pytest.mark.parametrize("path", ["/admin/reload%0A", "/admin/reload%0a%0a", "/admin/reload/", "/admin/%72eload"])
+def test_no_other_spelling_of_its_path_is_a_way_around_the_admins_key(config, path, keys):
+    caller = {"Authorization": "Bearer the-key-of-a-caller"}
+    with running_service(Settings(config=config, admin_key="the-key-of-the-admin", **keys)) as url:
+        answer = httpx.post(f"{url}{path}", headers=caller, timeout=30, follow_redirects=True)
+    assert answer.status_code in {401, 404}
+
+
 def test_without_an_admins_key_nobody_reloads(rules_url):
     assert reload(rules_url).status_code == 404
 

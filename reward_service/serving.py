@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -20,6 +19,9 @@ from reward_service.memory import settle_heap
 from reward_service.protocol import ImpatientProtocol
 from reward_service.settings import Settings
 
+LAST_S = 3.0
+"""After the time of grace, what ends in order has so much more."""
+
 
 class Server(uvicorn.Server):
     """uvicorn, which tells the rewards that it is about to drain: readiness turns before anything else does."""
@@ -29,11 +31,20 @@ class Server(uvicorn.Server):
         self._life = life
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal forces."""
+        """Begin to drain, from the moment the port is open; a second signal forces."""
         if self._life.draining:
             os._exit(1)
         self._life.draining = True
+        _end_after(self._life.settings.grace_s + LAST_S)
         super().handle_exit(sig, frame)
+        self._captured_signals.clear()  # not raised again at the end: being told to stop is no failure
+
+
+def _end_after(seconds: float) -> None:
+    """End the process then, whatever still hangs: somebody's code may wait for ever and hear nothing."""
+    last = threading.Timer(seconds, _leave)
+    last.daemon = True
+    last.start()
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
@@ -55,11 +66,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
     life.on_failure = lambda: setattr(server, "should_exit", True)
     life.on_ready = life.free = settle_heap
     host, port = listener.getsockname()[:2]
-    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _after_draining)
+        signal.signal(number, server.handle_exit)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda *_: life.reload_soon())
+    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if life.failure is not None:
         raise life.failure
@@ -73,16 +84,12 @@ def leave_behind(threads: Iterable[threading.Thread], patience_s: float = 1.0) -
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
-                logging.shutdown()
-                os._exit(0)
+                _leave()
 
 
-def _after_draining(number: int, _: Any) -> None:
-    """Take the signal that uvicorn raises again once it has drained: being told to stop is no failure.
-
-    The next one forces: a thread that never ends must not keep the process.
-    """
-    signal.signal(number, lambda *_: os._exit(1))
+def _leave() -> None:
+    logging.shutdown()
+    os._exit(0)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,18 +6,20 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError, raising
-from reward_service.rewards.base import Items, Scores
+from reward_service.rewards.base import Items, Scores, known_range
 from shared.schemas import ItemError, RewardInfo, Text
 
+T = TypeVar("T")
 THREADS = 8
 """Calls of one function at a time; those of a function that hangs hold up nobody else."""
 _imported: dict[str, str] = {}
@@ -37,31 +39,35 @@ class FunctionReward:
             kind=spec.kind,
             description=spec.description or (inspect.getdoc(self._function) or "").partition("\n")[0],
             revision=f"function:{revision(spec.object, self._function)}",
-            range=spec.range,
+            range=known_range(spec.range),
         )
 
     async def score(self, items: Items) -> Scores:
         """Call the function with the whole request; its None means: does not apply to this item."""
         prompts = None if items.prompt_chats is None else [_plain(text) for text in items.prompt_chats]
         columns = {**items.columns, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
-        try:
-            scores = await self._call(columns)
-        except Exception as error:  # somebody's code: asking it the same again would fail the same way
-            return self._failed(len(items), f"{type(error).__name__}: {error}")
+        scores = await self._called(functools.partial(self._function, **columns), len(items))
+        if isinstance(scores, str):  # somebody's code: asking it the same again would fail the same way
+            return self._failed(len(items), scores)
         if len(scores) != len(items):
-            return self._failed(len(items), f"it gave {len(scores)} scores for {len(items)} texts")
+            return self._failed(len(items), f"it gave {told(scores, len(items))} scores for {len(items)} texts")
         missing = ItemError(code="not_applicable", message=f"{self.info.name} does not apply to this item")
         errors = {index: missing for index, score in enumerate(scores) if score is None}
         return Scores(scores=scores, details=[None] * len(scores), errors=errors)
 
-    async def _call(self, columns: dict[str, Any]) -> list[float | None]:
-        if inspect.iscoroutinefunction(self._function):
-            values = await self._function(**columns)
-        else:
-            values = await self._in_thread(functools.partial(self._function, **columns))
-        return [None if value is None else float(value) for value in values]
+    async def _called(self, call: Callable[[], Any], count: int) -> list[float | None] | str:
+        """Give the scores, or why there are none: whatever it raises is its failure, not the service's."""
+        if not inspect.iscoroutinefunction(self._function):
+            return await self._in_thread(functools.partial(scores_or_why, call, count))
+        try:
+            values = await call()
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) or _is_cancelled(error):
+                raise
+            return _why(error)
+        return scores_or_why(lambda: values, count)
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         """Call on a thread, once one is free. A caller who leaves leaves the call, which nobody can stop."""
         await self._free.acquire()
         loop, running = asyncio.get_running_loop(), self._threads.submit(call)
@@ -99,6 +105,41 @@ class FunctionReward:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def scores_or_why(call: Callable[[], Any], count: int) -> list[float | None] | str:
+    """Give what a function says of so many texts, and one more where it says more; or why it says nothing.
+
+    A failure is a result here: not everything that can be raised comes through a future.
+    """
+    try:
+        values = call()
+        if isinstance(values, str | bytes | Mapping | Set):
+            raise TypeError(f"it gave a {type(values).__name__}, not a list of scores")
+        return [None if value is None else _number(value) for value in itertools.islice(values, count + 1)]
+    except BaseException as error:
+        return _why(error)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | bytes):
+        raise TypeError(f"it gave a {type(value).__name__} for a score")
+    return float(value)
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Tell whether somebody gave this call up: a function may also raise that by itself."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def told(scores: Sequence[Any], count: int) -> str:
+    """Say how many scores there are: of too many, one is looked at."""
+    return f"more than {count}" if len(scores) > count else str(len(scores))
+
+
 def load_object(path: str) -> Callable[..., Any]:
     """Import `package.module:object`, from the installed packages or the folder the service was started in."""
     module_name, _, attribute = path.partition(":")
@@ -106,7 +147,7 @@ def load_object(path: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.append(here)
     with raising(ConfigError, f"cannot import {path!r}"):
-        found: Any = importlib.import_module(module_name)
+        found = _imported_module(module_name)
         for step in attribute.split("."):
             found = getattr(found, step)
     if not callable(found):
@@ -114,10 +155,17 @@ def load_object(path: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _imported_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except SystemExit as error:  # it must not end the service that it is to be served by
+        raise ImportError(f"it ends the program that imports it ({error.code})") from error
+
+
 def revision(path: str, function: Callable[..., Any]) -> str:
     """Hash a function's name and its module's source. Raises `ConfigError` where the file has another one by now."""
     while isinstance(function, functools.partial):
-        path, function = f"{path} {function.args} {function.keywords}", function.func
+        path, function = f"{path} {_named(function.args)} {_named(function.keywords)}", function.func
     module = inspect.getmodule(function)
     source = _source(module) if module else repr(function)
     if module and _imported.setdefault(module.__name__, _hash(source)) != _hash(source):
@@ -125,6 +173,21 @@ def revision(path: str, function: Callable[..., Any]) -> str:
             f"the source of {path!r} has changed since it was imported: start the service again to serve it"
         )
     return _hash(f"{path}\n{source}")[:16]
+
+
+def _named(value: Any) -> str:
+    """Word a value the same in every process: sets have no order, and other objects are told by their type alone."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes():
+            return repr(value)
+        case Mapping():
+            return f"{{{', '.join(f'{_named(key)}: {_named(each)}' for key, each in value.items())}}}"
+        case Set():
+            return f"{{{', '.join(sorted(map(_named, value)))}}}"
+        case Sequence():
+            return f"[{', '.join(map(_named, value))}]"
+        case _:
+            return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _source(module: ModuleType) -> str:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -187,6 +188,51 @@ def test_a_function_that_hangs_does_not_keep_the_service(tmp_path, signals, code
                 wait_for(lambda: refuses(kept, url))
                 process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=40) == code
+
+
+DEAF = """
+import asyncio, time
+
+def begun():
+    open("begun", "w")
+
+async def on_a_thread(completions, **_):
+    begun()
+    await asyncio.to_thread(time.sleep, 600)
+
+async def swallows(completions, **_):
+    begun()
+    while True:
+        try:
+            await asyncio.sleep(0.1)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("name", ["on_a_thread", "swallows"])
+def test_neither_does_one_that_hears_nothing_nor_does_it_keep_its_caller(tmp_path, name):
+    (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "r.yaml").write_text(f'rewards: {{deaf: "deaf:{name}"}}')
+    words = ("serve", "--config", "r.yaml", "--port", "0")
+    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_GRACE_S="1")
+    url = process.stderr.readline().split()[3]
+    wait_for(lambda: answers(url))
+    hasty = {"X-Request-Timeout-Ms": "500"}
+    late = httpx.post(f"{url}/v1/score", json={"completions": ["a"]}, headers=hasty, timeout=30)
+    assert (late.status_code, late.json()["code"]) == (503, "deadline_exceeded")
+    assert (tmp_path / "begun").exists()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
+
+
+@pytest.mark.parametrize("after_ms", [0, 1, 3, 10])
+def test_who_stops_it_as_soon_as_it_listens_is_heard(after_ms):
+    process = reward_service("serve", "--config", str(RULES), "--port", "0")
+    assert "listening" in process.stderr.readline()
+    time.sleep(after_ms / 1000)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
 
 
 def test_who_stops_it_while_it_loads_does_not_wait_until_it_has(tmp_path):

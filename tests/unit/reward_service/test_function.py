@@ -1,8 +1,10 @@
 import asyncio
 import functools
 import importlib
+import itertools
 import math
 import re
+import sys
 import threading
 
 import pytest
@@ -44,12 +46,105 @@ async def test_an_async_function_is_awaited():
     assert (await reward("later").score(items())).scores == [2.0, 2.0]
 
 
-@pytest.mark.parametrize(("name", "says"), [("answers", "TypeError.*answer"), ("short", "1 scores for 2 texts")])
+def long(completions, **_):
+    return itertools.repeat(1.0)
+
+
+def finds_nothing(completions, **_):
+    return next(iter(()))
+
+
+def leaves(completions, **_):
+    sys.exit(3)
+
+
+async def leaves_later(completions, **_):
+    sys.exit(3)
+
+
+async def gives_itself_up(completions, **_):
+    raise asyncio.CancelledError
+
+
+def by_index(completions, **_):
+    return dict.fromkeys(range(len(completions)), 0.9)
+
+
+def digits(completions, **_):
+    return "1" * len(completions)
+
+
+def words(completions, **_):
+    return ["1" for _ in completions]
+
+
+def breaks_off(completions, **_):
+    yield 1.0
+    raise ValueError("no more")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("answers", "TypeError.*answer"),
+        ("short", "it gave 1 scores for 2 texts"),
+        ("long", "it gave more than 2 scores for 2 texts"),
+        ("finds_nothing", "StopIteration"),
+        ("leaves", "SystemExit: 3"),
+        ("leaves_later", "SystemExit: 3"),
+        ("gives_itself_up", "CancelledError"),
+        ("by_index", "it gave a dict, not a list of scores"),
+        ("digits", "it gave a str, not a list of scores"),
+        ("words", "it gave a str for a score"),
+        ("breaks_off", "ValueError: no more"),
+    ],
+)
 async def test_a_function_that_fails_scores_nothing_and_says_why(name, says):
     result = await reward(name).score(items())
     assert result.scores == [None, None]
     assert {error.code for error in result.errors.values()} == {"function_failed"}
     assert re.search(says, result.errors[0].message)
+
+
+thread_names = []
+
+
+def one_by_one(completions, **_):
+    for _ in completions:
+        thread_names.append(threading.current_thread().name)
+        yield 1.0
+
+
+async def test_a_generator_runs_on_the_functions_thread():
+    assert (await reward("one_by_one").score(items())).scores == [1.0, 1.0]
+    assert all(name.startswith("one_by_one") for name in thread_names)
+
+
+async def test_an_async_function_that_is_given_up_is_cancelled():
+    ended = []
+
+    async def waits(completions, **_):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    waiting = reward("later")
+    waiting._function = waits
+    call = asyncio.create_task(waiting.score(items()))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ended == [True]
+
+
+def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "judge_that_leaves.py").write_text("import sys\nsys.exit('please install foo')\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=r"cannot import 'judge_that_leaves:x'.*please install foo"):
+        FunctionReward("judge", FunctionSpec(object="judge_that_leaves:x"))
 
 
 def test_what_is_no_function_is_refused():
@@ -67,6 +162,21 @@ async def test_a_function_with_arguments_of_its_own_is_another_revision_with_oth
     told = revision("x", functools.partial(answers, answer=["a"]))
     assert told == revision("x", functools.partial(answers, answer=["a"]))
     assert told != revision("x", functools.partial(answers, answer=["b"]))
+
+
+class Judge:
+    """Whose repr holds an address."""
+
+
+def test_the_revision_of_arguments_is_the_same_in_every_process():
+    told = [
+        revision(
+            "x", functools.partial(answers, judge=Judge(), wanted=wanted, also=[None, True, {"a": b"b"}, (1, 2.5)])
+        )
+        for wanted in ({"please", "thanks", "sorry"}, {"sorry", "thanks", "please"})
+    ]
+    assert told[0] == told[1]
+    assert told[0] != revision("x", functools.partial(answers, judge=Judge(), wanted={"please"}, also=[]))
 
 
 def test_a_compiled_function_is_told_by_its_name():

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import pickle
 
@@ -234,3 +235,17 @@ def test_a_budget_holds_ten_and_an_answer_gives_three_tenths_back():
     for _ in range(100):
         budget.answered()
     assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+
+
+async def test_work_that_hears_nothing_keeps_nobody(monkeypatch):
+    monkeypatch.setattr("shared.together.ENDING_S", 0.05)
+    over = asyncio.Event()
+
+    async def deaf():
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    with pytest.raises(KeyError):
+        await together([deaf(), answer(KeyError())])
+    over.set()

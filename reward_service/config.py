@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from reward_service.errors import ConfigError
@@ -15,8 +24,19 @@ from shared.schemas import Name
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "int8"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """`auto`, which is None, stands for the fastest whose scores are right."""
+
+
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] <= ends[1]:
+        raise ValueError(f"the lower end comes first, and neither is NaN: not [{ends[0]:g}, {ends[1]:g}]")
+    return ends
+
+
+Ends = Annotated[tuple[float, float], AfterValidator(_in_order)]
+"""Lowest and highest; one of them may be infinite, written `-.inf` or `.inf`."""
 
 
 class Frozen(BaseModel):
@@ -57,7 +77,7 @@ class ClassifierSpec(ModelSpec):
     """A sequence-classification model: reward = factor of the winning label × its probability."""
 
     kind: Literal["classifier"] = "classifier"
-    labels: dict[str, float]
+    labels: dict[str, Finite]
     """Factor for each label; `*` stands for any label not named."""
 
 
@@ -65,15 +85,15 @@ class RegressorSpec(ModelSpec):
     """A model with one output: reward = scale × output + offset."""
 
     kind: Literal["regressor"] = "regressor"
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: Finite = 1.0
+    offset: Finite = 0.0
 
 
 class Part(Frozen):
     """One summand of a composite."""
 
-    weight: float = 1.0
-    clip: tuple[float, float] | None = None
+    weight: Finite = 1.0
+    clip: Ends | None = None
     """The part's score is brought into this range before it is weighted."""
 
 
@@ -81,8 +101,8 @@ class Gate(Frozen):
     """A condition on another reward: where it does not hold, the composite gives `otherwise`."""
 
     reward: str
-    at_least: float
-    otherwise: float
+    at_least: Finite
+    otherwise: Finite
 
 
 class CompositeSpec(Frozen):
@@ -91,7 +111,7 @@ class CompositeSpec(Frozen):
     kind: Literal["composite"] = "composite"
     parts: dict[str, Part] = Field(min_length=1)
     gates: list[Gate] = Field(default_factory=list)
-    clip: tuple[float, float] | None = None
+    clip: Ends | None = None
 
     def needs(self) -> set[str]:
         """Name the rewards it is made of."""
@@ -103,7 +123,7 @@ class FunctionSpec(Frozen):
 
     kind: Literal["function"] = "function"
     object: str = Field(pattern=r"^[\w.]+:[\w.]+$")
-    range: tuple[float, float] | None = None
+    range: Ends | None = None
 
 
 Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")]
@@ -165,15 +185,26 @@ def read_config(path: Path | None) -> RewardsConfig:
     """Read `rewards.yaml`, or the one that comes with the package. Raises `ConfigError` in one sentence."""
     source = path or resources.files("reward_service").joinpath("rewards.yaml")
     try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        content = yaml.load(source.read_text(encoding="utf-8"), Loader=EachKeyOnce)
     except OSError as cause:
         raise ConfigError(f"cannot read the configuration {path}: {cause.strerror}") from cause
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+    except (yaml.YAMLError, ValueError) as cause:  # a text of other bytes, a date that there is not
         raise ConfigError(f"{path} is not YAML: {' '.join(str(cause).split())}") from cause
     try:
         return RewardsConfig.model_validate(content)
     except ValidationError as cause:
         raise ConfigError(f"{path or 'rewards.yaml'}: {sentence(cause)}") from cause
+
+
+class EachKeyOnce(yaml.SafeLoader):
+    """YAML as it is read anywhere, but a key that comes twice is refused: of two rewards one would be dropped."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Give a mapping. Raises a `YAMLError` for the first key that was there already."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def sentence(error: ValidationError) -> str:

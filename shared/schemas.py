@@ -4,7 +4,6 @@ Columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[n
 `scores[i]` belongs to them. A score that could not be made is null with its reason in `errors`, never a number.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
@@ -82,7 +81,9 @@ class ItemError(Wire):
     message: str
 
 
-Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+LARGEST = 1e18
+"""No score is further from zero: a policy learns in 32-bit floats, which hold no square of more."""
+Score = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 """A number, finite, and written as one: not as a word and not as a truth value."""
 
 
@@ -210,4 +211,4 @@ def _content(content: str | list[dict[str, Any]]) -> str:
 
 def is_finite(score: float | None) -> bool:
     """Tell whether a score is a number that a policy may learn from."""
-    return score is not None and math.isfinite(score)
+    return score is not None and abs(score) <= LARGEST

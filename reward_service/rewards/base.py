@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shared.schemas import ItemError, RewardInfo, Text
+from shared.schemas import ItemError, RewardInfo, Text, is_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,14 @@ class Scores:
 def refuse_non_finite(result: Scores) -> None:
     """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
     for index, score in enumerate(result.scores):
-        if score is not None and not math.isfinite(score):
+        if score is not None and not is_finite(score):
             result.scores[index], result.details[index] = None, None
-            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score}")
+            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score:g}")
+
+
+def known_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Give a range to tell callers of; None for one without end."""
+    return ends if ends is not None and all(map(math.isfinite, ends)) else None
 
 
 class Reward(Protocol):

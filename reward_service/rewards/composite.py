@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward_service.config import CompositeSpec
-from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite
+from reward_service.rewards.base import Items, Reward, Scores, known_range, refuse_non_finite
 from shared.schemas import ItemError, RewardInfo
 from shared.together import together
 
@@ -25,7 +25,7 @@ class CompositeReward:
             description=spec.description,
             revision="composite:" + hashlib.sha256(content.encode()).hexdigest()[:16],
             parts=list(self._rewards),
-            range=_range(spec, {part: reward.info.range for part, reward in self._rewards.items()}),
+            range=known_range(_range(spec, {part: reward.info.range for part, reward in self._rewards.items()})),
         )
 
     async def score(self, items: Items) -> Scores:

@@ -177,7 +177,7 @@ class Odd:
     info = RewardInfo(name="odd", kind="function", description="", revision="1")
 
     async def score(self, items):
-        return Scores(scores=[1.0, math.inf, math.nan][: len(items)], details=[None] * len(items))
+        return Scores(scores=[1.0, math.inf, math.nan, 1e39, -1e18][: len(items)], details=[None] * len(items))
 
     async def start(self):
         pass
@@ -188,8 +188,8 @@ class Odd:
 
 def test_a_score_that_is_no_number_becomes_null_with_a_reason():
     with running_service(rewards={"odd": Odd()}) as url:
-        reward = post(url, {"completions": ["a", "b", "c"]}).json()["rewards"]["odd"]
-    assert reward["scores"] == [1.0, None, None]
+        reward = post(url, {"completions": ["a", "b", "c", "d", "e"]}).json()["rewards"]["odd"]
+    assert reward["scores"] == [1.0, None, None, None, -1e18]  # 1e39 is infinite in the policy's 32 bits
     assert {error["code"] for error in reward["errors"].values()} == {"not_finite"}
 
 

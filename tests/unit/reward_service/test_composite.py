@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from reward_service.config import CompositeSpec, Gate, Part
@@ -53,6 +55,8 @@ def test_the_revision_follows_the_parts_and_the_weights():
         (CompositeSpec(parts={"a": Part(weight=-2.0)}), (-4.0, 2.0)),
         (CompositeSpec(parts={"a": Part(clip=(0, 1)), "b": Part(clip=(-3, 3))}), (-3.0, 4.0)),
         (CompositeSpec(parts={"b": Part()}), None),
+        (CompositeSpec(parts={"b": Part()}, clip=(-math.inf, 4.0)), None),
+        (CompositeSpec(parts={"b": Part(clip=(0.0, math.inf))}, clip=(-1.0, 4.0)), (0.0, 4.0)),
     ],
 )
 def test_the_range_follows_from_the_parts(spec, expected):

@@ -45,6 +45,12 @@ def test_a_function_can_be_named_in_short(tmp_path):
             "each other",
         ),
         ("default: [x]\nrewards: {a: {kind: rule, function: banana}}", "default names 'x'"),
+        ("rewards:\n  a: {kind: rule, function: banana}\n  a: {kind: rule, function: banana}", "'a' is there twice"),
+        ("rewards: {a: {kind: rule, function: banana, description: 2024-02-30}}", "day is out of range"),
+        ("rewards: {a: {kind: classifier, model: m, labels: {x: .inf}}}", "finite"),
+        ("rewards: {a: {kind: regressor, model: m, scale: .nan}}", "finite"),
+        ("rewards: {a: {kind: function, object: 'm:f', range: [1, 0]}}", "the lower end comes first.*not \\[1, 0\\]"),
+        ("rewards: {a: {kind: function, object: 'm:f', range: [0, .nan]}}", "neither is NaN"),
         ("rewards: {'A b': {kind: rule, function: banana}}", "pattern"),
     ],
 )
@@ -57,3 +63,9 @@ def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path, text, says):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_config(tmp_path / "nowhere.yaml")
+
+
+def test_yaml_may_say_a_thing_once_and_refer_to_it(tmp_path):
+    text = "rewards: {a: &rule {kind: rule, function: banana}, b: {<<: *rule, description: again}, c: *rule}"
+    found = config(tmp_path, text).rewards
+    assert (list(found), found["b"].description, found["b"].function) == (["a", "b", "c"], "again", "banana")

@@ -27,6 +27,7 @@ from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
 MOST_BYTES = 64_000_000
 """The largest answer that is read: a request's texts, each with details, are far below it."""
+KEPT = {b"content-type", b"retry-after"}
 REFUSALS: dict[int, type[ServiceRefused]] = {
     401: Unauthorized,
     403: Unauthorized,
@@ -44,12 +45,8 @@ async def read(stream: httpx.Response) -> httpx.Response:
         body += part
         if len(body) > MOST_BYTES:
             raise BadAnswer(f"{stream.request.url} answers with more than {MOST_BYTES} bytes")
-    headers = {"Content-Type": stream.headers.get("Content-Type", ""), **_retry_after(stream.headers)}
-    return httpx.Response(stream.status_code, headers=headers, content=bytes(body), request=stream.request)
-
-
-def _retry_after(headers: httpx.Headers) -> dict[str, str]:
-    return {"Retry-After": headers["Retry-After"]} if "Retry-After" in headers else {}
+    kept = [(name, value) for name, value in stream.headers.raw if name.lower() in KEPT]  # bytes: in any encoding
+    return httpx.Response(stream.status_code, headers=kept, content=bytes(body), request=stream.request)
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -158,7 +155,7 @@ def retry_after_s(header: str | None, *, now_s: float) -> float | None:
         return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - now_s)
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one beyond all calendars
         return None
 
 

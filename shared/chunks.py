@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from shared.errors import CannotBeSent
+
 
 def split(request: Mapping[str, Any], *, texts: int, body_bytes: int) -> list[tuple[bytes, int]]:
     """Encode a request as one body, or as several within the limits: (body, its number of texts), in order.
@@ -33,10 +35,10 @@ def _rows(request: Mapping[str, Any], rows: slice) -> dict[str, Any]:
 def encode(request: Mapping[str, Any]) -> bytes:
     """Encode as compact JSON. Half characters (lone surrogates), which UTF-8 cannot hold, become question marks.
 
-    Raises `ValueError` for a column that JSON cannot hold, NaN included.
+    Raises `CannotBeSent` for a column that JSON cannot hold, NaN included.
     """
     try:
         text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as cause:
-        raise ValueError(f"the request cannot be sent as JSON: {cause}; leave that column out") from cause
+        raise CannotBeSent(f"the request cannot be sent as JSON: {cause}; leave that column out") from cause
     return text.encode("utf-8", "replace")

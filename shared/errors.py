@@ -12,6 +12,7 @@ RewardError
 │   └── UnknownReward       404: no reward of that name
 ├── BadAddress              an address is none at all, or of a kind that is not known
 ├── BadKey                  the file of a key has none, or the key cannot be sent
+├── CannotBeSent            a column holds what JSON cannot
 ├── UnsafeAddress           a key would go over an open wire
 ├── NotARewardService       something answered, but it is not this service
 ├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
@@ -20,7 +21,8 @@ RewardError
 └── RankFailed              another process of a distributed run could not score
 """
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class RewardError(Exception):
@@ -45,6 +47,11 @@ class ServiceRefused(RewardError):
     def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it travel between processes, which an exception with names for its parts does not by itself."""
+        made = partial(type(self), status=self.status, code=self.code, retry_after_s=self.retry_after_s)
+        return made, self.args
 
 
 class Overloaded(ServiceRefused):
@@ -83,6 +90,10 @@ class BadAddress(RewardError, ValueError):
 
 class BadKey(RewardError, ValueError):
     """The file of an API key cannot be read or has none, or the key cannot be sent. The message does not tell it."""
+
+
+class CannotBeSent(RewardError, ValueError):
+    """A column of the request holds what JSON cannot, such as NaN or a date."""
 
 
 class UnsafeAddress(RewardError):

@@ -37,17 +37,21 @@ class LoopThread:
             raise
 
     def _taken(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        with self._taking:
-            if not self._stopped:
+        try:
+            with self._taking:
+                if self._stopped:
+                    raise _closed()
                 return asyncio.run_coroutine_threadsafe(work, self._begun())
-        work.close()
-        raise _closed()
+        except BaseException:
+            work.close()
+            raise
 
     def _begun(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
-            self._thread.start()
+            loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=loop.run_forever, name="reward-client", daemon=True)
+            self._thread.start()  # may fail, and the next call tries again
+            self._loop = loop
         return self._loop
 
     def stop(self, last: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         return []
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for failed in (each for each in tasks if each.done() and not each.cancelled() and each.exception()):
+        for failed in [each for each in tasks if each.done() and not each.cancelled() and each.exception()]:
             failed.result()
         return [task.result() for task in tasks]
     finally:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
+from math import ceil, lcm
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,42 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
         check_keys(recipe, _known_keys())
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
     run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+    run.expect, run.expect_gain = bounds_of("expect", run.expect), bounds_of("expect_gain", run.expect_gain)
     check(run)
     check_model(model)
+    check_saving(rloo)
     return run, rloo, model
+
+
+def bounds_of(name: str, given: Any) -> dict[str, float] | None:
+    """Read bounds, from a recipe or from the command line. Raises `TrainerError` where they are none."""
+    bounds = _yaml(given) if isinstance(given, str) else given
+    if bounds is None:
+        return None
+    if not isinstance(bounds, dict) or not all(type(bound) in (int, float) for bound in bounds.values()):
+        raise TrainerError(f"--{name} maps figures to bounds, such as '{{sampled.vader: 0.7}}', and is not {given!r}")
+    return bounds
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def check_saving(rloo: RLOOConfig) -> None:
+    """Refuse checkpoints inside a generation batch: what is left of it is in none, and a resumed run would lack it."""
+    if str(getattr(rloo.save_strategy, "value", rloo.save_strategy)) != "steps":
+        return
+    lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
+    lasts //= rloo.gradient_accumulation_steps
+    every = rloo.save_steps if rloo.save_steps >= 1 else ceil(rloo.save_steps * rloo.max_steps)
+    if every < rloo.max_steps and every % lasts:
+        raise TrainerError(
+            f"--save_steps {rloo.save_steps:g} falls inside a generation batch, which lasts {lasts} steps, and such a "
+            f"checkpoint cannot be resumed with the rewards it would have had: take a multiple of {lasts}"
+        )
 
 
 def check(run: RunArguments) -> None:
@@ -99,6 +133,8 @@ def check(run: RunArguments) -> None:
     for decoding in run.eval_decodings:
         if decoding not in {"greedy", "sampled"}:
             raise TrainerError(f"there is no decoding {decoding!r}: greedy and sampled are")
+    if run.eval_limit is not None and run.eval_limit < 1:
+        raise TrainerError(f"--eval_limit {run.eval_limit}: measure on at least one prompt")
     if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
         raise TrainerError("name each reward to train on once")
 

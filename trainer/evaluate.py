@@ -104,8 +104,8 @@ class Evaluator:
         return [replies[index] for index in range(len(texts))]
 
     def _score(self, replies: list[Reply]) -> None:
-        completions = [reply.completion for reply in replies]
-        prompts, columns = [reply.prompt for reply in replies], columns_of(self.rows)
+        completions = [[{"role": "assistant", "content": reply.completion}] for reply in replies]  # as in training
+        prompts, columns = [row["prompt"] for row in self.rows], columns_of(self.rows)
         response = self.client.score(completions, prompts, columns, rewards=self.rewards, revisions=self.revisions)
         for name, reward in response.rewards.items():
             refuse_too_many(name, reward, self.failure_budget)

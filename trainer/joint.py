@@ -19,6 +19,7 @@ class _Round:
     """One request that is about to be sent."""
 
     asked: tuple[Any, ...]
+    columns: tuple[str, ...]
     revisions: dict[str, str | None] = field(default_factory=dict)  # by the name of each reward that is asked for
     answer: asyncio.Task[ScoreResponse] | None = None
     waiting: int = 0
@@ -48,9 +49,10 @@ class JointClient:
         No other `revision` of it is taken, where one is given.
         """
         asked = (asyncio.get_running_loop(), completions, prompts, *columns.values())
+        names = tuple(columns)
         joined = self._round
-        if joined is None or not _same(joined.asked, asked):
-            joined = self._round = _Round(asked)
+        if joined is None or joined.columns != names or not _same(joined.asked, asked):
+            joined = self._round = _Round(asked, names)
             joined.answer = asyncio.create_task(self._send(joined, completions, prompts, columns))
         joined.revisions[name] = revision
         joined.waiting += 1

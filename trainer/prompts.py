@@ -20,7 +20,7 @@ def read_prompts(source: str, *, system_prompt: str | None = None) -> list[Row]:
 
     `source` is a path, or `recipe:<file>` for one that comes with the package. Raises `TrainerError`.
     """
-    lines = [line for line in _text(source).splitlines() if line.strip()]
+    lines = [line for line in _text(source).split("\n") if line.strip()]
     if not lines:
         raise TrainerError(f'{source} holds no prompts: write one JSON object a line, such as {{"prompt": "Hi"}}')
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
@@ -49,12 +49,23 @@ def _text(source: str) -> str:
         raise TrainerError(f"cannot read the prompts in {source}: {error.strerror}") from error
 
 
+def _whole(line: str) -> bool:
+    """Tell whether what a JSON line says can be written as text."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
         prompt = row["prompt"]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainerError(f'{where} is not a JSON object with the key "prompt"') from error
+    if "\\ud" in line.lower() and not _whole(line):
+        raise TrainerError(f"{where} holds half a character (a lone surrogate), which is no text")
     if isinstance(prompt, str) and prompt.strip():
         return {**row, "prompt": [{"role": "user", "content": prompt}]}
     if isinstance(prompt, list) and prompt:

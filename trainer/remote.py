@@ -52,6 +52,7 @@ def remote_reward(
 
     An item on which one reward fails has no score of any that is asked with it, of whatever service: half a sum is a
     wrong reward. What is asked together is what one `asyncio.gather` asks of the same list of completions, as TRL does.
+    A function of your own that runs in the trainer beside it is not part of that: have the service serve it, too.
     """
     addresses = tuple(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
     joint = _joint_client(addresses, api_key or api_key_from_environment(), timeout_s)

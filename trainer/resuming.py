@@ -14,6 +14,7 @@ from shared.answers import refuse_other
 from trainer.errors import TrainerError
 
 MANIFEST = "rewards.json"
+STATE = "trainer_state.json"
 KEPT = "kept"
 """Marks a checkpoint of which the chance is that of the next step, whose prompts had been drawn already."""
 
@@ -64,6 +65,12 @@ def note_rewards(checkpoint: Path, run_folder: Path) -> None:
         (checkpoint / MANIFEST).write_bytes(manifest.read_bytes())
 
 
+def forget(checkpoint: Path) -> None:
+    """Let a checkpoint that is written over not be taken for whole before it is, nor for another kind of one."""
+    for name in (STATE, KEPT):
+        (checkpoint / name).unlink(missing_ok=True)
+
+
 def checkpoint_to_resume(given: str | bool | None, output_dir: Path) -> Path | None:
     """Find the checkpoint to go on from: the one named, or with `true` the latest. Raises `TrainerError`."""
     named = str(given or "false")
@@ -81,12 +88,15 @@ def checkpoint_to_resume(given: str | bool | None, output_dir: Path) -> Path | N
 
 def is_whole(checkpoint: Path) -> bool:
     """Tell whether a checkpoint was written to its end: its state comes last."""
-    return (checkpoint / "trainer_state.json").is_file()
+    try:
+        return step_of(checkpoint) >= 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def step_of(checkpoint: Path) -> int:
     """Read how many steps a checkpoint has behind it."""
-    return int(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+    return int(json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["global_step"])
 
 
 def refuse_other_rewards(checkpoint: Path, now: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self.run_folder = run_folder
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_began_s = time.monotonic()
+        self._saved_step: int | None = None
         self._randomness = resuming.Randomness()
         self.add_callback(self._randomness)
         for model in filter(None, (self.model, self.ref_model)):
@@ -82,7 +83,10 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         return {**spent, "seconds/learn": whole_s - sum(spent.values()), "seconds/step": whole_s}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.accelerator.is_main_process:
+            resuming.forget(self.checkpoint())
         super()._save_checkpoint(*args, **kwargs)
+        self._saved_step = self.state.global_step
         if self.accelerator.is_main_process:
             resuming.note_rewards(self.checkpoint(), self.run_folder.path)
 
@@ -94,6 +98,8 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         """Write the last finished step down, as it was before a next one was tried. None where there is no step."""
         if self.state.global_step == 0:
             return None
+        if self.state.global_step == self._saved_step:
+            return self.checkpoint()
         self._randomness.put_back()
         self._save_checkpoint(self.model, trial=None)
         if self.accelerator.is_main_process:

@@ -69,7 +69,7 @@ class RunFolder:
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [row for row in _lines(path.read_text(encoding="utf-8")) if row.get("step", 0) <= step]
+                kept = [row for row in _lines(_text(path)) if row.get("step", 0) <= step]
                 self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
     def _write(self, name: str, text: str) -> None:
@@ -111,7 +111,7 @@ def read_run(run_folder: Path) -> Run:
     for name, what in _FILES.items():
         path = run_folder / name
         try:
-            content[path.stem] = readers[path.suffix](path.read_text(encoding="utf-8"))
+            content[path.stem] = readers[path.suffix](_text(path))
         except FileNotFoundError:
             missing[path.stem] = f"There is no {name} ({what}): the run stopped before it was written."
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -125,9 +125,14 @@ def read_run(run_folder: Path) -> Run:
     )
 
 
+def _text(path: Path) -> str:
+    """Read a file; of lines that were written one by one, the last may end within a character."""
+    return path.read_text(encoding="utf-8", errors="replace" if path.suffix == ".jsonl" else "strict")
+
+
 def _lines(text: str) -> list[dict[str, Any]]:
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a text may hold other characters that end a line
         try:
             found.append(json.loads(line))
         except ValueError:  # the last line of a killed run, or an empty one

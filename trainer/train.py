@@ -17,7 +17,7 @@ from trainer.errors import TrainerError
 from trainer.evaluate import Evaluator, decodings
 from trainer.policy import folder_of, load_policy, load_tokenizer
 from trainer.progress import LiveProgress, console, counting, say
-from trainer.prompts import Row, question_of, read_prompts
+from trainer.prompts import Row, columns_of, question_of, read_prompts
 from trainer.ranks import agreed_now
 from trainer.remote import RemoteReward, remote_reward
 from trainer.reporting.report import write_report
@@ -48,7 +48,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         model=policy,
         reward_funcs=list(rewards),
         args=rloo,
-        train_dataset=Dataset.from_list(prompts),
+        train_dataset=dataset_of(prompts),
         processing_class=tokenizer,
         run_folder=folder,
     )
@@ -73,6 +73,11 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     after = measure_learned(evaluator, trainer, run, folder)
     finish(folder, after, run)
     return folder.path
+
+
+def dataset_of(rows: Sequence[Row]) -> Dataset:
+    """Give the prompts as TRL takes them, with every column that any of them has."""
+    return Dataset.from_dict({"prompt": [row["prompt"] for row in rows], **columns_of(rows)})
 
 
 def refuse_several_processes(environ: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """What is made of a response: the right scores, or an error that says what and where."""
 
 import asyncio
+import pickle
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from shared import (
     NotReady,
     Overloaded,
     RevisionChanged,
+    RewardError,
     ServiceBroken,
     ServiceUnreachable,
     TooSlow,
@@ -136,9 +138,43 @@ def test_an_answer_as_large_as_any_of_ours_is_read_and_a_larger_one_refused(monk
 
         return asyncio.run(answers.read(httpx.Response(200, content=parts(), request=httpx.Request("GET", URL))))
 
-    assert read(10).headers["Content-Type"] == ""
+    assert read(10).headers.get("Content-Type") is None
     with pytest.raises(BadAnswer, match=f"{URL} answers with more than 10 bytes"):
         read(11)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Content-Type", b"text/html; x=\xe9")],
+        [(b"Retry-After", b"Mon, 01 Jan 99999999999999999999 00:00:00 GMT")],
+        [(b"Retry-After", b"\xff\xfe")],
+    ],
+)
+@pytest.mark.parametrize("status", [429, 502])
+def test_a_gateway_with_odd_headers_is_asked_again_all_the_same(headers, status):
+    async def parts():
+        yield b"<html>"
+
+    stream = httpx.Response(status, headers=headers, content=parts(), request=httpx.Request("GET", URL))
+    with pytest.raises(RewardError) as raised:
+        answers.raise_for_problem(asyncio.run(answers.read(stream)))
+    assert raised.value.retryable
+
+
+@pytest.mark.parametrize("kind", [*answers.REFUSALS.values(), BadRequest])
+def test_what_a_service_refused_travels_between_processes(kind):
+    error = kind("no", status=429, code="x", retry_after_s=2.5)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy)) == (kind, "no")
+    assert (copy.status, copy.code, copy.retry_after_s) == (429, "x", 2.5)
+
+
+@pytest.mark.parametrize("score", [1e39, -1.1e18])
+def test_a_score_that_is_infinite_in_32_bits_breaks_the_contract(score):
+    answer = scores(a=[1.0]).model_dump_json().replace("[1.0]", f"[{score}]")
+    with pytest.raises(BadAnswer, match="scores"):
+        read(answer, 1)
 
 
 def scores(**rewards):

@@ -91,6 +91,21 @@ def test_a_client_is_used_again_after_it_was_closed_and_copied(url):
         assert not each._threads
 
 
+def test_where_no_thread_could_be_begun_the_next_call_tries_again(url, monkeypatch):
+    begin, tries = threading.Thread.start, iter([True])
+
+    def start(thread):
+        if thread.name == "reward-client" and next(tries, False):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with RewardClient(url, timeout_s=10) as client:
+        with pytest.raises(RuntimeError):
+            client.info()
+        assert client.info().limits
+
+
 def clients_threads():
     return [thread for thread in threading.enumerate() if thread.name == "reward-client"]
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from shared import RevisionChanged, RewardClient, RewardScores, TooManyFailures
+from reward_service.rewards.base import Scores
+from shared import RevisionChanged, RewardClient, RewardInfo, RewardScores, TooManyFailures
 from shared.schemas import ItemError
+from tests.conftest import running_service
 from trainer.evaluate import Evaluator, InverseCdfSampler, Reply, batches, decodings, refuse_too_many
 
 
@@ -40,6 +42,33 @@ def test_replies_are_measured_by_the_revision_that_the_run_began_with(rules_url)
         other = Evaluator(None, rows, client, rewards=["banana"], judges=[], revisions={"banana": "rule:other"})
         with pytest.raises(RevisionChanged):
             other._score(replies)
+
+
+class Shape:
+    """A reward that scores how it is asked: the messages of a completion, and ten for each of its prompt."""
+
+    info = RewardInfo(name="shape", kind="function", description="", revision="1")
+
+    async def score(self, items):
+        scores = [
+            len(chat) + 10.0 * len(prompt) if isinstance(chat, list) and isinstance(prompt, list) else -1.0
+            for chat, prompt in zip(items.chats, items.prompt_chats, strict=True)
+        ]
+        return Scores(scores=scores, details=[None] * len(scores))
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+
+def test_replies_are_measured_as_they_are_trained_on_in_messages_and_with_all_of_the_prompt():
+    rows = [{"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}]
+    replies = [Reply("Why?", "So.", 2, False)]
+    with running_service(rewards={"shape": Shape()}) as url, RewardClient(url) as client:
+        Evaluator(None, rows, client, rewards=["shape"], judges=[])._score(replies)
+    assert replies[0].scores["shape"] == 21.0
 
 
 @pytest.mark.parametrize(("code", "of"), [("backend_failed", 200), ("not_finite", 4)])

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from importlib import resources
@@ -10,7 +11,7 @@ from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.judges import lenient_success, on_topic, strict_success, vader
 from trainer.prompts import columns_of, question_of, read_prompts
-from trainer.train import load
+from trainer.train import dataset_of, load
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
 
@@ -73,6 +74,7 @@ def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
         ("{oops", "line 1"),
         ('{"prompt": ""}', "line 1"),
         ('{"x": 1}', 'key "prompt"'),
+        ('{"prompt": "half of \\ud83d"}', "line 1 holds half a character"),
     ],
 )
 def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
@@ -89,6 +91,50 @@ def test_other_keys_of_a_line_are_columns(tmp_path):
     assert [question_of(row["prompt"]) for row in rows] == ["a", "b"]
     assert all(row["prompt"][0] == {"role": "system", "content": "s"} for row in rows)
     assert columns_of(rows) == {"answer": [1, None]}
+
+
+def test_a_prompt_may_hold_what_ends_a_line_elsewhere_and_whole_pairs_of_surrogates(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a\u2028b"}\n{"prompt": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    assert [question_of(row["prompt"]) for row in read_prompts(str(path))] == ["a\u2028b", "😀"]
+
+
+def test_columns_that_only_a_later_prompt_has_are_trained_with():
+    asked = [[{"role": "user", "content": text}] for text in "ab"]
+    dataset = dataset_of([{"prompt": asked[0]}, {"prompt": asked[1], "answer": "x"}])
+    assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], asked)
+
+
+@pytest.mark.parametrize(("flag", "key"), [("--expect", "expect"), ("--expect_gain", "expect_gain")])
+def test_bounds_on_the_command_line_count(flag, key):
+    run, _, _ = parse(["--config", "banana", flag, '{"sampled.vader": 0.7}'])
+    assert getattr(run, key) == {"sampled.vader": 0.7}
+    for wrong in ("0.7", "sampled.vader", "{sampled.vader: high}", "{"):
+        with pytest.raises(TrainerError, match=f"{flag} maps figures to bounds, such as"):
+            parse(["--config", "banana", flag, wrong])
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ("--num_iterations 2 --save_steps 3", True),
+        ("--num_iterations 2 --save_steps 4", False),
+        ("--num_iterations 2 --save_steps 500", False),  # none is saved
+        ("--num_iterations 2 --save_steps 3 --save_strategy no", False),
+        ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 1", True),
+        ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 2", False),
+        ("--save_steps 1", False),
+    ],
+)
+def test_checkpoints_from_which_the_rewards_would_differ_are_refused(flags, refused):
+    arguments = ["--config", "banana", "--max_steps", "20", "--save_strategy", "steps", *flags.split()]
+    with pytest.raises(TrainerError, match="take a multiple of 2") if refused else contextlib.nullcontext():
+        parse(arguments)
+
+
+def test_at_least_one_prompt_is_measured_on():
+    with pytest.raises(TrainerError, match="--eval_limit 0"):
+        parse(["--config", "banana", "--eval_limit", "0"])
 
 
 def test_a_model_setting_that_would_be_ignored_is_refused():

@@ -172,6 +172,20 @@ async def test_two_batches_at_the_same_moment_are_two_requests(partly_url):
     await reward.client.aclose()
 
 
+async def test_two_that_ask_with_columns_of_other_names_are_two_requests(partly_url):
+    rewards, before = [remote_reward(partly_url, name) for name in ("partly", "always")], requests_at(partly_url)
+    completions, column = ["a", "b"], ["x", "y"]
+    names = ("answer", "reference")
+    calls = (
+        reward(prompts=completions, completions=completions, **{name: column})
+        for reward, name in zip(rewards, names, strict=True)
+    )
+    assert await asyncio.gather(*calls) == [[1.0, 1.0], [2.0, 2.0]]
+    assert requests_at(partly_url) == before + 2
+    for reward in rewards:
+        await reward.client.aclose()
+
+
 async def test_no_sum_is_made_of_an_item_on_which_one_reward_failed(partly_url):
     partly, always = await ask(partly_url, ["partly", "always"], ["a", "poison", "b"])
     assert partly == [1.0, None, 1.0]

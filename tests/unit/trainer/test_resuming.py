@@ -7,8 +7,8 @@ import torch
 
 from shared import RevisionChanged, RewardInfo
 from trainer.errors import TrainerError
-from trainer.resuming import Randomness, checkpoint_to_resume, note_rewards, refuse_other_rewards, step_of
-from trainer.run_folder import RunFolder
+from trainer.resuming import Randomness, checkpoint_to_resume, forget, note_rewards, refuse_other_rewards, step_of
+from trainer.run_folder import RunFolder, read_run
 
 
 def checkpoint(folder, step):
@@ -56,6 +56,20 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path):
     assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
     with pytest.raises(TrainerError, match="is no checkpoint"):
         checkpoint_to_resume(str(tmp_path / "checkpoint-10"), tmp_path)
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", "{}", '{"global_step": null}'])
+def test_nor_is_one_taken_whose_state_was_cut_off(tmp_path, state):
+    checkpoint(tmp_path, 5)
+    (checkpoint(tmp_path, 10) / "trainer_state.json").write_text(state)
+    assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
+
+
+def test_one_that_is_written_over_is_neither_whole_nor_kept_until_it_is(tmp_path):
+    (checkpoint(tmp_path, 5) / "kept").touch()
+    forget(tmp_path / "checkpoint-5")
+    forget(tmp_path / "checkpoint-6")  # there is none yet
+    assert list((tmp_path / "checkpoint-5").iterdir()) == []
 
 
 def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
@@ -118,6 +132,17 @@ def test_what_was_noted_after_the_checkpoint_is_forgotten(tmp_path):
         4,
         5,
     ]
+
+
+def test_what_was_noted_is_kept_whatever_characters_it_holds_and_wherever_it_was_cut_off(tmp_path):
+    folder = RunFolder(tmp_path)
+    texts = ["one\u2028two", "a\x85b", "日本語"]
+    folder.append("samples.jsonl", *({"step": 1, "completion": text} for text in texts))
+    with (tmp_path / "samples.jsonl").open("rb+") as file:
+        file.truncate((tmp_path / "samples.jsonl").stat().st_size - 4)
+    for _ in range(2):
+        assert [sample["completion"] for sample in read_run(tmp_path).samples] == texts[:2]
+        folder.cut(1)
 
 
 def test_a_step_that_failed_takes_no_chance_away():

@@ -12,7 +12,8 @@ import pytest
 from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
-from reward_service.rewards.function import THREADS, FunctionReward, revision
+from reward_service.rewards.function import THREADS, FunctionReward
+from reward_service.rewards.imported import revision
 
 
 def answers(completions, answer, **_):

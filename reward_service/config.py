@@ -199,12 +199,13 @@ def read_config(path: Path | None) -> RewardsConfig:
 class EachKeyOnce(yaml.SafeLoader):
     """YAML as it is read anywhere, but a key that comes twice is refused: of two rewards one would be dropped."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Give a mapping. Raises a `YAMLError` for the first key that was there already."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Give a mapping as it is written. Raises a `YAMLError` for a key that was there already."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        return node
 
 
 def sentence(error: ValidationError) -> str:

@@ -66,6 +66,11 @@ def test_a_missing_file_is_told(tmp_path):
 
 
 def test_yaml_may_say_a_thing_once_and_refer_to_it(tmp_path):
-    text = "rewards: {a: &rule {kind: rule, function: banana}, b: {<<: *rule, description: again}, c: *rule}"
+    text = (
+        "rewards: {a: &rule {kind: rule, function: content_words}, b: {<<: *rule, function: banana}, c: *rule,"
+        " sum: {kind: composite, parts: {a: &half {weight: 0.5}, b: &no {<<: *half, weight: 0},"
+        " c: {<<: *no, clip: [0, 1]}}}}"
+    )
     found = config(tmp_path, text).rewards
-    assert (list(found), found["b"].description, found["b"].function) == (["a", "b", "c"], "again", "banana")
+    assert [found[name].function for name in "abc"] == ["content_words", "banana", "content_words"]
+    assert found["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from reward_service.backends.engines import REFERENCE, Engine, load
-from reward_service.backends.measure import ANOTHER_MODEL, PROBES, Measured, measure, refuse_another_model
+from reward_service.backends.measure import PROBES, Measured, measure, refuse_another_model
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError
 from shared.models.cache import build_once, cache_home
@@ -46,7 +47,7 @@ def choose(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, thr
 def held(folder: ModelFolder, engine: Engine, threads: int) -> Measured:
     """Take the only engine there is to choose from, once it was seen to compute the same model as the reference.
 
-    Raises `ConfigError` where it does not. That it does is remembered.
+    Raises `ConfigError` where it does not. That it does is remembered, of any machine.
     """
     if engine.backend == REFERENCE.backend:  # no graph was traced
         return Measured(engine)
@@ -55,8 +56,9 @@ def held(folder: ModelFolder, engine: Engine, threads: int) -> Measured:
         _compare(folder, engine, threads)
         (into / "held.txt").write_text(f"{engine}\n", encoding="utf-8")
 
+    name = f"held-{_hash(FORMAT, folder.fingerprint, str(engine), _versions())}"
     try:
-        build_once(cache_home() / "engines" / f"held-{_key(folder, [engine], ANOTHER_MODEL, threads)}", build)
+        build_once(cache_home() / "engines" / name, build)
     except OSError:  # a cache that cannot be written
         _compare(folder, engine, threads)
     return Measured(engine)
@@ -93,7 +95,10 @@ def _key(folder: ModelFolder, engines: Sequence[Engine], tolerance: float, threa
     """Name all that a choice depends on."""
     probes, names = PROBES.read_text(encoding="utf-8"), [*map(str, engines)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    made_with = [FORMAT, probes, folder.fingerprint, names, tolerance, threads, device, _versions()]
+    return _hash(FORMAT, probes, folder.fingerprint, names, tolerance, threads, device, _versions())
+
+
+def _hash(*made_with: Any) -> str:
     return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reward_service.backends import choose
 from reward_service.backends.base import Encoded
 from reward_service.backends.choose import fastest
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
@@ -82,6 +83,25 @@ def test_an_engine_that_computes_something_else_is_refused(logits):
     with pytest.raises(ConfigError, match="it computes something else than float32 torch"):
         refuse_another_model(certain, Says(logits), Folder())
     assert max(Folder.lengths) > 5000  # of a long text too
+
+
+def test_that_an_engine_computes_the_same_model_is_found_out_once_and_that_it_does_not_each_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
+    compared, folder = [], SimpleNamespace(fingerprint="f", path=tmp_path)
+    monkeypatch.setattr(choose, "_compare", lambda *given: compared.append(given))
+    for engine in (Engine("openvino", "float32"), REFERENCE, Engine("torch", "bfloat16")):
+        assert [choose.held(folder, engine, 2).engine for _ in range(2)] == [engine] * 2
+    assert len(compared) == 1
+
+    def another_model(*_):
+        compared.append(None)
+        raise ConfigError("it computes something else")
+
+    monkeypatch.setattr(choose, "_compare", another_model)
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            choose.held(folder, Engine("onnxruntime", "float32"), 2)
+    assert len(compared) == 3
 
 
 @pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])

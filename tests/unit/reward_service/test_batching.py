@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -314,7 +315,7 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
 
 async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
     async with busy() as (batcher, backend, _):
-        batcher._speed = SLOW
+        batcher._speed = replace(SLOW)  # it learns
         waiting = asyncio.create_task(batcher.score([[2]]))
         await queued(batcher, 1)
         with pytest.raises(Overloaded):
@@ -332,7 +333,7 @@ async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wa
 
     monkeypatch.setattr(FairQueue, "take", noting)
     async with busy() as (batcher, backend, first):
-        batcher._speed = SLOW
+        batcher._speed = replace(SLOW)  # it learns
         for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
             call = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
             await queued(batcher, 100)

@@ -348,6 +348,19 @@ async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wa
     assert [hurried for hurried, _ in itertools.groupby(planned)] == [False, True, False]
 
 
+async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        worker = batcher._worker
+        call = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        call.cancel()
+        await asyncio.wait([call])
+        backend.gate.set()
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+        assert batcher._worker is worker
+
+
 async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
     async with busy(queue_texts=1) as (batcher, backend, _):
         waiting = asyncio.create_task(batcher.score([[2]]))

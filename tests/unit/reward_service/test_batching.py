@@ -357,6 +357,9 @@ async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
         call.cancel()
         await asyncio.wait([call])
         backend.gate.set()
+        async with asyncio.timeout(10):
+            while batcher._began_s is not None:  # noqa: ASYNC110 - nobody is left to be told
+                await asyncio.sleep(0)
         assert (await batcher.score([[2]])).outcomes == [[2.0]]
         assert batcher._worker is worker
 

@@ -194,6 +194,15 @@ def test_that_a_replica_serves_another_revision_is_told_though_the_others_are_do
     assert isinstance(error, RevisionChanged)
 
 
+def test_that_is_told_too_where_the_others_are_left_alone_until_the_deadline(ask):
+    def parse(response):
+        raise RevisionChanged("of yesterday")
+
+    error, asker = ask({A: [0.0], B: [DOWN]}, parse=parse, timeout_s=0.05, times=2)
+    assert [url for _, url, _ in asker.transport.sent] == [A, B, A]
+    assert isinstance(error, RevisionChanged)
+
+
 def test_a_replica_to_which_no_turn_came_is_not_taken_for_one_that_is_down(ask):
     busy = partial(NoTurn, "16 calls were under way all the time")
     _, asker = ask({A: [busy, 0.0]}, timeout_s=5.0)
@@ -274,7 +283,9 @@ def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask, mon
 
     monkeypatch.setattr(asking, "refreshed", nothing)
     error, _ = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
-    assert "no address is known for dns+http://rewards:8088; check the name" in str(error)
+    assert str(error) == (
+        "gave up after 0 attempts within 5 s; the last: no address is known for dns+http://rewards:8088; check the name"
+    )
     assert 4 <= len(looked_up_s) <= 6
 
 

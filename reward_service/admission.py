@@ -21,6 +21,8 @@ LONGEST_BESIDE_SMALL_S = 0.08
 LATELY_S = 1.0
 """within so short a time: theirs is short, too."""
 FEWEST_TOKENS = 512
+"""A batch may always hold so many, and what fewer took is no measure of a line: one small batch that met a busy moment
+would make a short line look like minutes. Where so little is known, little more than a batch waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Speed:
         return sys.maxsize if speed is None else max(FEWEST_TOKENS, int(speed * seconds))
 
     def seconds_for(self, tokens: int) -> float:
-        """Give how long so many tokens take; nothing, while none has been measured."""
+        """Give how long so many tokens take; nothing, while too little has been measured."""
         speed = self.tokens_per_s
-        return tokens / speed if speed else 0.0
+        return tokens / speed if speed and self.tokens >= FEWEST_TOKENS else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 import pytest
 
-from reward_service.admission import LATELY_S, Bounds, Load, Speed, longest_batch_s, refuse_overload
+from reward_service.admission import FEWEST_TOKENS, LATELY_S, Bounds, Load, Speed, longest_batch_s, refuse_overload
 from reward_service.errors import Overloaded
 
 BOUNDS = Bounds(queue_texts=100, queue_tokens=1000)
-SLOW = Speed(tokens=50.0, seconds=1.0)
+SLOW = Speed(tokens=5000.0, seconds=100.0)
 
 
 def admitted(waiting, asked, speed=SLOW, patience_s=float("inf")):
@@ -42,11 +42,19 @@ def test_the_time_to_come_back_is_how_long_the_line_takes():
 def test_the_speed_follows_what_is_measured():
     speed = Speed()
     assert speed.seconds_for(100) == 0.0
-    speed.note(100, 1.0)
+    speed.note(1000, 10.0)
     assert speed.seconds_for(100) == pytest.approx(1.0)
     for _ in range(40):
         speed.note(1000, 1.0)
     assert speed.seconds_for(1000) == pytest.approx(1.0, rel=0.01)
+
+
+def test_one_small_batch_that_met_a_busy_moment_does_not_make_the_line_look_long():
+    speed = Speed()
+    speed.note(FEWEST_TOKENS - 1, 20.0)
+    assert admitted(Load(90, 900), Load(1, 10), speed, patience_s=1.0)
+    speed.note(FEWEST_TOKENS, 20.0)
+    assert not admitted(Load(90, 900), Load(1, 10), speed, patience_s=1.0)
 
 
 def test_a_batch_may_take_twice_as_long_once_no_small_request_has_come_for_a_while():

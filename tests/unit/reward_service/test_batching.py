@@ -302,8 +302,8 @@ async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
 async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it():
     async with busy(queue_texts=10) as (batcher, backend, _):
         batcher.refuse_late(time.monotonic())  # nothing is known of the speed yet
-        batcher._speed.note(10, seconds=10.0)
-        waiting = asyncio.create_task(batcher.score([[2] * 20]))
+        batcher._speed = replace(SLOW)  # it learns
+        waiting = asyncio.create_task(batcher.score([[2] * 2000]))
         await queued(batcher, 1)
         batcher.refuse_late(math.inf)
         batcher.refuse_late(time.monotonic() + 3600)

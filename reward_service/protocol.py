@@ -1,6 +1,11 @@
-"""A connection whose request begins too slowly or at too great length is closed: uvicorn alone would wait for ever."""
+"""A connection whose request begins too slowly or at too great length is closed: uvicorn alone would wait for ever.
+
+An offer to go on in another protocol, which Java's client makes with each request, is passed over (RFC 9110, 7.8): the
+parser would give up the body for it.
+"""
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -9,6 +14,7 @@ HEADERS_S = 10.0
 """A request's head must be here so long after its first byte, or after the connection was made,"""
 HEAD_BYTES = 64 * 1024
 """and be no longer than this, give or take what one read brings."""
+UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class ImpatientProtocol(HttpToolsProtocol):
@@ -24,7 +30,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Wait no longer once the head is here; begin anew where the next one has only begun."""
         rest_of_body = self.cycle is not None and self.cycle.more_body
-        super().data_received(data)
+        super().data_received(data if rest_of_body else without_upgrade(data))
         if self._under_way():
             self._stop_waiting()
             return
@@ -58,3 +64,9 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._late = None
         if not self._under_way():
             self.transport.close()
+
+
+def without_upgrade(data: bytes) -> bytes:
+    """Take the offer out of a head; what follows the head stays as it is."""
+    found = UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 2)
+    return data if found is None else data[: found.start()] + data[found.end() :]

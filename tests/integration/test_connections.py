@@ -49,6 +49,18 @@ def test_a_head_without_end_is_cut_off(rules_url):
         assert is_closed(endless)
 
 
+def test_an_offer_to_speak_another_protocol_is_passed_over(rules_url):
+    """Java's client offers HTTP/2 with each request, which costs the request nothing (RFC 9110, 7.8)."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAA"}
+    with httpx.Client() as client:
+        for ending in ("banana", "pear"):
+            texts = [f"Upgrade: h2c\r\n\r\n {ending}"]
+            asked = client.post(f"{rules_url}/v1/score", json={"completions": texts}, headers=offer)
+            assert asked.status_code == 200, asked.text
+            plain = client.post(f"{rules_url}/v1/score", json={"completions": texts})
+            assert asked.json()["rewards"] == plain.json()["rewards"]
+
+
 def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_connection_lives_on():
     with running_service(Settings(config=RULES, api_keys=[KEY])) as url, httpx.Client() as client:
         for _ in range(3):

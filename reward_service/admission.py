@@ -5,6 +5,7 @@ the line was.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward_service.errors import Overloaded
@@ -74,15 +75,27 @@ class Load:
     tokens: int
 
 
-def refuse_overload(waiting: Load, asked: Load, bounds: Bounds, speed: Speed, patience_s: float) -> None:
+def in_turns_s(own_s: float, others_s: Sequence[float]) -> float:
+    """Give when so much work is done beside the others' lines: the device computes a batch of each in turn.
+
+    Who has a line may be sent more, and keeps its turns for as long as one's own work takes.
+    """
+    return own_s * (1 + sum(other_s > 0 for other_s in others_s))
+
+
+def refuse_overload(
+    waiting: Load, asked: Load, bounds: Bounds, speed: Speed, patience_s: float, others_s: Sequence[float] = ()
+) -> None:
     """Raise `Overloaded` for what does not fit, or would wait longer than its caller does.
 
-    Where nothing waits, nothing is refused: a wrong estimate of the speed cannot lock everybody out.
+    `others_s` is what waits for each other model of the device. Where nothing waits, nothing is refused: a wrong
+    estimate of the speed cannot lock everybody out.
     """
-    wait_s = speed.seconds_for(waiting.tokens)
+    line_s = speed.seconds_for(waiting.tokens)
+    wait_s = line_s + sum(min(line_s, other_s) for other_s in others_s)
     too_many = waiting.texts + asked.texts > bounds.queue_texts
     too_long = waiting.tokens + asked.tokens > bounds.queue_tokens
-    too_late = OVERTAKEN * wait_s + speed.seconds_for(asked.tokens) > patience_s
+    too_late = in_turns_s(OVERTAKEN * line_s + speed.seconds_for(asked.tokens), others_s) > patience_s
     if waiting.texts and (too_many or too_long or too_late):
         told = f"{waiting.texts} texts wait already, about {wait_s:.1f} s of work; ask again then, or add a replica"
         raise Overloaded(told, retry_after_s=wait_s)
@@ -93,6 +106,6 @@ def longest_batch_s(since_small_s: float) -> float:
     return LONGEST_BESIDE_SMALL_S if since_small_s < LATELY_S else LONGEST_BATCH_S
 
 
-def hurried(waiting: Load, speed: Speed, patience_s: float) -> bool:
+def hurried(waiting: Load, speed: Speed, patience_s: float, others_s: Sequence[float] = ()) -> bool:
     """Tell whether the line is long for the caller with the least patience."""
-    return HURRY * speed.seconds_for(waiting.tokens) > patience_s
+    return in_turns_s(HURRY * speed.seconds_for(waiting.tokens), others_s) > patience_s

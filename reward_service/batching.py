@@ -11,13 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from reward_service import fair_queue
 from reward_service.admission import Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
+from reward_service.device import Device
 from reward_service.errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -71,12 +71,12 @@ Job = fair_queue.Job[Ticket]
 
 
 class Batcher:
-    """The queue before one model. `device` runs one batch at a time; models on one device share it."""
+    """The queue before one model. Models on one device share it, a batch each in turn."""
 
     def __init__(
         self,
         backend: Backend,
-        device: Executor,
+        device: Device,
         bounds: Bounds,
         cache: LogitsCache | None = None,
         observe: Callable[[BatchDone | CacheUse], None] = lambda event: None,
@@ -95,6 +95,7 @@ class Batcher:
 
     async def start(self) -> None:
         """Begin to take work."""
+        self._device.join(self)
         self._worker = asyncio.create_task(self._work(), name="batcher")
         self._worker.add_done_callback(self._ended)
 
@@ -104,6 +105,7 @@ class Batcher:
         if worker is not None:
             worker.cancel()
             await asyncio.wait([worker])
+        self._device.leave(self)
 
     def _ended(self, worker: asyncio.Task[None]) -> None:
         """Answer everyone. A worker that was not told to end has met a fault of ours: another one takes its place."""
@@ -121,6 +123,11 @@ class Batcher:
         return len(self._queue)
 
     @property
+    def line_s(self) -> float:
+        """Seconds of computing that wait."""
+        return self._speed.seconds_for(self._queue.load.tokens)
+
+    @property
     def sound(self) -> bool:
         """Tell whether texts are being scored: there is a worker, and the device computes and has not stalled."""
         stalled = self._began_s is not None and time.monotonic() - self._began_s > self._bounds.stalled_after_s
@@ -128,8 +135,11 @@ class Batcher:
 
     def refuse_late(self, deadline_s: float) -> None:
         """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
-        nothing, patience_s = Load(0, 0), deadline_s - time.monotonic()
-        refuse_overload(self._queue.load, nothing, self._bounds, self._speed, patience_s)
+        self._refuse_overload(Load(0, 0), deadline_s)
+
+    def _refuse_overload(self, asked: Load, deadline_s: float) -> None:
+        patience_s, others_s = deadline_s - time.monotonic(), self._device.others_s(self)
+        refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s, others_s)
 
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = math.inf) -> Ticket:
         """Wait until every text has its outcome.
@@ -146,8 +156,7 @@ class Batcher:
             raise NotReady("the model's worker is not running")
         if not self._able:
             raise Unable("the model computes nothing at the moment; ask another replica")
-        asked, patience_s = self._queue.fresh(unknown.values()), deadline_s - time.monotonic()
-        refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s)
+        self._refuse_overload(self._queue.fresh(unknown.values()), deadline_s)
         self._queue.add(ticket, unknown)
         if len(unknown) <= FEW_TEXTS:
             self._small_s = ticket.arrived_s
@@ -214,15 +223,12 @@ class Batcher:
 
     def _hurried(self) -> bool:
         patience_s = min((ticket.deadline_s for ticket in self._tickets), default=math.inf) - time.monotonic()
-        return hurried(self._queue.load, self._speed, patience_s)
+        return hurried(self._queue.load, self._speed, patience_s, self._device.others_s(self))
 
     async def _run(self, jobs: list[Job]) -> None:
         """Compute one batch."""
-        started_s = time.monotonic()
-        for ticket in _tickets(jobs):
-            ticket.started_s = ticket.started_s or started_s
         try:
-            rows, compute_s = await self._on_device([job.tokens for job in jobs])
+            rows, started_s, compute_s = await self._on_device([job.tokens for job in jobs])
         except BackendFailed as error:
             await self._failed(jobs, error)
             return
@@ -244,22 +250,22 @@ class Batcher:
             await self._run(jobs[:middle])
             await self._run(jobs[middle:])
 
-    async def _on_device(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float]:
-        """Give the logits and how long they took, without the time behind another model's batch."""
+    async def _on_device(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float, float]:
+        """Give the logits, when they were begun and how long they took: behind another model's batch they only wait."""
         loop = asyncio.get_running_loop()
         self._began_s = time.monotonic()
         try:
             with raising(BackendFailed, "the model failed on this text"):
-                rows, compute_s = await loop.run_in_executor(self._device, self._timed, batch)
+                rows, started_s, compute_s = await loop.run_in_executor(self._device.executor, self._timed, batch)
         finally:
             self._began_s = None
         if len(rows) != len(batch):
             raise BackendFailed(f"the model gave {len(rows)} rows for {len(batch)} texts")
-        return rows, compute_s
+        return rows, started_s, compute_s
 
-    def _timed(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float]:
-        began_s = time.monotonic()
-        return self._backend.score(batch), time.monotonic() - began_s
+    def _timed(self, batch: list[fair_queue.Key]) -> tuple[list[Logits], float, float]:
+        started_s = time.monotonic()
+        return self._backend.score(batch), started_s, time.monotonic() - started_s
 
     def _deliver(self, jobs: list[Job], outcomes: Sequence[Outcome]) -> None:
         """Remember each outcome before its job is forgotten: whoever asks next finds the one or the other."""
@@ -293,6 +299,7 @@ def _tickets(jobs: Sequence[Job]) -> list[Ticket]:
 def _note(jobs: Sequence[Job], started_s: float, compute_s: float) -> BatchDone:
     tickets = _tickets(jobs)
     for ticket in tickets:
+        ticket.started_s = ticket.started_s or started_s
         ticket.compute_s += compute_s
     lengths = [len(job.tokens) for job in jobs]
     wait_s = started_s - min(ticket.arrived_s for ticket in tickets)

@@ -11,6 +11,7 @@ from typing import Any
 
 from reward_service.config import read_config
 from reward_service.cores import compute_thread
+from reward_service.device import Device
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError, Stalled
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Reward, refuse_non_finite
@@ -37,7 +38,7 @@ class Lifecycle:
         """What frees the memory of rewards that are served no more: a model's modules hold each other."""
         self._given = rewards
         self._scorer: Scorer | None = None
-        self._device = compute_thread("device")
+        self._device = Device(compute_thread("device"))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loading: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # one load at a time
@@ -81,7 +82,7 @@ class Lifecycle:
             await asyncio.gather(self._loading, *self._tasks, return_exceptions=True)
             if self._scorer is not None:
                 await self._scorer.stop()
-            self._device.shutdown(wait=False, cancel_futures=True)
+            self._device.executor.shutdown(wait=False, cancel_futures=True)
 
     async def _begin(self) -> None:
         started_s = time.monotonic()

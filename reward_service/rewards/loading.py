@@ -1,7 +1,6 @@
 """Turn a model's configuration into a reward that scores. Slow and heavy: imported where a model is really loaded."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 
 from reward_service.admission import Bounds
@@ -12,6 +11,7 @@ from reward_service.backends.model_folder import ModelFolder
 from reward_service.batching import BatchDone, Batcher
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.config import ClassifierSpec, RegressorSpec
+from reward_service.device import Device
 from reward_service.errors import ConfigError, raising
 from reward_service.rewards.model import ModelReward
 from reward_service.settings import Settings
@@ -23,7 +23,7 @@ ModelSpec = ClassifierSpec | RegressorSpec
 Observe = Callable[[str, BatchDone | CacheUse], None]
 
 
-def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Executor, observe: Observe) -> ModelReward:
+def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device, observe: Observe) -> ModelReward:
     """Load a model into the engine it is to be computed with. Raises `ConfigError`."""
     with raising(ConfigError, f"rewards.{name}: {spec.model}"):
         folder = open_model(name, spec)

@@ -1,7 +1,6 @@
 """Build the configured rewards. The one place that knows every kind; heavy imports happen only where needed."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import assert_never
 
 from reward_service.batching import BatchDone
@@ -16,6 +15,7 @@ from reward_service.config import (
     Spec,
     in_order,
 )
+from reward_service.device import Device
 from reward_service.rewards.base import Reward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.rewards.function import FunctionReward
@@ -25,7 +25,7 @@ from reward_service.settings import Settings
 Observe = Callable[[str, BatchDone | CacheUse], None]
 
 
-def build(config: RewardsConfig, settings: Settings, device: Executor, observe: Observe) -> dict[str, Reward]:
+def build(config: RewardsConfig, settings: Settings, device: Device, observe: Observe) -> dict[str, Reward]:
     """Build every reward, parts before sums. Slow: models are fetched, prepared and loaded. Raises `ConfigError`.
 
     `device` runs the models, one batch at a time; `observe` is told of every batch and every look into a cache.

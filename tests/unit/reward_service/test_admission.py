@@ -1,6 +1,16 @@
 import pytest
 
-from reward_service.admission import FEWEST_TOKENS, LATELY_S, Bounds, Load, Speed, longest_batch_s, refuse_overload
+from reward_service.admission import (
+    FEWEST_TOKENS,
+    LATELY_S,
+    Bounds,
+    Load,
+    Speed,
+    hurried,
+    in_turns_s,
+    longest_batch_s,
+    refuse_overload,
+)
 from reward_service.errors import Overloaded
 
 BOUNDS = Bounds(queue_texts=100, queue_tokens=1000)
@@ -30,6 +40,21 @@ def test_where_nothing_waits_everything_is_let_in():
 @pytest.mark.parametrize(("patience_s", "admits"), [(6.1, False), (6.3, True)])
 def test_what_would_wait_longer_than_its_caller_is_refused_at_once(patience_s, admits):
     assert admitted(Load(10, 100), Load(1, 10), patience_s=patience_s) is admits
+
+
+def test_models_of_one_device_take_turns():
+    assert in_turns_s(2.0, [0.0, 0.1, 5.0]) == 6.0
+    assert in_turns_s(0.0, [5.0]) == 0.0
+
+
+def test_what_waits_for_other_models_of_the_device_is_waited_for_too():
+    others_s = [0.0, 0.5, 100.0]
+    refuse_overload(Load(10, 100), Load(1, 10), BOUNDS, SLOW, 19.0, others_s)
+    with pytest.raises(Overloaded) as refused:
+        refuse_overload(Load(10, 100), Load(1, 10), BOUNDS, SLOW, 18.0, others_s)
+    assert refused.value.retry_after_s == pytest.approx(2.0 + 0.5 + 2.0)
+    assert hurried(Load(10, 100), SLOW, 20.0, others_s)
+    assert not hurried(Load(10, 100), SLOW, 20.0)
 
 
 def test_the_time_to_come_back_is_how_long_the_line_takes():

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from reward_service.admission import Bounds
 from reward_service.batching import Batcher
 from reward_service.cache import LogitsCache
+from reward_service.device import Device
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotReady, Overloaded
 
 POISON, QUEUE_TEXTS, SOON_S = 13, 12, 60.0
@@ -60,7 +61,7 @@ class Batching(RuleBasedStateMachine):
         super().__init__()
         self.loop, self.device = Clockwork(), Stepwise()
         bounds = Bounds(budget_tokens=16, max_items=4, queue_texts=QUEUE_TEXTS)
-        self.batcher = Batcher(ByFirstToken(), self.device, bounds, LogitsCache(5))
+        self.batcher = Batcher(ByFirstToken(), Device(self.device), bounds, LogitsCache(5))
         self.callers = {}  # task -> (its texts, whether its time is short)
         self.loop.run_until_complete(self.batcher.start())
         self.stopped = False

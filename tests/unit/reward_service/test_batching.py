@@ -12,6 +12,7 @@ import pytest
 from reward_service.admission import Bounds, Speed
 from reward_service.batching import BatchDone, Batcher
 from reward_service.cache import CacheUse, LogitsCache
+from reward_service.device import Device
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotFinite, NotReady, Overloaded, Unable
 from reward_service.fair_queue import FairQueue
 
@@ -42,8 +43,8 @@ class Gated:
 
 @asynccontextmanager
 async def batching(backend, cache=None, observe=lambda event: None, **bounds):
-    with ThreadPoolExecutor(1) as device:
-        batcher = Batcher(backend, device, Bounds(**bounds), cache, observe)
+    with ThreadPoolExecutor(1) as pool:
+        batcher = Batcher(backend, Device(pool), Bounds(**bounds), cache, observe)
         await batcher.start()
         try:
             yield batcher
@@ -313,6 +314,22 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
         await waiting
 
 
+async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until_that_model_ends():
+    async with busy() as (batcher, backend, _):
+        other = Batcher(Gated(), batcher._device, Bounds())
+        await other.start()
+        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(each.score([[i] * 500 for i in (2, 3)])) for each in (batcher, other)]
+        await queued(batcher, 2)
+        await queued(other, 1)
+        with pytest.raises(Overloaded):
+            batcher.refuse_late(time.monotonic() + 45)
+        await other.stop()
+        batcher.refuse_late(time.monotonic() + 45)
+        backend.gate.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
     async with busy() as (batcher, backend, _):
         batcher._speed = replace(SLOW)  # it learns
@@ -426,20 +443,22 @@ async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took()
     assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))
 
 
-async def test_the_time_behind_another_models_batch_is_not_taken_for_computing():
+async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
     first, second, loop = Gated(open_=False), Gated(), asyncio.get_running_loop()
-    with ThreadPoolExecutor(1) as device:
+    with ThreadPoolExecutor(1) as pool:
+        device = Device(pool)
         slow, quick = Batcher(first, device, Bounds()), Batcher(second, device, Bounds())
         await slow.start()
         await quick.start()
         calls = [asyncio.create_task(slow.score([[1]]))]
         await first.entered()
         calls.append(asyncio.create_task(quick.score([[2]])))
-        while not device._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
+        while not pool._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
             await asyncio.sleep(0)
         opened_s = loop.time()
         first.gate.set()
         _, ticket = await asyncio.gather(*calls)
         assert ticket.compute_s <= loop.time() - opened_s
+        assert ticket.started_s >= opened_s
         await slow.stop()
         await quick.stop()

@@ -63,6 +63,16 @@ class Lifecycle:
         return self._scorer
 
     @contextlib.contextmanager
+    def until_ended(self) -> Iterator[None]:
+        """Answer whoever is cut off because the time of grace has passed."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.draining:
+                raise Draining from None
+            raise
+
+    @contextlib.contextmanager
     def scoring(self) -> Iterator[Scorer]:
         """Lend what scores: it stays until it is given back, whatever is loaded meanwhile."""
         with self.scorer().lent() as scorer:

@@ -1,4 +1,6 @@
-"""A connection whose request begins too slowly or at too great length is closed: uvicorn alone would wait for ever.
+"""A connection whose request begins too slowly or at too great length, or whose answer is not read, is closed.
+
+uvicorn alone would wait for ever.
 
 An offer to go on in another protocol, which Java's client makes with each request, is passed over (RFC 9110, 7.8): the
 parser would give up the body for it.
@@ -14,17 +16,21 @@ HEADERS_S = 10.0
 """A request's head must be here so long after its first byte, or after the connection was made,"""
 HEAD_BYTES = 64 * 1024
 """and be no longer than this, give or take what one read brings."""
+UNREAD_S = 30.0
+"""A caller who takes nothing of its answer for so long is left: it would hold one of the connections there are."""
 UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on the time and the bytes that a request's head may take."""
+    """uvicorn's protocol with bounds on the time and the bytes that a request's head may take, and on being unread."""
 
     _head_bytes = 0
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self._cycles: list[Any] = []
         self._late: asyncio.TimerHandle | None = self.loop.call_later(HEADERS_S, self._close)
 
     def data_received(self, data: bytes) -> None:
@@ -40,15 +46,39 @@ class ImpatientProtocol(HttpToolsProtocol):
         elif self._late is None:
             self._late = self.loop.call_later(HEADERS_S, self._close)
 
+    def on_headers_complete(self) -> None:
+        """Keep in mind all requests that are not answered: uvicorn tells the last one alone that its caller has gone."""
+        super().on_headers_complete()
+        self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
+
     def on_message_complete(self) -> None:
         """Note the end of a body, that of a request refused early, too."""
         super().on_message_complete()
         if self.cycle is not None:
             self.cycle.more_body = False
 
+    def pause_writing(self) -> None:
+        """Wait for the caller to read on, for a time."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Wait no longer: it does."""
+        self._read_on()
+        super().resume_writing()
+
+    def _read_on(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._stop_waiting()
+        self._read_on()
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _under_way(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse
 
 from reward_service.errors import BadContentType, BodyTooLarge, CallerGone, ConfigError, NotReloaded
@@ -60,10 +61,11 @@ def _add_scoring(router: APIRouter, life: Lifecycle, version: str) -> None:
     async def score(request: Request) -> ScoreResponse:
         """Score texts with one or several rewards."""
         deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
-        asked = await read_request(request, life.settings.texts_per_request)
-        with life.scoring() as scorer:
-            work = scorer.score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
-            response = await unless_gone(request, work)
+        with life.until_ended():
+            asked = await read_request(request, life.settings.texts_per_request)
+            with life.scoring() as scorer:
+                work = scorer.score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
+                response = await unless_gone(request, work)
         life.metrics.answered(response)
         return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
 
@@ -118,7 +120,10 @@ async def read_request(request: Request, texts_per_request: int) -> ScoreRequest
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != protocol.JSON:
         raise BadContentType(f"send the request as Content-Type: {protocol.JSON}")
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise CallerGone("the caller has gone before its body was here") from None
     try:
         asked = ScoreRequest.model_validate_json(body)
     except ValidationError as error:

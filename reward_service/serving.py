@@ -1,6 +1,8 @@
 """Run the application: open the port, serve, drain, and end with the right exit code."""
 
+import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -19,6 +21,10 @@ from reward_service.memory import settle_heap
 from reward_service.protocol import ImpatientProtocol
 from reward_service.settings import Settings
 
+INSTEAD = {
+    errno.EADDRINUSE: "stop what uses it, or choose another with --port",
+    errno.EACCES: "choose another with --port",
+}
 LAST_S = 3.0
 """After the time of grace, what ends in order has so much more."""
 
@@ -40,9 +46,9 @@ class Server(uvicorn.Server):
         self._captured_signals.clear()  # not raised again at the end: being told to stop is no failure
 
 
-def _end_after(seconds: float) -> None:
+def _end_after(seconds: float, code: int = 0) -> None:
     """End the process then, whatever still hangs: somebody's code may wait for ever and hear nothing."""
-    last = threading.Timer(seconds, _leave)
+    last = threading.Timer(seconds, _leave, [code])
     last.daemon = True
     last.start()
 
@@ -56,11 +62,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=int(settings.grace_s),
+        timeout_graceful_shutdown=math.ceil(settings.grace_s),
         server_header=False,
         proxy_headers=False,  # nobody asks where a request came from
         http=ImpatientProtocol,
-        limit_concurrency=settings.connections,
+        limit_concurrency=settings.connections + 1,  # whoever asks is counted, too
     )
     server = Server(config, life)
     life.on_failure = lambda: setattr(server, "should_exit", True)
@@ -70,9 +76,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
         signal.signal(number, server.handle_exit)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda *_: life.reload_soon())
-    print(f"reward-service: listening at http://{host}:{port} (loading models)", file=sys.stderr, flush=True)
+    where = f"[{host}]" if ":" in host else host
+    print(f"reward-service: listening at http://{where}:{port} (loading models)", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if life.failure is not None:
+        _end_after(LAST_S, code=2)  # what has failed may be a device that never ends
         raise life.failure
     leave_behind(threading.enumerate())
 
@@ -87,9 +95,9 @@ def leave_behind(threads: Iterable[threading.Thread], patience_s: float = 1.0) -
                 _leave()
 
 
-def _leave() -> None:
+def _leave(code: int = 0) -> None:
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -102,7 +110,6 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen at {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
-        ) from error
+        todo = INSTEAD.get(error.errno or 0, "choose another with --host")
+        raise ConfigError(f"cannot listen at {host}:{port} ({error.strerror}); {todo}") from error
     return listener

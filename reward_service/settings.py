@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     """How far the scores of the fastest may be from float32 torch, in probability, for 99 of 100 texts."""
     deterministic: bool = False
     """Compute each text alone, so that its score does not depend, to the bit, on what else is asked."""
-    grace_s: float = Field(30.0, ge=0)
+    grace_s: float = Field(30.0, ge=0, allow_inf_nan=False)
     """How long accepted work may take to finish once the service is told to stop."""
     threads: int | None = Field(None, gt=0)
     """Threads a model computes with; left out, the cores this process may use."""

@@ -16,6 +16,7 @@ import pytest
 from reward_service.settings import Settings
 from shared import NotARewardService, RewardClient, ServiceUnreachable
 from tests.conftest import RULES, wait_for
+from tests.trials.base import VALENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,6 +145,16 @@ def test_nobody_at_the_address_is_told_within_the_time_allowed():
         client.score(["a"])
 
 
+def test_as_many_connections_are_served_as_are_set():
+    process = reward_service("serve", "--config", str(RULES), "--port", "0", REWARD_SERVICE_CONNECTIONS="1")
+    url = process.stderr.readline().split()[3]
+    with httpx.Client() as only:
+        wait_for(lambda: only.get(f"{url}/health/ready").status_code == 200)
+        assert httpx.get(f"{url}/health/live").status_code == 503
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=40) == 0
+
+
 def test_while_it_drains_it_is_not_ready_and_accepted_work_is_answered(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time, pathlib\n"
@@ -180,7 +191,7 @@ def test_a_function_that_hangs_does_not_keep_the_service(tmp_path, signals, code
     url = process.stderr.readline().split()[3]
     wait_for(lambda: answers(url))
     with ThreadPoolExecutor(1) as callers:
-        callers.submit(httpx.post, f"{url}/v1/score", json={"completions": ["a"]}, timeout=60)
+        call = callers.submit(httpx.post, f"{url}/v1/score", json={"completions": ["a"]}, timeout=60)
         wait_for((tmp_path / "begun").exists)
         with httpx.Client() as kept:
             process.send_signal(signal.SIGTERM)
@@ -188,6 +199,8 @@ def test_a_function_that_hangs_does_not_keep_the_service(tmp_path, signals, code
                 wait_for(lambda: refuses(kept, url))
                 process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=40) == code
+        if signals == 1:
+            assert (call.result().status_code, call.result().json()["code"]) == (503, "draining")
 
 
 DEAF = """
@@ -224,6 +237,23 @@ def test_neither_does_one_that_hears_nothing_nor_does_it_keep_its_caller(tmp_pat
     assert (tmp_path / "begun").exists()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=40) == 0
+
+
+UNENDING = """
+import sys, threading
+from reward_service.backends import pytorch
+from reward_service.cli import main
+
+pytorch.TorchBackend.score = lambda *_: threading.Event().wait()
+sys.exit(main(["serve", "--config", sys.argv[1], "--port", "0", "--backend", "torch", "--dtype", "float32"]))
+"""
+
+
+def test_neither_does_a_device_that_does_not_end_as_it_scores_its_first_text():
+    limits = {"REWARD_SERVICE_STALLED_AFTER_S": "1"}
+    command = [sys.executable, "-c", UNENDING, str(VALENCE)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **limits})
+    assert "the device does not end" in failed(process)
 
 
 @pytest.mark.parametrize("after_ms", [0, 1, 3, 10])

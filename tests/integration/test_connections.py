@@ -1,12 +1,13 @@
 """Connections that bring a request too slowly, too long, or one that is refused before it is whole."""
 
+import contextlib
 import socket
 
 import httpx
 
 from reward_service.protocol import HEAD_BYTES, HEADERS_S
 from reward_service.settings import Settings
-from tests.conftest import RULES, running_service
+from tests.conftest import RULES, running_service, wait_for
 
 KEY = "a-key-of-many-letters"
 
@@ -59,6 +60,31 @@ def test_an_offer_to_speak_another_protocol_is_passed_over(rules_url):
             assert asked.status_code == 200, asked.text
             plain = client.post(f"{rules_url}/v1/score", json={"completions": texts})
             assert asked.json()["rewards"] == plain.json()["rewards"]
+
+
+def test_who_does_not_read_its_answers_is_left(monkeypatch):
+    monkeypatch.setattr("reward_service.protocol.UNREAD_S", 0.3)
+    with running_service() as url, connected(url) as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                unread.send(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: is_reset(unread))
+
+
+def is_reset(connection):
+    """Tell, without reading, whether the service has closed it."""
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_service(rules_url):
+    with connected(rules_url) as leaving:
+        leaving.sendall(
+            b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+    wait_for(lambda: 'code="499"' in httpx.get(f"{rules_url}/metrics").text)
+    assert 'code="500"' not in httpx.get(f"{rules_url}/metrics").text
 
 
 def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_connection_lives_on():

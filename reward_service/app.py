@@ -20,7 +20,7 @@ from reward_service.rewards.base import Reward
 from reward_service.routes import add_routes
 from reward_service.settings import Settings
 from shared import protocol
-from shared.schemas import Message, ScoreRequest
+from shared.schemas import Message, Part, ScoreRequest
 
 
 def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] | None = None) -> FastAPI:
@@ -71,7 +71,8 @@ def _lifespan(life: Lifecycle) -> Any:
 
 async def _answer_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardServiceError)
-    request.app.state.life.metrics.turned_away(error.code)
+    if request.url.path == protocol.SCORE_PATH:  # who asks whether it is ready is not turned away
+        request.app.state.life.metrics.turned_away(error.code)
     return problem_response(error, request.state.request_id)
 
 
@@ -103,7 +104,7 @@ def _describe_body(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         template = "#/components/schemas/{model}"
-        models = [(ScoreRequest, "validation"), (Message, "validation")]
+        models = [(ScoreRequest, "validation"), (Message, "validation"), (Part, "validation")]
         _, schemas = models_json_schema(models, ref_template=template)  # type: ignore[arg-type]
         document["components"]["schemas"] |= schemas["$defs"]
         return document

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; accepted work is finished first."""
     from reward_service.serving import listen, run
 
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is loaded yet that could be loaded again
     logs.configure()
     read_config(settings.config)  # a misspelt key is told before anything is loaded
     compute_politely(settings)

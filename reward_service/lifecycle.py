@@ -112,6 +112,8 @@ class Lifecycle:
 
         Raises a `ConfigError` where that cannot be done; what served goes on serving.
         """
+        if self._given is not None:
+            raise ConfigError("these rewards come from a program: there is no configuration to read again")
         async with self._turn:
             started_s = time.monotonic()
             try:

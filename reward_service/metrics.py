@@ -67,7 +67,7 @@ class Metrics:
         self.nonfinite = Counter("reward_nonfinite", "Scores that were no number", ["reward"], registry=registry)
         self.truncated = Counter("reward_truncated", "Texts read in part", ["reward"], registry=registry)
         self.cache_hits = Counter("reward_cache_hits", "Texts known already", ["reward"], registry=registry)
-        self.cache_misses = Counter("reward_cache_misses", "Texts computed", ["reward"], registry=registry)
+        self.cache_misses = Counter("reward_cache_misses", "Texts not known yet", ["reward"], registry=registry)
         self.score = Histogram("reward_score", "Scores given", ["reward"], buckets=SCORES, registry=registry)
         labels = ["name", "revision", "kind", "backend", "dtype"]
         self.model_info = Gauge("reward_model_info", "What scores", labels, registry=registry)
@@ -87,7 +87,7 @@ class Metrics:
     def answered(self, response: ScoreResponse) -> None:
         """Count the scores of one response."""
         for name, reward in response.rewards.items():
-            self.texts.labels(name).inc(len(reward.scores))
+            self.texts.labels(name).inc(len(reward.scores) - len(reward.errors))
             self.truncated.labels(name).inc(len(reward.truncated))
             self.nonfinite.labels(name).inc(sum(e.code == "not_finite" for e in reward.errors.values()))
             for score in reward.scores:

@@ -74,7 +74,8 @@ class Observed:
                 self._note(scope, status, time.monotonic() - started_s)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")  # the template, so that paths add no series
+        path = scope["path"] if scope["path"] in OPEN_PATHS else "other"
+        route = getattr(scope.get("route"), "path", path)  # the template, so that paths add no series
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         level = logging.DEBUG if route in OPEN_PATHS or route == protocol.METRICS_PATH else logging.INFO

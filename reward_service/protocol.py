@@ -47,7 +47,7 @@ class ImpatientProtocol(HttpToolsProtocol):
             self._late = self.loop.call_later(HEADERS_S, self._close)
 
     def on_headers_complete(self) -> None:
-        """Keep in mind all requests that are not answered: uvicorn tells the last one alone that its caller has gone."""
+        """Keep in mind all that is not answered: of a caller that goes uvicorn tells its last request alone."""
         super().on_headers_complete()
         self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
 

@@ -1,6 +1,7 @@
 """The HTTP face: parse, score, answer. Every decision is made elsewhere."""
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -153,6 +154,8 @@ async def _hung_up(request: Request) -> None:
 
 def deadline_of(header: str | None, *, now_s: float) -> float:
     """Give the moment at which the caller stops waiting, as it says; nobody waits for longer than an hour."""
-    if header is None or not header.isascii() or not header.isdigit() or len(header) > 12:
-        return now_s + LONGEST_S
-    return now_s + min(LONGEST_S, int(header) / 1000)
+    try:
+        patience_s = float(header or "inf") / 1000
+    except ValueError:
+        patience_s = math.inf
+    return now_s + (LONGEST_S if math.isnan(patience_s) else min(LONGEST_S, max(0.0, patience_s)))

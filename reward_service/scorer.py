@@ -9,7 +9,7 @@ from typing import Self
 from reward_service.config import nearest
 from reward_service.errors import DeadlineExceeded, UnknownReward
 from reward_service.problems import clean
-from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite
+from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite, scored
 from shared.schemas import (
     ItemError,
     RewardScores,
@@ -84,7 +84,7 @@ class Scorer:
         """Score side by side until the deadline, whatever a reward does about it."""
         try:
             async with asyncio.timeout_at(None if items.deadline_s == math.inf else items.deadline_s):
-                results = await together(reward.score(items) for reward in chosen)
+                results = await together(scored(reward, items) for reward in chosen)
         except TimeoutError:
             raise DeadlineExceeded("the time allowed ran out before all texts were scored") from None
         for result in results:
@@ -94,8 +94,8 @@ class Scorer:
     def find(self, name: str) -> Reward:
         """Give the reward of a name."""
         if name not in self.rewards:
-            known = ", ".join(sorted(self.rewards))
-            raise UnknownReward(f"there is no reward {name[:80]!r}{nearest(name, self.rewards)}; there are: {known}")
+            told, known = name[:80], ", ".join(sorted(self.rewards))
+            raise UnknownReward(f"there is no reward {told!r}{nearest(told, self.rewards)}; there are: {known}")
         return self.rewards[name]
 
 

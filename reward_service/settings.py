@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         if self.admin_key is not None:
-            _long_enough(self.admin_key.get_secret_value())
+            _fit(self.admin_key.get_secret_value())
         self.keys()
         return self
 
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         Raises ValueError where one is too short, the file holds none, or there is none and anybody could reach the
         service.
         """
-        lines = self.api_key_file.read_text(encoding="utf-8").splitlines() if self.api_key_file else []
+        lines = self.api_key_file.read_text(encoding="utf-8-sig").splitlines() if self.api_key_file else []
         if self.api_key_file and not any(line.strip() for line in lines):
             raise ValueError(f"{self.api_key_file} holds no key: write one, or take REWARD_SERVICE_API_KEY_FILE away")
         given = [key.get_secret_value() for key in self.api_keys] + [line.strip() for line in lines if line.strip()]
@@ -106,10 +106,12 @@ class Settings(BaseSettings):
                 f"anybody who reaches {self.host} could use this service: set REWARD_SERVICE_API_KEYS, "
                 f"or pass --insecure if that is meant"
             )
-        return [_long_enough(key) for key in given]
+        return [_fit(key) for key in dict.fromkeys(given)]
 
 
-def _long_enough(key: str) -> str:
+def _fit(key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("an API key is made of ASCII letters, digits and signs: a header carries nothing else")
     if len(key) < KEY_LENGTH_MIN:
         raise ValueError(f"an API key needs at least {KEY_LENGTH_MIN} characters")
     return key

@@ -21,13 +21,21 @@ class Wire(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+class Part(Wire):
+    """A piece of a message. One without text, such as a picture, adds nothing to what is read."""
+
+    model_config = ConfigDict(extra="allow")
+
+    text: str | None = None
+
+
 class Message(Wire):
     """One turn of a chat. A tool call has no content."""
 
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Part] | None = None
 
 
 Text = str | Annotated[list[Message], Field(fail_fast=True)]
@@ -203,10 +211,10 @@ def _joined(messages: Iterable[Message]) -> str:
     return "\n".join(_content(message.content) for message in messages if message.content is not None)
 
 
-def _content(content: str | list[dict[str, Any]]) -> str:
+def _content(content: str | list[Part]) -> str:
     if isinstance(content, str):
         return content
-    return "".join(str(part.get("text", "")) for part in content)
+    return "".join(part.text or "" for part in content)
 
 
 def is_finite(score: float | None) -> bool:

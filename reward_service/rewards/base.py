@@ -1,5 +1,6 @@
 """What a reward is: texts in, as many scores out, in their order."""
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ class Items:
     prompt_chats: Sequence[Text] | None = None
     deadline_s: float = float("inf")
     """On the monotonic clock: work that has not begun by then is not worth beginning."""
+    asked: dict[str, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
+    """What has been asked of each reward already."""
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -48,6 +51,14 @@ def refuse_non_finite(result: Scores) -> None:
 def known_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
     """Give a range to tell callers of; None for one without end."""
     return ends if ends is not None and all(map(math.isfinite, ends)) else None
+
+
+async def scored(reward: "Reward", items: Items) -> Scores:
+    """Give what a reward says, asked once for all that need it: a second answer could be another one."""
+    task = items.asked.get(reward.info.name)
+    if task is None:
+        task = items.asked[reward.info.name] = asyncio.create_task(reward.score(items))
+    return await task
 
 
 class Reward(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward_service.config import CompositeSpec
-from reward_service.rewards.base import Items, Reward, Scores, known_range, refuse_non_finite
+from reward_service.rewards.base import Items, Reward, Scores, known_range, refuse_non_finite, scored
 from shared.schemas import ItemError, RewardInfo
 from shared.together import together
 
@@ -30,7 +30,7 @@ class CompositeReward:
 
     async def score(self, items: Items) -> Scores:
         """Score the parts together, then sum item by item."""
-        results = await together(reward.score(items) for reward in self._rewards.values())
+        results = await together(scored(reward, items) for reward in self._rewards.values())
         for result in results:
             refuse_non_finite(result)  # a gate or a clip would make a number of it
         parts = dict(zip(self._rewards, results, strict=True))

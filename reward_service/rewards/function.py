@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 import itertools
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from reward_service.config import FunctionSpec
 from reward_service.rewards.base import Items, Scores, known_range
-from reward_service.rewards.imported import load_object, revision
+from reward_service.rewards.imported import load_object, revision, set_by
 from shared.schemas import ItemError, RewardInfo, Text
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class FunctionReward:
 
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
+        self._set = set_by(self._function)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
         self._free = asyncio.Semaphore(THREADS)  # who waits here can leave, which nobody can who is in a pool's queue
         self._abandoned: set[Future[Any]] = set()
@@ -36,9 +38,13 @@ class FunctionReward:
         )
 
     async def score(self, items: Items) -> Scores:
-        """Call the function with the whole request; its None means: does not apply to this item."""
+        """Call the function with the whole request; its None means: does not apply to this item.
+
+        The columns are its own: others may read the same. What the configuration sets, no column replaces.
+        """
         prompts = None if items.prompt_chats is None else [_plain(text) for text in items.prompt_chats]
-        columns = {**items.columns, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
+        own = {name: copy.deepcopy(column) for name, column in items.columns.items() if name not in self._set}
+        columns = {**own, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
         scores = await self._called(functools.partial(self._function, **columns), len(items))
         if isinstance(scores, str):  # somebody's code: asking it the same again would fail the same way
             return self._failed(len(items), scores)

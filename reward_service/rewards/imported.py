@@ -32,10 +32,28 @@ def load_object(path: str) -> Callable[..., Any]:
 
 
 def _imported_module(name: str) -> Any:
+    known = set(sys.modules)
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except SystemExit as error:  # it must not end the service that it is to be served by
         raise ImportError(f"it ends the program that imports it ({error.code})") from error
+    for new in [each for each, module in sys.modules.items() if each not in known and _is_own(module)]:
+        _imported.setdefault(new, _hash(_source(sys.modules[new])))
+    return found
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Tell whether a module is of the folder that the service was started in, where files are written to."""
+    file = Path(getattr(module, "__file__", None) or "/")
+    return file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts
+
+
+def set_by(function: Callable[..., Any]) -> set[str]:
+    """Give the names of the arguments that a function has been given already."""
+    names: set[str] = set()
+    while isinstance(function, functools.partial):
+        names, function = names | set(function.keywords), function.func
+    return names
 
 
 def revision(path: str, function: Callable[..., Any]) -> str:

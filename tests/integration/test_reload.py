@@ -5,6 +5,8 @@ import time
 import httpx
 import pytest
 
+from reward_service.config import RuleSpec
+from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
 from shared import RevisionChanged, RewardClient, Unauthorized
 from tests import faults
@@ -45,6 +47,13 @@ def test_what_is_configured_anew_scores_after_a_reload_under_another_revision(co
     assert (before.scores, after.scores) == ([1.99], [3.98])
     assert after.revision in {reward["revision"] for reward in told["rewards"]}
     assert before.revision not in metrics
+
+
+def test_rewards_that_a_program_has_given_are_not_reloaded_and_go_on():
+    given = {"banana": RuleReward("banana", RuleSpec(kind="rule", function="banana"))}
+    with running_service(Settings(admin_key="the-key-of-the-admin"), rewards=given) as url:
+        assert (reload(url).status_code, reload(url).json()["code"]) == (409, "not_reloaded")
+        assert score(url, "banana").scores == [1.99]
 
 
 def test_a_configuration_that_cannot_be_loaded_leaves_the_old_one_serving(config):

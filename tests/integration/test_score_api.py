@@ -7,6 +7,7 @@ import threading
 import httpx
 import pytest
 
+from reward_service.app import create_app
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import RewardClient
@@ -147,6 +148,14 @@ def test_the_metrics_count_what_was_scored(rules_url):
     assert float(count.split()[-1]) >= 3
 
 
+async def test_who_asks_whether_it_is_ready_is_not_turned_away():
+    never_started = httpx.ASGITransport(create_app(Settings(config=RULES)))
+    async with httpx.AsyncClient(transport=never_started, base_url="http://service") as client:
+        assert (await client.get("/health/ready")).status_code == 503
+        assert (await client.post("/v1/score", json={"completions": ["a"]})).status_code == 503
+        assert 'reward_rejected_total{reason="loading"} 1.0' in (await client.get("/metrics")).text
+
+
 @pytest.mark.parametrize("completions", [["a"] * 1025, ["a" * 2_000_001]], ids=["texts", "bytes"])
 def test_the_metrics_count_what_was_turned_away(rules_url, completions):
     def refused():
@@ -189,6 +198,7 @@ class Odd:
 def test_a_score_that_is_no_number_becomes_null_with_a_reason():
     with running_service(rewards={"odd": Odd()}) as url:
         reward = post(url, {"completions": ["a", "b", "c", "d", "e"]}).json()["rewards"]["odd"]
+        assert 'reward_texts_total{reward="odd"} 2.0' in httpx.get(f"{url}/metrics").text  # the others have no score
     assert reward["scores"] == [1.0, None, None, None, -1e18]  # 1e39 is infinite in the policy's 32 bits
     assert {error["code"] for error in reward["errors"].values()} == {"not_finite"}
 
@@ -235,14 +245,15 @@ class Endless:
         pass
 
 
-def test_work_of_a_caller_that_hangs_up_is_given_up():
+@pytest.mark.parametrize("requests", [1, 2], ids=["one request", "one behind it"])
+def test_work_of_a_caller_that_hangs_up_is_given_up(requests):
     reward = Endless()
     with running_service(rewards={"endless": reward}) as url:
         host, port = url.removeprefix("http://").split(":")
         body = b'{"completions": ["a"]}'
         head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         with socket.create_connection((host, int(port))) as caller:
-            caller.sendall(f"{head}\r\n\r\n".encode() + body)
+            caller.sendall((f"{head}\r\n\r\n".encode() + body) * requests)
             assert reward.entered.wait(10)
         assert reward.cancelled.wait(10)
         wait_for(lambda: 'code="499"' in httpx.get(f"{url}/metrics").text)

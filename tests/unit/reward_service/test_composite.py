@@ -1,11 +1,13 @@
+import itertools
 import math
 
 import pytest
 
 from reward_service.config import CompositeSpec, Gate, Part
-from reward_service.rewards.base import Items, Scores
+from reward_service.rewards.base import Items, Scores, scored
 from reward_service.rewards.composite import CompositeReward, combine
 from shared.schemas import ItemError, RewardInfo
+from shared.together import together
 
 
 class Constant:
@@ -38,6 +40,27 @@ async def test_an_item_that_a_part_cannot_score_has_no_sum_and_the_others_have()
     result = await reward.score(Items(completions=["x", "y"]))
     assert result.scores == [3.0, None]
     assert result.errors[1] == ItemError(code="poison", message="a: cannot")
+
+
+class Counting(Constant):
+    """A reward that never gives the same twice."""
+
+    def __init__(self, name):
+        super().__init__(name, [])
+        self._count = itertools.count()
+
+    async def score(self, items):
+        self.scores = [float(next(self._count)) for _ in range(len(items))]
+        return await super().score(items)
+
+
+async def test_a_part_is_asked_once_a_request_however_many_sums_need_it():
+    parts = {"a": Counting("a")}
+    parts["inner"] = CompositeReward("inner", CompositeSpec(parts={"a": Part(weight=10.0)}), parts)
+    both = CompositeReward("both", CompositeSpec(parts={"a": Part(), "inner": Part()}), parts)
+    asked = Items(completions=["x", "y"])
+    results = await together(scored(reward, asked) for reward in (both, parts["a"]))
+    assert [result.scores for result in results] == [[0.0, 11.0], [0.0, 1.0]]
 
 
 def test_the_revision_follows_the_parts_and_the_weights():

@@ -230,3 +230,32 @@ async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads
     gate.set()
     assert (await hanging.score(items())).scores == [1.0, 1.0]
     assert hanging.sound
+
+
+def test_neither_is_one_whose_file_came_in_with_another_and_has_changed_since(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    helper = tmp_path / "helper_that_changes.py"
+    helper.write_text("def second(completions, **_):\n    return [1.0 for _ in completions]\n")
+    (tmp_path / "judge_with_a_helper.py").write_text("from helper_that_changes import second\ndef first(**_): ...\n")
+    importlib.invalidate_caches()
+    FunctionReward("judge", FunctionSpec(object="judge_with_a_helper:first"))
+    helper.write_text("def second(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", FunctionSpec(object="helper_that_changes:second"))
+
+
+async def test_a_column_does_not_replace_what_the_configuration_sets():
+    assert (await reward("weighted").score(items(answer=["b", "b"]))).scores == [1.0, 0.0]
+
+
+def reverses(completions, answer, seen, **_):
+    answer.reverse()
+    seen[0].append("more")
+    return [0.0 for _ in completions]
+
+
+async def test_what_a_function_does_to_its_columns_no_other_sees():
+    asked = items(answer=["a", "c"], seen=[["x"], ["y"]])
+    await reward("reverses").score(asked)
+    assert asked.columns == {"answer": ["a", "c"], "seen": [["x"], ["y"]]}

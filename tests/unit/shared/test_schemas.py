@@ -14,6 +14,15 @@ def test_the_text_of_a_chat_is_what_the_assistant_says():
     assert text_of(chat) == "It is 42.\nReally."
 
 
+def test_a_part_of_a_message_has_text_or_adds_nothing():
+    parts = [{"type": "image", "url": "x"}, {"type": "text", "text": None}, {"type": "text", "text": "None"}]
+    message = Message.model_validate({"role": "assistant", "content": parts})
+    assert text_of([message]) == "None"
+    assert message.model_dump(exclude_unset=True)["content"] == parts
+    with pytest.raises(ValidationError):
+        Message.model_validate({"role": "assistant", "content": [{"type": "text", "text": {"a": 1}}]})
+
+
 def test_a_prompt_is_all_that_was_said():
     chat = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
     assert conversation_of(chat) == "Be brief.\nHi"

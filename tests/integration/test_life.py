@@ -10,6 +10,7 @@ from reward_service.errors import ConfigError
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Scores
+from reward_service.scorer import Scorer
 from reward_service.settings import Settings
 from shared import NotReady, RewardClient, RewardInfo, ServiceUnreachable
 from shared.schemas import ItemError
@@ -91,8 +92,13 @@ class Endless(Plain):
         return await super().score(items)
 
 
-async def test_a_reload_that_never_scores_ends_and_lets_the_next_one_begin():
-    life = Lifecycle(Settings(stalled_after_s=0.05), Metrics(), {"endless": Endless()})
+async def test_a_reload_that_never_scores_ends_and_lets_the_next_one_begin(monkeypatch):
+    life, endless = Lifecycle(Settings(stalled_after_s=0.3), Metrics()), Endless()
+
+    async def build():
+        return Scorer({"endless": endless}, ["endless"])
+
+    monkeypatch.setattr(life, "_build", build)
     async with life.running():
         await life._loading
         for _ in range(2):

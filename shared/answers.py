@@ -56,6 +56,8 @@ def raise_for_problem(response: httpx.Response) -> None:
     problem = _problem(response)
     if problem is None:
         raise _not_ours(response)
+    if problem.code == "http" and response.status_code == 404:
+        raise NotARewardService(f"{problem.detail} (at {response.request.url}); check the path in the address")
     kind = REFUSALS.get(response.status_code, NotReady if problem.retryable else BadRequest)
     raise kind(
         f"{response.request.url}: {problem.detail} [{problem.code}, request {problem.request_id}]",

@@ -16,7 +16,7 @@ import httpx
 from shared import backoff, budget, endpoints
 from shared.budget import RetryBudget
 from shared.endpoints import Endpoint
-from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized
+from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized, UnknownReward
 from shared.hedging import first_answer
 from shared.keys import ApiKey
 from shared.replicas import refreshed
@@ -69,7 +69,7 @@ class Asker:
             self._know_nothing()  # what a parent has under way never ends in a forked child
         began_s = time.monotonic()
         deadline_s = began_s + (self._patience.timeout_s if timeout_s is None else timeout_s)
-        passed_over: dict[str, RevisionChanged] = {}
+        passed_over: dict[str, RewardError] = {}
         reason: RewardError | None = None
         for attempt in itertools.count():
             endpoint = await self._replica(passed_over, began_s, deadline_s, attempt)
@@ -82,8 +82,8 @@ class Asker:
                     first = self._attempt(endpoint, call, parse, until_s)
                     second = partial(self._elsewhere, others, chosen, call, parse, until_s)
                     return await first_answer(first, self._patience.hedge_after_s, second)
-            except RevisionChanged as error:
-                passed_over[endpoint.url] = error  # another replica may still serve the one the run began with
+            except (RevisionChanged, UnknownReward) as error:
+                passed_over[endpoint.url] = error  # another replica may still serve it, or serve it already
                 if not others:
                     raise
             except Unauthorized:
@@ -127,7 +127,7 @@ class Asker:
         return self._attempt(other, call, parse, until_s)
 
     async def _replica(
-        self, passed_over: dict[str, RevisionChanged], began_s: float, deadline_s: float, attempts: int
+        self, passed_over: dict[str, RewardError], began_s: float, deadline_s: float, attempts: int
     ) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
@@ -162,8 +162,8 @@ class Asker:
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
 
 
-def _gave_up(error: Exception, attempts: int, within_s: float, passed_over: dict[str, RevisionChanged]) -> RewardError:
-    """Say why no answer came: that a replica has other weights is worse than that another one is down."""
+def _gave_up(error: Exception, attempts: int, within_s: float, passed_over: dict[str, RewardError]) -> RewardError:
+    """Say why no answer came: that a replica has another reward is worse than that another one is down."""
     if passed_over:
         return next(iter(passed_over.values()))
     return ServiceUnreachable(f"gave up after {attempts} attempts within {round(within_s, 1):g} s; the last: {error}")

@@ -39,6 +39,16 @@ def encode(request: Mapping[str, Any]) -> bytes:
     """
     try:
         text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as cause:
-        raise CannotBeSent(f"the request cannot be sent as JSON: {cause}; leave that column out") from cause
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise CannotBeSent(f"{_culprit(request)} cannot be sent as JSON: {cause}; leave it out") from cause
     return text.encode("utf-8", "replace")
+
+
+def _culprit(request: Mapping[str, Any]) -> str:
+    """Name the column that JSON cannot hold."""
+    for name, values in request.get("columns", {}).items():
+        try:
+            json.dumps({name: values}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return f"the column {name!r}"
+    return "the request"

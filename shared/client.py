@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from shared import answers, protocol
 from shared.asking import Asker, Patience
 from shared.chunks import split
-from shared.errors import UnsafeAddress
+from shared.errors import BadAddress, BadRequest, RevisionChanged, UnsafeAddress
 from shared.keys import ApiKey
 from shared.loop_thread import LoopThread
 from shared.replicas import refuse_bad
@@ -24,6 +24,7 @@ from shared.transport import Call, readable_by_others
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
+YES = {"1", "true", "yes", "on"}
 TRIES = 3
 """So often is a whole call made whose chunks were scored by several revisions or rewards: a reload lasts a moment."""
 
@@ -52,9 +53,9 @@ class RewardClient:
     ) -> None:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
-            raise ValueError("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
+            raise BadAddress("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
         refuse_bad(self.urls)
-        if api_key and not (allow_http or os.environ.get("REWARD_ALLOW_HTTP")):
+        if api_key and not (allow_http or os.environ.get("REWARD_ALLOW_HTTP", "").lower() in YES):
             _refuse_open(self.urls)
         self._key = ApiKey(api_key)
         self._patience = Patience(timeout_s, attempt_timeout_s, connect_timeout_s, hedge_after_s)
@@ -124,13 +125,39 @@ class RewardClient:
             request["rewards"] = list(rewards)
         if details:
             request["details"] = True
-        bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
-        for _ in range(TRIES - 1):
+        while True:
+            bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
             try:
-                return answers.merge(await self._parts(bodies, rewards, revisions, deadline_s))
+                return await self._whole(bodies, rewards, revisions, deadline_s)
+            except BadRequest as error:
+                if error.code != "too_large" or len(bodies) >= len(completions):
+                    raise
+                limits = self._limits = halved(limits, texts=max(count for _, count in bodies))
+
+    async def _whole(
+        self,
+        bodies: Sequence[tuple[bytes, int]],
+        rewards: Sequence[str] | None,
+        revisions: Mapping[str, str] | None,
+        deadline_s: float,
+    ) -> ScoreResponse:
+        """Have all chunks scored by the same rewards: where they were not, by those that scored the last of them."""
+        kept: dict[str, str] = {}
+        for last in (*[False] * (TRIES - 1), True):
+            try:
+                parts = await self._parts(bodies, rewards, {**kept, **(revisions or {})}, deadline_s)
+            except RevisionChanged:
+                if not kept or last:
+                    raise
+                kept = {}  # what scored them is served no more
+                continue
+            try:
+                return answers.merge(parts)
             except answers.SeveralRevisions:
-                continue  # it was reloaded between two chunks
-        return answers.merge(await self._parts(bodies, rewards, revisions, deadline_s))
+                if last:
+                    raise
+                kept = {name: reward.revision for name, reward in parts[-1][0].rewards.items()}
+        raise AssertionError("unreachable")
 
     async def _parts(
         self,
@@ -180,6 +207,13 @@ class RewardClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def halved(limits: Limits, *, texts: int) -> Limits:
+    """Give limits under which so many texts travel in two: the replica that told its own may take more than others."""
+    return limits.model_copy(
+        update={"texts_per_request": max(1, texts // 2), "body_bytes": max(1, limits.body_bytes // 2)}
+    )
 
 
 def _refuse_open(urls: Sequence[str]) -> None:

@@ -30,6 +30,8 @@ def _askable(url: str) -> bool:
         host.encode("idna")  # as sockets do: no part may be empty, or too long
     except (ValueError, httpx.InvalidURL):
         return False
+    if parts.query or parts.fragment:
+        return False
     return bool(host) and url.split() == [url] and (parts.scheme in ("http", "https") or url.startswith(BY_NAME))
 
 
@@ -45,7 +47,7 @@ async def addresses_of(url: str) -> list[str]:
     except OSError:
         return []
     hosts = sorted({str(address[0]) for *_, address in found})
-    return [f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host in hosts]
+    return [f"http://{f'[{host}]' if ':' in host else host}:{port}{parts.path}" for host in hosts]
 
 
 async def refreshed(known: Iterable[Endpoint], urls: Iterable[str]) -> list[Endpoint]:

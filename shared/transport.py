@@ -11,8 +11,11 @@ import httpx
 
 from shared import answers, protocol
 from shared.allowance import AT_ONCE
-from shared.errors import ServiceUnreachable
+from shared.errors import BadAddress, ServiceUnreachable
 from shared.keys import ApiKey
+
+LONGEST_S = 3600.0
+"""No service lets anybody wait for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Transport:
         """
         remaining_s = max(0.001, until_s - time.monotonic())
         timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
-        headers = {protocol.TIMEOUT_HEADER: str(int(remaining_s * 1000)), "Accept-Encoding": "identity"}
+        headers = {protocol.TIMEOUT_HEADER: str(int(min(remaining_s, LONGEST_S) * 1000)), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
         http, address = self._http(url), url + call.path
         try:
@@ -61,9 +64,7 @@ class Transport:
             self._forget_closed()
         clients = self._clients.setdefault(loop, {})
         if url not in clients:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
-            # a proxy of the environment would read what goes over plain HTTP, the key too
-            clients[url] = httpx.AsyncClient(limits=limits, follow_redirects=False, mounts={"http://": None})
+            clients[url] = _connections(url)
         return clients[url]
 
     def _forget_closed(self) -> None:
@@ -76,6 +77,17 @@ class Transport:
         """Close the connections of the running event loop."""
         for http in self._clients.pop(asyncio.get_running_loop(), {}).values():
             await http.aclose()
+
+
+def _connections(url: str) -> httpx.AsyncClient:
+    """Make a set of connections. A proxy of the environment would read what goes over plain HTTP, the key too."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
+    try:
+        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=url.startswith("https"))
+    except (ImportError, ValueError, httpx.InvalidURL) as cause:
+        raise BadAddress(
+            f"the environment names a proxy that cannot be used: {cause}; mend HTTPS_PROXY, ALL_PROXY or NO_PROXY"
+        ) from cause
 
 
 def readable_by_others(url: str) -> bool:

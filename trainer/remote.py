@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from shared import RewardClient, RewardInfo, RewardScores, TooManyFailures, UnknownReward
+from shared import RewardClient, RewardInfo, RewardScores, ServiceInfo, TooManyFailures, UnknownReward
 from shared.answers import refuse_other
 from shared.protocol import DEFAULT_PORT
 from shared.schemas import ItemError
@@ -81,9 +81,12 @@ class RemoteReward:
     def __repr__(self) -> str:
         return f"remote_reward({self.client!r}, {self.name!r})"
 
-    def handshake(self, *, timeout_s: float = 10.0) -> RewardInfo:
-        """Make sure before step 0 that a reward service with this reward is there, and pin its revision."""
-        info = self.client.info(timeout_s=timeout_s)
+    def handshake(self, info: ServiceInfo | None = None, *, timeout_s: float = 10.0) -> RewardInfo:
+        """Make sure before step 0 that a reward service with this reward is there, and pin its revision.
+
+        Rewards of one run are to be pinned by one `info`: each replica that is asked may have others.
+        """
+        info = info or self.client.info(timeout_s=timeout_s)
         for reward in info.rewards:
             if reward.name == self.name:
                 self.revision = self.revision or reward.revision
@@ -111,11 +114,13 @@ class RemoteReward:
     async def _score(
         self, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns, log_metric: LogMetric
     ) -> Had:
-        started_s, retries, revision = time.monotonic(), self.client.retries, self.revision
-        pinned = None if self.allow_revision_change else revision
+        started_s, retries = time.monotonic(), self.client.retries
+        pinned = None if self.allow_revision_change else self.revision
         response = await self._joint.score(self.name, completions, prompts, columns, revision=pinned)
         self._latencies_ms.append(1000 * (time.monotonic() - started_s))
-        reward = response.rewards[self.name]
+        reward, before = response.rewards[self.name], self.revision  # another call may have met one meanwhile
+        if before is not None and not self.allow_revision_change:
+            refuse_other(self.name, reward.revision, before)
         self.revision = reward.revision
         self._count(reward, prompts)
         figures = {
@@ -123,7 +128,7 @@ class RemoteReward:
             "latency_ms_p50": float(np.quantile(self._latencies_ms, 0.5)),
             "latency_ms_p99": float(np.quantile(self._latencies_ms, 0.99)),
             "retries": float(self.client.retries - retries),
-            "service_revision_changed": float(revision not in {None, reward.revision}),
+            "service_revision_changed": float(before not in {None, reward.revision}),
         }
         for metric, value in figures.items():
             log_metric(f"remote/{self.name}/{metric}", value)

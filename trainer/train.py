@@ -134,14 +134,20 @@ def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
     waited_s = run.wait_for_rewards_s
     found = agreed_now(
-        lambda: {name: reward.handshake(timeout_s=waited_s) for name, reward in made.items()},
-        waited_s * len(made) + 30,
+        lambda: handshakes(made, waited_s),
+        waited_s + 30,
         lambda found: {} if run.allow_revision_change else revisions_of(found),
     )
     infos = [found[name] for name in run.rewards]
     for info in infos:
         say(f"reward {info.name} ({info.kind}), revision {info.revision}")
     return [made[name] for name in run.rewards], infos, revisions_of(found)
+
+
+def handshakes(made: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
+    """Give what one replica says of all rewards: of several, each might have one revision that the others lack."""
+    info = next(iter(made.values())).client.info(timeout_s=timeout_s)
+    return {name: reward.handshake(info) for name, reward in made.items()}
 
 
 def revisions_of(found: Mapping[str, RewardInfo]) -> dict[str, str]:

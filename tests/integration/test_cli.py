@@ -231,7 +231,7 @@ def test_neither_does_one_that_hears_nothing_nor_does_it_keep_its_caller(tmp_pat
     process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_GRACE_S="1")
     url = process.stderr.readline().split()[3]
     wait_for(lambda: answers(url))
-    hasty = {"X-Request-Timeout-Ms": "500"}
+    hasty = {"X-Request-Timeout-Ms": "2000"}
     late = httpx.post(f"{url}/v1/score", json={"completions": ["a"]}, headers=hasty, timeout=30)
     assert (late.status_code, late.json()["code"]) == (503, "deadline_exceeded")
     assert (tmp_path / "begun").exists()

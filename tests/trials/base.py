@@ -122,6 +122,15 @@ def quantile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def settled_mb(pid: int, within_s: float = 3.0) -> float:
+    """Give the least resident memory over some time: what is on its way out, such as old rewards, is not meant."""
+    going, readings = for_seconds(within_s), [resident_mb(pid)]
+    while going():
+        time.sleep(0.05)
+        readings.append(resident_mb(pid))
+    return min(readings)
+
+
 def resident_mb(pid: int) -> float:
     """Give a process's resident memory in megabytes."""
     return float(psutil.Process(pid).memory_info().rss) / 1e6

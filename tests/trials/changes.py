@@ -20,8 +20,8 @@ from tests.trials.base import (
     compare,
     numbered,
     plain_http,
-    resident_mb,
     right,
+    settled_mb,
 )
 from tests.trials.supervisor import Supervisor
 
@@ -96,12 +96,10 @@ def reloaded_models(times: int) -> Outcome:
     with Supervisor(config, "--backend", "torch", "--dtype", "float32") as service:
         for _ in range(3):  # the first ones fill the allocator's pools
             reloaded(service)
-        time.sleep(0.5)
-        before_mb = resident_mb(service.pid)
+        before_mb = settled_mb(service.pid)
         for _ in range(times):
             reloaded(service)
-        time.sleep(0.5)
-        grown = resident_mb(service.pid) / before_mb - 1
+        grown = settled_mb(service.pid) / before_mb - 1
     shutil.rmtree(folder)
     outcome = Outcome("T9 reloads of a model", f"{times} reloads")
     outcome.expect("resident memory grown by", 100 * grown, 5.0, " %")
@@ -141,7 +139,9 @@ def drains(times: int, callers: int = 8) -> Outcome:
         async with plain_http() as client, plain_http() as watching:
             await watching.get(f"{service.url}/health/ready")
             asking = [asyncio.create_task(ask(client, service.url, index, answered)) for index in range(callers)]
-            await asyncio.sleep(0.5)
+            while not (folder / "begun").exists():  # noqa: ASYNC110 - a file tells nobody
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)  # and somewhere in the middle of it
             service.tell(signal.SIGTERM)
             told_s = time.monotonic()
             await until_unready(watching, service.url)

@@ -22,6 +22,7 @@ from tests.trials.base import (
     numbered,
     plain_http,
     resident_mb,
+    settled_mb,
 )
 from tests.trials.changes import reloaded
 from tests.trials.supervisor import Supervisor
@@ -122,9 +123,9 @@ def mixed(seconds: float, callers: int = 8, reload_every_s: float = 20.0, growth
 
     with Supervisor(DATA / "mixed.yaml") as service, faults.spoiling(service.url, every=spoilt()) as (url, _):
         asyncio.run(run(service, url, seconds / 4))
-        before_mb = resident_mb(service.pid)
+        before_mb = settled_mb(service.pid)
         asyncio.run(run(service, url, 3 * seconds / 4))
-        grown = 100 * (resident_mb(service.pid) / before_mb - 1)
+        grown = 100 * (settled_mb(service.pid) / before_mb - 1)
     done = f"{seconds / 60:.0f} minutes, {next(reloads)} reloads, 5% of answers spoilt, {tally.calls:,} calls"
     outcome = Outcome("T21 everything at once", done, tally.lost)
     outcome.expect("memory grown by", grown, growth_percent, " %")

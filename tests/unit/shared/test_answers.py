@@ -106,6 +106,11 @@ def test_what_no_service_of_ours_says_is_told_apart_with_what_to_check(status):
     assert str(error).startswith(f"{URL} answered {status} (text/html), which no reward service of ours does; check")
 
 
+def test_a_path_that_is_not_there_is_told_from_a_reward_that_is_not():
+    document = problem(404).replace("the_code", "http")
+    assert type(raised(response(404, document, PROBLEM))) is NotARewardService
+
+
 def test_a_problem_that_is_none_is_not_ours():
     assert type(raised(response(404, '{"title": "t"}', PROBLEM))) is NotARewardService
     assert "(no content type)" in str(raised(response(404, kind="")))

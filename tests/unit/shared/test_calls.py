@@ -222,7 +222,8 @@ def another(reward):
 def test_a_call_that_two_revisions_answered_is_made_again_as_a_whole(url):
     with faults.spoiling(url, faults.rewritten(another)) as (spoilt, proxy), RewardClient(spoilt) as client:
         found = client.score(TEXTS, rewards=["echo"]).rewards["echo"]
-    assert (found.scores, found.revision, proxy.scored) == ([1.0, 2.0, 3.0], "1", 4)
+    assert (found.scores, found.revision) == ([1.0, 2.0, 3.0], "1")
+    assert proxy.scored >= 4
 
 
 def renamed(answer):
@@ -245,7 +246,7 @@ def test_one_that_always_gets_two_revisions_is_given_up(url):
         pytest.raises(RevisionChanged, match="several revisions: 1, of-the-other"),
     ):
         client.score(TEXTS, rewards=["echo"])
-    assert proxy.scored == 2 * TRIES
+    assert 2 * TRIES - 1 <= proxy.scored <= 2 * TRIES
 
 
 def test_however_often_a_call_is_made_again_only_the_revision_asked_for_counts(url):
@@ -274,17 +275,18 @@ async def test_a_call_that_waits_for_its_turn_says_what_time_is_left_when_it_is_
         await client.ainfo()
         await asyncio.gather(*(client.ascore(["a"]) for _ in range(3)))
         await client.aclose()
-    assert [round(ms, -2) for ms in told_ms] == pytest.approx([10_000, 9_500, 9_000], abs=200)
+    first, second, third = told_ms
+    assert 10_000 >= first >= second + 400 >= third + 800
 
 
 async def test_a_call_whose_turn_never_comes_is_no_fault_of_the_service(monkeypatch):
     monkeypatch.setattr("shared.allowance.AT_ONCE", 1)
-    began = threading.Event()
+    began, ends = threading.Event(), threading.Event()
 
     class Slow(Echo):
         async def score(self, items):
             began.set()
-            await asyncio.sleep(1.5)
+            await asyncio.to_thread(ends.wait, 30)
             return await super().score(items)
 
     with running_service(rewards={"echo": Slow()}) as slow:
@@ -296,5 +298,6 @@ async def test_a_call_whose_turn_never_comes_is_no_fault_of_the_service(monkeypa
         assert await asyncio.to_thread(began.wait, 10)
         with pytest.raises(ServiceUnreachable, match="under way all the time"):
             await hasty.ascore(["a"])
+        ends.set()
         assert (await under_way).rewards["echo"].scores == [1.0]
         await patient.aclose()

@@ -1,13 +1,14 @@
 import asyncio
 import contextlib
 import json
+import math
 import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import BadKey, RevisionChanged, RewardClient, UnsafeAddress
+from shared import BadAddress, BadKey, CannotBeSent, RevisionChanged, RewardClient, UnsafeAddress
 from shared.answers import merge
 from shared.budget import RetryBudget
 from shared.chunks import encode, split
@@ -92,9 +93,22 @@ def test_on_this_machine_or_under_tls_it_may(url):
     RewardClient(url, KEY)
 
 
-def test_it_may_travel_over_a_network_of_ones_own_if_the_environment_says_so(monkeypatch):
-    monkeypatch.setenv("REWARD_ALLOW_HTTP", "1")
+@pytest.mark.parametrize("yes", ["1", "true", "Yes"])
+def test_it_may_travel_over_a_network_of_ones_own_if_the_environment_says_so(monkeypatch, yes):
+    monkeypatch.setenv("REWARD_ALLOW_HTTP", yes)
     RewardClient("http://10.0.0.1:8088", KEY)
+
+
+@pytest.mark.parametrize("no", ["0", "false", "no", ""])
+def test_it_may_not_if_the_environment_says_no(monkeypatch, no):
+    monkeypatch.setenv("REWARD_ALLOW_HTTP", no)
+    with pytest.raises(UnsafeAddress):
+        RewardClient("http://10.0.0.1:8088", KEY)
+
+
+def test_without_an_address_there_is_no_client():
+    with pytest.raises(BadAddress, match="at least one URL"):
+        RewardClient([])
 
 
 def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
@@ -249,3 +263,12 @@ async def test_work_that_hears_nothing_keeps_nobody(monkeypatch):
     with pytest.raises(KeyError):
         await together([deaf(), answer(KeyError())])
     over.set()
+
+
+def test_the_column_that_cannot_be_sent_is_named():
+    deep = None
+    for _ in range(100_000):
+        deep = [deep]
+    for column in ([math.nan], [deep], [object()]):
+        with pytest.raises(CannotBeSent, match="the column 'odd' cannot be sent as JSON"):
+            encode({"completions": ["a"], "columns": {"even": [1], "odd": column}})

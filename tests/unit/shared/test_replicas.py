@@ -39,6 +39,8 @@ def resolving(monkeypatch, *hosts):
         "http://a:port",
         "http://a:1 ",
         "http://[::1:80",
+        "http://a:1?x=1",
+        "http://a:1/#there",
     ],
 )
 def test_what_no_service_can_be_reached_at_is_refused_when_the_client_is_made(url):
@@ -72,6 +74,7 @@ async def test_a_plain_url_is_one_replica():
 async def test_a_name_is_as_many_replicas_as_it_has_addresses(monkeypatch):
     resolving(monkeypatch, "10.0.0.2", "10.0.0.1", "10.0.0.2")
     assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://10.0.0.2:8088"]
+    assert await addresses_of("dns+http://reward/at") == ["http://10.0.0.1:80/at", "http://10.0.0.2:80/at"]
 
 
 async def test_an_address_of_the_newer_kind_stands_in_brackets(monkeypatch):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from shared import RewardClient, RewardError, ServiceUnreachable
+from shared import BadAddress, RewardClient, RewardError, ServiceUnreachable
 from shared.keys import ApiKey
 from shared.transport import Call, Transport
 from tests.conftest import running_service
@@ -31,6 +31,15 @@ async def serving(answer):
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+
+
+@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1080", "proxy.corp:8080x"])
+def test_a_proxy_that_cannot_be_used_is_told_where_it_would_be(monkeypatch, rules_url, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with RewardClient("https://a:1", timeout_s=5) as client, pytest.raises(BadAddress, match="ALL_PROXY"):
+        client.info()
+    with RewardClient(rules_url, timeout_s=5) as client:
+        assert client.info().rewards
 
 
 async def nothing_more(writer):

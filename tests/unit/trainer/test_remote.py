@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 import pickle
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from shared.schemas import ItemError
 from tests.conftest import running_service
 from trainer import remote, remote_reward
 from trainer.remote import health, lost_group, over_budget
+from trainer.train import handshakes
 
 
 def test_each_adapter_has_the_name_of_its_reward_so_that_metrics_do_not_collide():
@@ -103,6 +105,31 @@ async def test_another_revision_in_the_middle_of_a_run_stops_it(rules_url):
     with pytest.raises(RevisionChanged, match="rule:of-yesterday"):
         await reward(prompts=["p"], completions=["c"])
     await reward.client.aclose()
+
+
+async def test_two_revisions_met_by_calls_that_began_before_any_was_known_stop_it_too(rules_url):
+    reward = remote_reward(rules_url, "banana")
+    other = RewardScores(scores=[1.0], revision="rule:of-a-replica")
+
+    async def score(*_, **__):
+        await asyncio.sleep(0)
+        return SimpleNamespace(rewards={"banana": answers.pop()})
+
+    answers = [other, other.model_copy(update={"revision": "rule:of-another"})]
+    reward._joint = SimpleNamespace(score=score)
+    calls = [reward(prompts=["p"], completions=[text]) for text in "ab"]
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in found] == [list, RevisionChanged]
+
+
+def test_rewards_of_one_run_are_pinned_by_what_one_replica_says(rules_url):
+    first, second = (remote_reward(rules_url, name) for name in ("banana", "gated"))
+    found = handshakes({"banana": first, "gated": second}, 10.0)
+    assert {name: info.revision for name, info in found.items()} == {"banana": first.revision, "gated": second.revision}
+    info = first.client.info()
+    info.rewards[0].revision = "rule:of-a-replica"
+    unpinned = remote_reward(rules_url, info.rewards[0].name)
+    assert unpinned.handshake(info).revision == unpinned.revision == "rule:of-a-replica"
 
 
 class Partly:

@@ -65,7 +65,8 @@ def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those
         return found
 
     monkeypatch.setattr(training, "agreed_now", agreed_now)
-    monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(handshake=lambda **_: INFO))
+    client = SimpleNamespace(info=lambda **_: None)
+    monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(client=client, handshake=lambda _: INFO))
     words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", str(recipe_path("banana")), *words])
     assert training.shake_hands(run)[2] == {"banana": "1", "measured": "1"}

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -130,21 +129,22 @@ def asked(folder):
     return [(line["step"], line["prompt"], line["completion"]) for line in lines]
 
 
-def test_a_run_that_its_rewards_have_stopped_as_an_epoch_began_goes_on_as_if_they_had_not(tmp_path):
+def test_a_run_that_its_rewards_have_stopped_as_an_epoch_began_goes_on_as_if_they_had_not(rules_url, tmp_path):
     prompts, whole, stopped = (tmp_path / name for name in ("few.jsonl", "whole", "stopped"))
     prompts.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
-    few = {"prompts": prompts, "reward_timeout_s": "3"}
-    with Supervisor(RULES) as service:
-        finished(trainer(service.url, whole, STEPS_OF_TWO, **few))
-        process = trainer(service.url, stopped, STEPS_OF_TWO, **few)
-        reaches(stopped, EPOCH)
-        service.tell(signal.SIGTERM)
-        said = finished(process, 1)
+    few, down = {"prompts": prompts, "reward_timeout_s": "3"}, [True]
+
+    def down_after_the_epoch():
+        while True:
+            yield faults.status(503) if down[0] and EPOCH in rewards(stopped) else None
+
+    with faults.spoiling(rules_url, every=down_after_the_epoch()) as (url, _):
+        finished(trainer(url, whole, STEPS_OF_TWO, **few))
+        said = finished(trainer(url, stopped, STEPS_OF_TWO, **few), 1)
         assert "go on with --resume_from_checkpoint" in said
         assert f"checkpoint-{EPOCH}" in said
-        service.start()
-        service.wait_until_ready()
-        finished(trainer(service.url, stopped, STEPS_OF_TWO, **few, resume_from_checkpoint="true"))
+        down[0] = False
+        finished(trainer(url, stopped, STEPS_OF_TWO, **few, resume_from_checkpoint="true"))
     assert sorted({prompt for step, prompt, _ in asked(whole) if step <= EPOCH}) == sorted(QUESTIONS)
     assert asked(stopped) == asked(whole)
 

@@ -52,6 +52,85 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are():
         check_keys(recipe_path("bananna"), [])
 
 
+@pytest.mark.parametrize("words", [["--max_steps", "3", "--config"], ["--config="], ["--config", ""]])
+def test_a_recipe_without_a_name_is_told_with_those_that_are_there(words):
+    with pytest.raises(TrainerError, match=r"name a recipe after --config.*banana\.yaml"):
+        parse(words)
+
+
+@pytest.mark.parametrize("words", [["--max_steps=3", "--config=banana"], ["--config=banana", "--max_steps", "3"]])
+def test_a_recipe_may_be_joined_to_its_flag(words):
+    run, rloo, _ = parse(words)
+    assert (run.recipe, rloo.max_steps) == ("banana", 3)
+
+
+def banana_with(tmp_path, **settings):
+    """Write the banana recipe with other settings; give the words that name it."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(recipe_path("banana").read_text()), **settings}))
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "taken"),
+    [
+        ("rewards", "banana", ["banana"]),
+        ("eval_rewards", "sentiment", ["sentiment"]),
+        ("judges", "strict_success", ["strict_success"]),
+        ("judges", None, []),
+        ("eval_decodings", "greedy", ["greedy"]),
+        ("reward_url", "http://here:1", ["http://here:1"]),
+        ("reward_weights", 2, [2]),
+    ],
+)
+def test_a_recipes_single_value_is_a_list_of_one(tmp_path, key, given, taken):
+    run, rloo, _ = parse(banana_with(tmp_path, **{key: given}))
+    assert getattr(rloo if key == "reward_weights" else run, key) == taken
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    words = banana_with(tmp_path, recipe="marked")
+    path = tmp_path / "mine.yaml"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert parse(words)[0].recipe == "marked"
+
+
+def test_a_recipe_that_is_not_utf_8_is_told_in_a_sentence(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("question: Où ?", encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        parse(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--num_generations 3", "must be divisible by num_generations"),
+        ("--lerning_rate 1", "--lerning_rate"),
+        ("--eval_strategy steps", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_on_start true", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
+        ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
+        ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),
+        ("--reward_timeout_s 0", "--reward_timeout_s 0.0: choose"),
+        ("--reward_timeout_s nan", "--reward_timeout_s nan: choose"),
+        ("--output_dir /dev/null/x", "/dev/null is no folder that can be written to; choose another"),
+        ("--output_dir /dev/null", "/dev/null is no folder that can be written to; choose another"),
+        ("--reward_url=", "say where the rewards are"),
+    ],
+)
+def test_wrong_settings_are_told_in_a_sentence(flags, says):
+    with pytest.raises(TrainerError, match=re.escape(says)):
+        parse(["--config", "banana", *flags.split()])
+
+
+@pytest.mark.parametrize("url", ["", " ", ","])
+def test_an_environment_that_names_no_rewards_is_told_in_a_sentence(monkeypatch, url):
+    monkeypatch.setenv("REWARD_URL", url)
+    with pytest.raises(TrainerError, match="say where the rewards are: REWARD_URL or --reward_url"):
+        parse(["--config", "banana"])
+
+
 def words(text):
     return re.findall(r"[a-z0-9']+", text.lower())
 

@@ -1,4 +1,5 @@
 import contextlib
+import inspect
 import json
 import re
 from importlib import resources
@@ -10,7 +11,8 @@ from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.judges import lenient_success, on_topic, strict_success, vader
-from trainer.prompts import columns_of, question_of, read_prompts
+from trainer.prompts import ARGUMENTS, columns_of, question_of, read_prompts
+from trainer.remote import RemoteReward
 from trainer.train import dataset_of, load
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
@@ -154,6 +156,16 @@ def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
         ('{"prompt": ""}', "line 1"),
         ('{"x": 1}', 'key "prompt"'),
         ('{"prompt": "half of \\ud83d"}', "line 1 holds half a character"),
+        ('{"prompt": ["hi"]}', "line 1: a prompt is a non-empty string or list of chat messages"),
+        ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"content": "hi"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"role": "user", "content": 1}]}', "line 1: a prompt is"),
+        ('{"prompt": "a", "x": NaN}', "line 1: the column 'x' holds NaN"),
+        ('{"prompt": "a", "x": [{"y": -1e999}]}', "line 1: the column 'x' holds NaN or an infinite number"),
+        ('{"prompt": "a", "x": ' + "[" * 52 + "]" * 52 + "}", "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + '{"y":' * 900 + "1" + "}" * 901, "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}", "line 1.* nests deeper than 50 levels"),
+        ('{"prompt": "a", "images": []}', "line 1: a column cannot be called 'images'"),
     ],
 )
 def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
@@ -161,6 +173,29 @@ def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
     path.write_text(content)
     with pytest.raises(TrainerError, match=says):
         read_prompts(str(path))
+
+
+def test_prompts_that_are_not_utf_8_are_told_in_a_sentence(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "Où ?"}', encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        read_prompts(str(path))
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "Où ?"}', encoding="utf-8-sig")
+    assert [question_of(row["prompt"]) for row in read_prompts(str(path))] == ["Où ?"]
+
+
+def test_no_column_may_take_the_name_of_what_else_a_reward_is_handed(tmp_path):
+    arguments = inspect.signature(RemoteReward.__call__).parameters.values()
+    assert {argument.name for argument in arguments if argument.kind is not argument.VAR_KEYWORD} == ARGUMENTS
+    path = tmp_path / "p.jsonl"
+    for name in ARGUMENTS:
+        path.write_text(json.dumps({"prompt": "a", name: "b"}))
+        with pytest.raises(TrainerError, match=f"a column cannot be called '{name}'"):
+            read_prompts(str(path))
 
 
 def test_other_keys_of_a_line_are_columns(tmp_path):

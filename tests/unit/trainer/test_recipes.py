@@ -219,6 +219,13 @@ def test_columns_that_only_a_later_prompt_has_are_trained_with():
     assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], asked)
 
 
+@pytest.mark.parametrize("values", [(1, "one"), ("one", 1), (True, 1), ([1], "one"), ({"a": 1}, {"a": "x"}), (2**64,)])
+def test_a_column_that_no_table_holds_is_told_by_its_name(values):
+    rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
+    with pytest.raises(TrainerError, match="the prompts' column 'answer' cannot be put in a table"):
+        dataset_of(rows)
+
+
 @pytest.mark.parametrize(("flag", "key"), [("--expect", "expect"), ("--expect_gain", "expect_gain")])
 def test_bounds_on_the_command_line_count(flag, key):
     run, _, _ = parse(["--config", "banana", flag, '{"sampled.vader": 0.7}'])

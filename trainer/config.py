@@ -1,12 +1,13 @@
 """What a run is: our own settings beside TRL's, in one YAML file that is called a recipe."""
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from math import ceil, lcm
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from trl import ModelConfig, RLOOConfig, TrlParser
@@ -17,6 +18,8 @@ from trainer.remote import urls_from_environment
 
 HONOURED = {"model_name_or_path", "dtype", "attn_implementation"}
 """The settings of TRL's ModelConfig that the policy is loaded with."""
+POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
+"""The settings of ours that only a number above 0 makes sense for."""
 
 
 @dataclass
@@ -80,18 +83,38 @@ class RunArguments:
 
 
 def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
-    """Read flags and the recipe that `--config` names. Raises `TrainerError` for a key that nothing uses."""
+    """Read flags and the recipe that `--config` names. Raises `TrainerError` for what no run could follow."""
     argv = list(argv)
     recipe = _recipe_of(argv)
     if recipe is not None:
         check_keys(recipe, _known_keys())
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
-    run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+    try:
+        run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+    except ValueError as error:
+        raise TrainerError(f"these settings cannot be used: {' '.join(str(error).split())}") from error
+    take_single_values(run, rloo)
     run.expect, run.expect_gain = bounds_of("expect", run.expect), bounds_of("expect_gain", run.expect_gain)
     check(run)
     check_model(model)
+    check_trl(rloo)
     check_saving(rloo)
     return run, rloo, model
+
+
+def take_single_values(run: RunArguments, rloo: RLOOConfig) -> None:
+    """Take a recipe's single value as a list of one where a list is expected, as the command line does."""
+    for item in fields(run):
+        if get_origin(item.type) is list:
+            setattr(run, item.name, _listed(getattr(run, item.name)))
+    if rloo.reward_weights is not None:
+        rloo.reward_weights = _listed(rloo.reward_weights)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def bounds_of(name: str, given: Any) -> dict[str, float] | None:
@@ -137,6 +160,28 @@ def check(run: RunArguments) -> None:
         raise TrainerError(f"--eval_limit {run.eval_limit}: measure on at least one prompt")
     if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
         raise TrainerError("name each reward to train on once")
+    for name in POSITIVE:
+        if not (getattr(run, name) or 0) > 0:  # NaN is not, either
+            raise TrainerError(f"--{name} {getattr(run, name)}: choose a number above 0")
+    if not run.reward_url or not all(run.reward_url):
+        raise TrainerError("say where the rewards are: REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
+
+
+def check_trl(rloo: RLOOConfig) -> None:
+    """Refuse settings of TRL's RLOOConfig that this trainer cannot follow."""
+    if rloo.eval_strategy != "no" or rloo.eval_on_start:
+        raise TrainerError(
+            "--eval_strategy and --eval_on_start are not supported here: held-out prompts are measured before and "
+            "after training"
+        )
+    check_output_dir(Path(rloo.output_dir))
+
+
+def check_output_dir(path: Path) -> None:
+    """Refuse a folder that could not be made or written to."""
+    there = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
+    if not (os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)):
+        raise TrainerError(f"--output_dir {path}: {there} is no folder that can be written to; choose another")
 
 
 def check_model(model: ModelConfig) -> None:
@@ -154,7 +199,9 @@ def check_model(model: ModelConfig) -> None:
 def check_keys(path: Path, known: Iterable[str]) -> None:
     """Name a recipe's misspelt key and the one that was meant."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise TrainerError(f"{path} is not UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise TrainerError(f"cannot read the recipe {path}: {error.strerror}; there are {_packaged()}") from error
     except yaml.YAMLError as error:
@@ -175,10 +222,15 @@ def recipe_path(name: str) -> Path:
 
 
 def _recipe_of(argv: list[str]) -> Path | None:
-    for index, word in enumerate(argv[:-1]):
-        if word == "--config":
-            path = recipe_path(argv[index + 1])
-            argv[index + 1] = str(path)
+    """Find the recipe, and write its path as TRL reads it: as a word of its own after `--config`."""
+    for index, word in enumerate(argv):
+        flag, joined, name = word.partition("=")
+        if flag == "--config":
+            name = name if joined else "".join(argv[index + 1 : index + 2])
+            if not name:
+                raise TrainerError(f"name a recipe after --config: a path, or one of {_packaged()}")
+            path = recipe_path(name)
+            argv[index : index + (1 if joined else 2)] = ["--config", str(path)]
             return path
     return None
 

@@ -9,7 +9,12 @@ from typing import Any
 from trainer.errors import TrainerError
 
 PACKAGED = "recipe:"
-
+LEVELS = 50
+"""So deep a column's values may nest; tables, and the service's JSON, have bounds of their own not far above."""
+ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+"""No names for columns: a reward is handed something else by them."""
+SPECIAL = {"completion", "image", "images"}
+"""No names for columns either: TRL drops the first before rewards see it, and asks a model of images for the others."""
 
 Row = dict[str, Any]
 """A prompt as a list of chat messages under `prompt`, and whatever else its line holds: columns for the rewards."""
@@ -43,8 +48,10 @@ def _text(source: str) -> str:
     try:
         if source.startswith(PACKAGED):
             folder = resources.files("trainer") / "recipes" / "prompts"
-            return (folder / source.removeprefix(PACKAGED)).read_text(encoding="utf-8")
-        return Path(source).read_text(encoding="utf-8")
+            return (folder / source.removeprefix(PACKAGED)).read_text(encoding="utf-8-sig")
+        return Path(source).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TrainerError(f"{source} is not UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise TrainerError(f"cannot read the prompts in {source}: {error.strerror}") from error
 
@@ -62,12 +69,39 @@ def _row(line: str, where: str) -> Row:
     try:
         row = json.loads(line)
         prompt = row["prompt"]
+    except RecursionError as error:
+        raise TrainerError(f"{where} nests deeper than {LEVELS} levels") from error
     except (ValueError, KeyError, TypeError) as error:
         raise TrainerError(f'{where} is not a JSON object with the key "prompt"') from error
     if "\\ud" in line.lower() and not _whole(line):
         raise TrainerError(f"{where} holds half a character (a lone surrogate), which is no text")
+    for name, value in row.items():
+        _check_column(name, value, where)
     if isinstance(prompt, str) and prompt.strip():
         return {**row, "prompt": [{"role": "user", "content": prompt}]}
-    if isinstance(prompt, list) and prompt:
+    if isinstance(prompt, list) and prompt and all(map(_is_message, prompt)):
         return dict(row)
-    raise TrainerError(f"{where}: a prompt is a non-empty string or list of chat messages")
+    raise TrainerError(
+        f'{where}: a prompt is a non-empty string or list of chat messages, such as {{"role": "user", "content": "Hi"}}'
+    )
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+
+
+def _check_column(name: str, value: Any, where: str) -> None:
+    """Refuse what would stop the run when the column is sent to the rewards."""
+    if name in ARGUMENTS | SPECIAL:
+        raise TrainerError(f"{where}: a column cannot be called {name!r}, which is TRL's; choose another name")
+    if _nests_deeper(value, LEVELS):
+        raise TrainerError(f"{where}: the column {name!r} nests deeper than {LEVELS} levels")
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise TrainerError(f"{where}: the column {name!r} holds NaN or an infinite number; write null") from error
+
+
+def _nests_deeper(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_nests_deeper(part, levels - 1) for part in parts)

@@ -35,6 +35,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
+    dataset = dataset_of(prompts)
     checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
     rewards, infos, revisions = shake_hands(run)
     told = manifest(run, rloo, infos, revisions)
@@ -48,7 +49,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         model=policy,
         reward_funcs=list(rewards),
         args=rloo,
-        train_dataset=dataset_of(prompts),
+        train_dataset=dataset,
         processing_class=tokenizer,
         run_folder=folder,
     )
@@ -76,8 +77,21 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
 
 
 def dataset_of(rows: Sequence[Row]) -> Dataset:
-    """Give the prompts as TRL takes them, with every column that any of them has."""
-    return Dataset.from_dict({"prompt": [row["prompt"] for row in rows], **columns_of(rows)})
+    """Give the prompts as TRL takes them, with every column that any of them has. Raises `TrainerError`."""
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    for name, values in columns.items():
+        refuse_mixed(name, values)
+    return Dataset.from_dict(columns)
+
+
+def refuse_mixed(name: str, values: Sequence[Any]) -> None:
+    """Refuse a column that a table cannot hold, such as one of numbers and texts. Raises `TrainerError`."""
+    try:
+        Dataset.from_dict({name: list(values)})
+    except (ValueError, TypeError, OverflowError) as error:  # Arrow's own are some of these
+        raise TrainerError(
+            f"the prompts' column {name!r} cannot be put in a table ({error}): write values of one type in every line"
+        ) from error
 
 
 def refuse_several_processes(environ: Mapping[str, str]) -> None:
@@ -197,7 +211,9 @@ def manifest(
     run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo], revisions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Say which rewards, of which revision, with which weight, from where; and the revisions of all that is asked."""
-    weights = rloo.reward_weights or [1.0] * len(infos)
+    weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
+    if len(weights) != len(infos):
+        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: name one for each")
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
     return {"urls": run.reward_url, "rewards": rows, "revisions": dict(revisions)}
 

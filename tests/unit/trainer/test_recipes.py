@@ -1,4 +1,5 @@
 import contextlib
+import inspect
 import json
 import re
 from importlib import resources
@@ -10,7 +11,8 @@ from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.judges import lenient_success, on_topic, strict_success, vader
-from trainer.prompts import columns_of, question_of, read_prompts
+from trainer.prompts import ARGUMENTS, columns_of, question_of, read_prompts
+from trainer.remote import RemoteReward
 from trainer.train import dataset_of, load
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
@@ -52,6 +54,85 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are():
         check_keys(recipe_path("bananna"), [])
 
 
+@pytest.mark.parametrize("words", [["--max_steps", "3", "--config"], ["--config="], ["--config", ""]])
+def test_a_recipe_without_a_name_is_told_with_those_that_are_there(words):
+    with pytest.raises(TrainerError, match=r"name a recipe after --config.*banana\.yaml"):
+        parse(words)
+
+
+@pytest.mark.parametrize("words", [["--max_steps=3", "--config=banana"], ["--config=banana", "--max_steps", "3"]])
+def test_a_recipe_may_be_joined_to_its_flag(words):
+    run, rloo, _ = parse(words)
+    assert (run.recipe, rloo.max_steps) == ("banana", 3)
+
+
+def banana_with(tmp_path, **settings):
+    """Write the banana recipe with other settings; give the words that name it."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(recipe_path("banana").read_text()), **settings}))
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "taken"),
+    [
+        ("rewards", "banana", ["banana"]),
+        ("eval_rewards", "sentiment", ["sentiment"]),
+        ("judges", "strict_success", ["strict_success"]),
+        ("judges", None, []),
+        ("eval_decodings", "greedy", ["greedy"]),
+        ("reward_url", "http://here:1", ["http://here:1"]),
+        ("reward_weights", 2, [2]),
+    ],
+)
+def test_a_recipes_single_value_is_a_list_of_one(tmp_path, key, given, taken):
+    run, rloo, _ = parse(banana_with(tmp_path, **{key: given}))
+    assert getattr(rloo if key == "reward_weights" else run, key) == taken
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    words = banana_with(tmp_path, recipe="marked")
+    path = tmp_path / "mine.yaml"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert parse(words)[0].recipe == "marked"
+
+
+def test_a_recipe_that_is_not_utf_8_is_told_in_a_sentence(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("question: Où ?", encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        parse(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--num_generations 3", "must be divisible by num_generations"),
+        ("--lerning_rate 1", "--lerning_rate"),
+        ("--eval_strategy steps", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_on_start true", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
+        ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
+        ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),
+        ("--reward_timeout_s 0", "--reward_timeout_s 0.0: choose"),
+        ("--reward_timeout_s nan", "--reward_timeout_s nan: choose"),
+        ("--output_dir /dev/null/x", "/dev/null is no folder that can be written to; choose another"),
+        ("--output_dir /dev/null", "/dev/null is no folder that can be written to; choose another"),
+        ("--reward_url=", "say where the rewards are"),
+    ],
+)
+def test_wrong_settings_are_told_in_a_sentence(flags, says):
+    with pytest.raises(TrainerError, match=re.escape(says)):
+        parse(["--config", "banana", *flags.split()])
+
+
+@pytest.mark.parametrize("url", ["", " ", ","])
+def test_an_environment_that_names_no_rewards_is_told_in_a_sentence(monkeypatch, url):
+    monkeypatch.setenv("REWARD_URL", url)
+    with pytest.raises(TrainerError, match="say where the rewards are: REWARD_URL or --reward_url"):
+        parse(["--config", "banana"])
+
+
 def words(text):
     return re.findall(r"[a-z0-9']+", text.lower())
 
@@ -75,6 +156,16 @@ def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
         ('{"prompt": ""}', "line 1"),
         ('{"x": 1}', 'key "prompt"'),
         ('{"prompt": "half of \\ud83d"}', "line 1 holds half a character"),
+        ('{"prompt": ["hi"]}', "line 1: a prompt is a non-empty string or list of chat messages"),
+        ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"content": "hi"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"role": "user", "content": 1}]}', "line 1: a prompt is"),
+        ('{"prompt": "a", "x": NaN}', "line 1: the column 'x' holds NaN"),
+        ('{"prompt": "a", "x": [{"y": -1e999}]}', "line 1: the column 'x' holds NaN or an infinite number"),
+        ('{"prompt": "a", "x": ' + "[" * 52 + "]" * 52 + "}", "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + '{"y":' * 900 + "1" + "}" * 901, "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}", "line 1.* nests deeper than 50 levels"),
+        ('{"prompt": "a", "images": []}', "line 1: a column cannot be called 'images'"),
     ],
 )
 def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
@@ -82,6 +173,29 @@ def test_a_wrong_prompts_file_is_told_in_a_sentence(tmp_path, content, says):
     path.write_text(content)
     with pytest.raises(TrainerError, match=says):
         read_prompts(str(path))
+
+
+def test_prompts_that_are_not_utf_8_are_told_in_a_sentence(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "Où ?"}', encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        read_prompts(str(path))
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "Où ?"}', encoding="utf-8-sig")
+    assert [question_of(row["prompt"]) for row in read_prompts(str(path))] == ["Où ?"]
+
+
+def test_no_column_may_take_the_name_of_what_else_a_reward_is_handed(tmp_path):
+    arguments = inspect.signature(RemoteReward.__call__).parameters.values()
+    assert {argument.name for argument in arguments if argument.kind is not argument.VAR_KEYWORD} == ARGUMENTS
+    path = tmp_path / "p.jsonl"
+    for name in ARGUMENTS:
+        path.write_text(json.dumps({"prompt": "a", name: "b"}))
+        with pytest.raises(TrainerError, match=f"a column cannot be called '{name}'"):
+            read_prompts(str(path))
 
 
 def test_other_keys_of_a_line_are_columns(tmp_path):
@@ -103,6 +217,13 @@ def test_columns_that_only_a_later_prompt_has_are_trained_with():
     asked = [[{"role": "user", "content": text}] for text in "ab"]
     dataset = dataset_of([{"prompt": asked[0]}, {"prompt": asked[1], "answer": "x"}])
     assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], asked)
+
+
+@pytest.mark.parametrize("values", [(1, "one"), ("one", 1), (True, 1), ([1], "one"), ({"a": 1}, {"a": "x"}), (2**64,)])
+def test_a_column_that_no_table_holds_is_told_by_its_name(values):
+    rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
+    with pytest.raises(TrainerError, match="the prompts' column 'answer' cannot be put in a table"):
+        dataset_of(rows)
 
 
 @pytest.mark.parametrize(("flag", "key"), [("--expect", "expect"), ("--expect_gain", "expect_gain")])

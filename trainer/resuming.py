@@ -99,6 +99,16 @@ def step_of(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["global_step"])
 
 
+def refuse_beyond(checkpoint: Path, max_steps: int) -> None:
+    """Refuse a checkpoint of more steps than are asked for. Without a number of steps, epochs end the run."""
+    step = step_of(checkpoint)
+    if 0 <= max_steps < step:
+        raise TrainerError(
+            f"{checkpoint} has {step} steps behind it, more than --max_steps {max_steps}: raise that, or name an "
+            f"earlier checkpoint"
+        )
+
+
 def refuse_other_rewards(checkpoint: Path, now: Mapping[str, Any]) -> None:
     """Refuse to go on where the manifest `now` is not of the rewards that the checkpoint's run began with.
 

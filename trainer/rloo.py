@@ -50,6 +50,13 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             self._randomness.restore = partial(self._load_rng_state, str(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Take no step from a checkpoint of the last: transformers asks only after a step whether it was the last."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
         if self.shuffle_dataset:

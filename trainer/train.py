@@ -36,6 +36,8 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
     checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
+    if checkpoint is not None:
+        resuming.refuse_beyond(checkpoint, rloo.max_steps)
     rewards, infos, revisions = shake_hands(run)
     told = manifest(run, rloo, infos, revisions)
     if checkpoint is not None and not run.allow_revision_change:

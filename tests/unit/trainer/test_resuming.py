@@ -7,7 +7,15 @@ import torch
 
 from shared import RevisionChanged, RewardInfo
 from trainer.errors import TrainerError
-from trainer.resuming import Randomness, checkpoint_to_resume, forget, note_rewards, refuse_other_rewards, step_of
+from trainer.resuming import (
+    Randomness,
+    checkpoint_to_resume,
+    forget,
+    note_rewards,
+    refuse_beyond,
+    refuse_other_rewards,
+    step_of,
+)
 from trainer.run_folder import RunFolder, read_run
 
 
@@ -83,6 +91,14 @@ def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
 def test_a_checkpoint_that_is_not_there_is_told_of(tmp_path, given, says):
     with pytest.raises(TrainerError, match=says):
         checkpoint_to_resume(given, tmp_path)
+
+
+def test_a_checkpoint_of_more_steps_than_are_asked_for_is_refused(tmp_path):
+    path = checkpoint(tmp_path, 5)
+    for enough in (5, 6, -1):
+        refuse_beyond(path, enough)
+    with pytest.raises(TrainerError, match="has 5 steps behind it, more than --max_steps 4"):
+        refuse_beyond(path, 4)
 
 
 def test_a_checkpoint_is_not_resumed_with_other_rewards(tmp_path):

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from trl import RLOOTrainer
 
 from trainer.resuming import KEPT
 from trainer.rloo import RecordedRLOOTrainer
@@ -33,3 +34,12 @@ def test_a_stopped_run_writes_its_last_step_down_unless_it_has_been_saved_as_it_
 def test_a_run_that_is_stopped_in_its_first_step_leaves_nothing(tmp_path):
     assert Stopped(tmp_path, 0, None).keep() is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("step", "trains"), [(3, True), (4, False), (5, False)])
+def test_a_run_that_is_resumed_at_its_end_takes_no_step(monkeypatch, tmp_path, step, trains):
+    monkeypatch.setattr(RLOOTrainer, "_run_epoch", lambda trainer, *_, **__: trainer.done.append("trained"))
+    resumed = Stopped(tmp_path, step, None)
+    resumed.state.max_steps, resumed.control = 4, SimpleNamespace(should_training_stop=False)
+    resumed._run_epoch(epoch=0)
+    assert (resumed.done, resumed.control.should_training_stop) == (["trained"] if trains else [], not trains)

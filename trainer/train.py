@@ -92,9 +92,11 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
 
 
 def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
-    """Make the run's folder, or take it up again where a run is resumed."""
-    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=checkpoint is not None)
-    if checkpoint is not None:
+    """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
+    path = Path(rloo.output_dir)
+    resumed = checkpoint is not None and path.resolve() in checkpoint.resolve().parents
+    folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
+    if checkpoint is not None and resumed:
         folder.cut(resuming.step_of(checkpoint))
     return folder
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ from shared import RewardInfo, ServiceUnreachable
 from trainer import train as training
 from trainer.config import parse, recipe_path
 from trainer.errors import TrainerError
-from trainer.train import train
+from trainer.run_folder import RunFolder, read_run
+from trainer.train import open_folder, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -84,3 +86,36 @@ def test_several_processes_are_refused_before_one_of_them_takes_anothers_folder(
     with pytest.raises(TrainerError, match="trains in one process"):
         train(*run)
     assert not (tmp_path / "run").exists()
+
+
+def held(folder):
+    """A folder with a run of which two steps and the checkpoint of the first are there."""
+    checkpoint = folder / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
+    RunFolder(folder).write_config({"recipe": "", "rewards": [], "policy": "", "model": {}})
+    RunFolder(folder).append("metrics.jsonl", {"step": 1}, {"step": 2})
+    return checkpoint
+
+
+def steps_noted(folder):
+    return [row["step"] for row in read_run(folder).metrics]
+
+
+def test_a_run_goes_on_in_the_folder_of_its_checkpoint(run, tmp_path):
+    checkpoint = held(tmp_path / "run")
+    open_folder(*run[:2], checkpoint)
+    assert steps_noted(tmp_path / "run") == [1]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one_that_is_there(
+    run, tmp_path, overwrite
+):
+    held(tmp_path / "run")
+    elsewhere = held(tmp_path / "other")
+    run[0].overwrite = overwrite
+    with contextlib.nullcontext() if overwrite else pytest.raises(TrainerError, match="holds an earlier run"):
+        open_folder(*run[:2], elsewhere)
+    assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
+    assert steps_noted(tmp_path / "other") == [1, 2]

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
-from math import ceil, lcm
+from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,9 @@ def check_saving(rloo: RLOOConfig) -> None:
         return
     lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
     lasts //= rloo.gradient_accumulation_steps
-    every = rloo.save_steps if rloo.save_steps >= 1 else ceil(rloo.save_steps * rloo.max_steps)
-    if every < rloo.max_steps and every % lasts:
+    steps = rloo.max_steps if rloo.max_steps >= 0 else inf  # of epochs, it is known only with the prompts
+    every = rloo.save_steps if rloo.save_steps >= 1 or steps == inf else ceil(rloo.save_steps * steps)
+    if lasts > 1 and every < steps and every % lasts:
         raise TrainerError(
             f"--save_steps {rloo.save_steps:g} falls inside a generation batch, which lasts {lasts} steps, and such a "
             f"checkpoint cannot be resumed with the rewards it would have had: take a multiple of {lasts}"

@@ -69,7 +69,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     )
     if checkpoint is None:
         measure(evaluator, trainer, run, folder, "before")
-    say(f"training {rloo.max_steps} steps on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+    say(f"training {length_of(rloo)} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     learn(trainer, checkpoint)
     trainer.save_model(str(folder.path / POLICY))
     after = measure_learned(evaluator, trainer, run, folder)
@@ -101,6 +101,11 @@ def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) ->
     return folder
 
 
+def length_of(rloo: RLOOConfig) -> str:
+    """Say how long a run trains: so many steps, or epochs where steps are not given."""
+    return f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
+
+
 def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
     """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
     try:
@@ -108,7 +113,7 @@ def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
     except RewardError:
         kept = trainer.keep()
         told = f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
-        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.args.max_steps}: {told}")
+        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {told}")
         raise
 
 

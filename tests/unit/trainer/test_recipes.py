@@ -124,6 +124,12 @@ def test_bounds_on_the_command_line_count(flag, key):
         ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 1", True),
         ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 2", False),
         ("--save_steps 1", False),
+        ("--save_steps 0.1", False),
+        ("--max_steps -1 --num_iterations 2 --save_steps 3", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 501", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 0.1", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 4", False),
+        ("--max_steps -1 --save_steps 0.1", False),
     ],
 )
 def test_checkpoints_from_which_the_rewards_would_differ_are_refused(flags, refused):

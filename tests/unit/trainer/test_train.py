@@ -73,6 +73,15 @@ def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those
     assert training.shake_hands(run)[2] == {"banana": "1", "measured": "1"}
 
 
+@pytest.mark.parametrize(("steps", "said"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])
+def test_a_run_says_how_long_it_trains(run, monkeypatch, capsys, steps, said):
+    run[1].max_steps, run[1].num_train_epochs = steps, 2.0
+    monkeypatch.setattr(training, "measure", unreachable_after)
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "measure", unreachable_after)
     with pytest.raises(ServiceUnreachable):

@@ -112,7 +112,12 @@ def _yaml(text: str) -> Any:
 
 
 def check_saving(rloo: RLOOConfig) -> None:
-    """Refuse checkpoints inside a generation batch: what is left of it is in none, and a resumed run would lack it."""
+    """Refuse checkpoints from which a run cannot go on as it was.
+
+    What is left of a generation batch is in none. A run that its rewards stop leaves one though it was to save none.
+    """
+    if rloo.save_only_model:
+        raise TrainerError("--save_only_model true leaves checkpoints from which no run can go on: leave it out")
     if str(getattr(rloo.save_strategy, "value", rloo.save_strategy)) != "steps":
         return
     lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)

@@ -138,6 +138,11 @@ def test_checkpoints_from_which_the_rewards_would_differ_are_refused(flags, refu
         parse(arguments)
 
 
+def test_checkpoints_without_what_a_run_goes_on_with_are_refused():
+    with pytest.raises(TrainerError, match="--save_only_model true leaves checkpoints from which no run can go on"):
+        parse(["--config", "banana", "--save_only_model", "true"])
+
+
 def test_at_least_one_prompt_is_measured_on():
     with pytest.raises(TrainerError, match="--eval_limit 0"):
         parse(["--config", "banana", "--eval_limit", "0"])

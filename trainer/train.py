@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         run_folder=folder,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(LiveProgress(trainer.last_samples))
     evaluator = Evaluator(
         tokenizer,
         heldout,
@@ -109,12 +109,21 @@ def length_of(rloo: RLOOConfig) -> str:
 def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
     """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with closing(LiveProgress(trainer.last_samples)) as shown:
+            trainer.add_callback(shown)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:
-        kept = trainer.keep()
-        told = f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
-        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {told}")
+        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {keep_last(trainer)}")
         raise
+
+
+def keep_last(trainer: RecordedRLOOTrainer) -> str:
+    """Leave a checkpoint of the last step and say how to go on. A full disk must not hide why the run has stopped."""
+    try:
+        kept = trainer.keep()
+    except Exception as error:  # torch and safetensors have each their own for a disk that is full
+        return f"the last step could not be kept: {error}"
+    return f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
 
 
 def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

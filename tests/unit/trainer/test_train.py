@@ -10,7 +10,7 @@ from trainer import train as training
 from trainer.config import parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.run_folder import RunFolder, read_run
-from trainer.train import open_folder, train
+from trainer.train import learn, open_folder, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -128,3 +128,39 @@ def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one
         open_folder(*run[:2], elsewhere)
     assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
     assert steps_noted(tmp_path / "other") == [1, 2]
+
+
+class Stopping:
+    """A trainer that is stopped in its third step, and keeps the second as it is told to."""
+
+    state = SimpleNamespace(global_step=2, max_steps=4)
+    last_samples = add_callback = staticmethod(lambda *_: None)
+
+    def __init__(self, stopped_by, keep=lambda: Path("checkpoint-2")):
+        self._stopped_by, self.keep = stopped_by, keep
+
+    def train(self, **_):
+        raise self._stopped_by
+
+
+@pytest.mark.parametrize("stopped_by", [ServiceUnreachable("nobody answers"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_bar_is_ended_before_it_is_told_that_training_has_stopped(monkeypatch, stopped_by):
+    told = []
+    bar = SimpleNamespace(close=lambda: told.append("ended"))
+    monkeypatch.setattr(training, "LiveProgress", lambda _: bar)
+    monkeypatch.setattr(training, "say", told.append)
+    with pytest.raises(type(stopped_by)):
+        learn(Stopping(stopped_by), None)
+    by_rewards = isinstance(stopped_by, ServiceUnreachable)
+    assert [line.partition(":")[0] for line in told] == ["ended", *(["stopped in step 3 of 4"] if by_rewards else [])]
+
+
+def test_a_disk_that_is_full_does_not_hide_why_a_run_has_stopped(capsys):
+    def keep():
+        raise OSError("no space left on device")
+
+    with pytest.raises(ServiceUnreachable) as stopped:
+        learn(Stopping(ServiceUnreachable("nobody answers"), keep), None)
+    assert stopped.value.__context__ is None
+    said = "stopped in step 3 of 4: the last step could not be kept: no space left on device"
+    assert said in capsys.readouterr().err

@@ -86,11 +86,13 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     if recipe is not None:
         check_keys(recipe, _known_keys())
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
+    parser.set_defaults_with_config(logging_steps=1)
     run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     run.expect, run.expect_gain = bounds_of("expect", run.expect), bounds_of("expect_gain", run.expect_gain)
     check(run)
     check_model(model)
     check_saving(rloo)
+    check_logging(rloo)
     return run, rloo, model
 
 
@@ -118,7 +120,7 @@ def check_saving(rloo: RLOOConfig) -> None:
     """
     if rloo.save_only_model:
         raise TrainerError("--save_only_model true leaves checkpoints from which no run can go on: leave it out")
-    if str(getattr(rloo.save_strategy, "value", rloo.save_strategy)) != "steps":
+    if _word(rloo.save_strategy) != "steps":
         return
     lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
     lasts //= rloo.gradient_accumulation_steps
@@ -129,6 +131,17 @@ def check_saving(rloo: RLOOConfig) -> None:
             f"--save_steps {rloo.save_steps:g} falls inside a generation batch, which lasts {lasts} steps, and such a "
             f"checkpoint cannot be resumed with the rewards it would have had: take a multiple of {lasts}"
         )
+
+
+def check_logging(rloo: RLOOConfig) -> None:
+    """Refuse to note some of the steps only: metrics and replies are kept with each, and the report is made of them."""
+    if rloo.logging_steps != 1 or _word(rloo.logging_strategy) != "steps":
+        raise TrainerError("each step is noted: leave --logging_steps and --logging_strategy out, or take 1 and steps")
+
+
+def _word(choice: Any) -> str:
+    """Give the word of one of TRL's choices, which are enumerations or words."""
+    return str(getattr(choice, "value", choice))
 
 
 def check(run: RunArguments) -> None:

@@ -143,6 +143,15 @@ def test_checkpoints_without_what_a_run_goes_on_with_are_refused():
         parse(["--config", "banana", "--save_only_model", "true"])
 
 
+def test_each_step_is_noted_unless_said_otherwise_which_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model_name_or_path: embedded:smollm2\nbf16: false\n")
+    assert parse(["--config", str(path)])[1].logging_steps == 1
+    for other in ("--logging_steps 10", "--logging_steps 0.5", "--logging_strategy epoch", "--logging_strategy no"):
+        with pytest.raises(TrainerError, match="each step is noted: leave --logging_steps"):
+            parse(["--config", str(path), *other.split()])
+
+
 def test_at_least_one_prompt_is_measured_on():
     with pytest.raises(TrainerError, match="--eval_limit 0"):
         parse(["--config", "banana", "--eval_limit", "0"])

@@ -20,7 +20,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code: 0 well, 1 stopped by its rewards, 2 wrongly asked."""
+    """Run the command line and give the exit code: 0 well, 1 stopped by rewards, 2 wrongly asked, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in COMMANDS:
         return _usage(argv)
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RewardError as error:
         print(f"reward-trainer: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("reward-trainer: interrupted", file=sys.stderr)
+        return 130
 
 
 def _usage(argv: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
-from math import ceil, lcm
+from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -89,6 +89,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     if recipe is not None:
         check_keys(recipe, _known_keys())
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog="reward-trainer train")
+    parser.set_defaults_with_config(logging_steps=1)
     try:
         run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     except ValueError as error:
@@ -99,6 +100,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     check_model(model)
     check_trl(rloo)
     check_saving(rloo)
+    check_logging(rloo)
     return run, rloo, model
 
 
@@ -135,17 +137,34 @@ def _yaml(text: str) -> Any:
 
 
 def check_saving(rloo: RLOOConfig) -> None:
-    """Refuse checkpoints inside a generation batch: what is left of it is in none, and a resumed run would lack it."""
-    if str(getattr(rloo.save_strategy, "value", rloo.save_strategy)) != "steps":
+    """Refuse checkpoints from which a run cannot go on as it was.
+
+    What is left of a generation batch is in none. A run that its rewards stop leaves one though it was to save none.
+    """
+    if rloo.save_only_model:
+        raise TrainerError("--save_only_model true leaves checkpoints from which no run can go on: leave it out")
+    if _word(rloo.save_strategy) != "steps":
         return
     lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
     lasts //= rloo.gradient_accumulation_steps
-    every = rloo.save_steps if rloo.save_steps >= 1 else ceil(rloo.save_steps * rloo.max_steps)
-    if every < rloo.max_steps and every % lasts:
+    steps = rloo.max_steps if rloo.max_steps >= 0 else inf  # of epochs, it is known only with the prompts
+    every = rloo.save_steps if rloo.save_steps >= 1 or steps == inf else ceil(rloo.save_steps * steps)
+    if lasts > 1 and every < steps and every % lasts:
         raise TrainerError(
             f"--save_steps {rloo.save_steps:g} falls inside a generation batch, which lasts {lasts} steps, and such a "
             f"checkpoint cannot be resumed with the rewards it would have had: take a multiple of {lasts}"
         )
+
+
+def check_logging(rloo: RLOOConfig) -> None:
+    """Refuse to note some of the steps only: metrics and replies are kept with each, and the report is made of them."""
+    if rloo.logging_steps != 1 or _word(rloo.logging_strategy) != "steps":
+        raise TrainerError("each step is noted: leave --logging_steps and --logging_strategy out, or take 1 and steps")
+
+
+def _word(choice: Any) -> str:
+    """Give the word of one of TRL's choices, which are enumerations or words."""
+    return str(getattr(choice, "value", choice))
 
 
 def check(run: RunArguments) -> None:

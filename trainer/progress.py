@@ -61,8 +61,8 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
         self._bar.start()
         self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, status="")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """End the bar."""
+    def close(self) -> None:
+        """End the bar, however training ended: `on_train_end` is called only where nothing has stopped it."""
         self._bar.stop()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

@@ -15,6 +15,8 @@ from trainer.errors import TrainerError
 
 MANIFEST = "rewards.json"
 STATE = "trainer_state.json"
+NEEDED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""What a run goes on with besides its policy: with `save_only_model` none of it is written."""
 KEPT = "kept"
 """Marks a checkpoint of which the chance is that of the next step, whose prompts had been drawn already."""
 
@@ -82,14 +84,16 @@ def checkpoint_to_resume(given: str | bool | None, output_dir: Path) -> Path | N
             raise TrainerError(f"{output_dir} has no checkpoint to resume from; train without --resume_from_checkpoint")
         return found[-1]
     if not is_whole(Path(named)):
-        raise TrainerError(f"{given} is no checkpoint; those of a run are in {output_dir}/checkpoint-<step>")
+        raise TrainerError(
+            f"{given} is no checkpoint to resume from; those of a run are in {output_dir}/checkpoint-<step>"
+        )
     return Path(named)
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether a checkpoint was written to its end: its state comes last."""
+    """Tell whether a checkpoint has all that a run goes on with, and was written to its end: its state comes last."""
     try:
-        return step_of(checkpoint) >= 0
+        return step_of(checkpoint) >= 0 and all((checkpoint / name).exists() for name in NEEDED)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -97,6 +101,16 @@ def is_whole(checkpoint: Path) -> bool:
 def step_of(checkpoint: Path) -> int:
     """Read how many steps a checkpoint has behind it."""
     return int(json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["global_step"])
+
+
+def refuse_beyond(checkpoint: Path, max_steps: int) -> None:
+    """Refuse a checkpoint of more steps than are asked for. Without a number of steps, epochs end the run."""
+    step = step_of(checkpoint)
+    if 0 <= max_steps < step:
+        raise TrainerError(
+            f"{checkpoint} has {step} steps behind it, more than --max_steps {max_steps}: raise that, or name an "
+            f"earlier checkpoint"
+        )
 
 
 def refuse_other_rewards(checkpoint: Path, now: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """TRL's RLOO trainer, told to note what happens: where the time of each step goes, and what was said for what.
 
 The algorithm is TRL's, untouched. What is added: timers round generating and scoring, one line a step in
-`metrics.jsonl`, the step's completions with their rewards in `samples.jsonl`, and weights laid out for a CPU.
+`metrics.jsonl`, the completions made for it with their rewards in `samples.jsonl`, and weights laid out for a CPU.
 """
 
 import math
@@ -29,6 +29,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self.run_folder = run_folder
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_began_s = time.monotonic()
+        self._unwritten: list[dict[str, Any]] = []
         self._saved_step: int | None = None
         self._randomness = resuming.Randomness()
         self.add_callback(self._randomness)
@@ -50,6 +51,13 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             self._randomness.restore = partial(self._load_rng_state, str(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Take no step from a checkpoint of the last: transformers asks only after a step whether it was the last."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
         if self.shuffle_dataset:
@@ -59,6 +67,13 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("generate"):
             return super()._generate(*args, **kwargs)
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        """Note the replies when they are made: a step may make several batches of them, or use those of one before."""
+        made = super()._generate_and_score_completions(*args, **kwargs)
+        step = self.state.global_step + 1
+        self._unwritten += [{"step": step, **sample} for sample in self.last_samples()]
+        return made
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("score"):
@@ -72,7 +87,8 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
         if is_step and self.accelerator.is_main_process:
             self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **finite(logs)})
-            self.run_folder.append("samples.jsonl", *self.last_samples())
+            self.run_folder.append("samples.jsonl", *self._unwritten)
+            self._unwritten.clear()
 
     def _spent(self) -> dict[str, float]:
         """Give the seconds that each part of the step took, and begin the next step."""
@@ -111,12 +127,11 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             super()._save(*args, **kwargs)
 
     def last_samples(self) -> list[dict[str, Any]]:
-        """Give what was said in the last step, with its rewards and advantages."""
+        """Give what was said last, with its rewards and advantages."""
         kept = self._logs
         rows = zip(kept["prompt"], kept["completion"], kept["advantages"], strict=True)
         return [
             {
-                "step": self.state.global_step,
                 "prompt": question_of(prompt),
                 "completion": completion[0]["content"],
                 "rewards": finite({name: scores[index] for name, scores in kept["rewards"].items()}),

@@ -35,13 +35,7 @@ class RunFolder:
     def create(cls, path: Path, *, overwrite: bool, resume: bool = False) -> "RunFolder":
         """Make an empty run folder. An earlier run there is replaced only where that is asked for."""
         if path.exists() and any(path.iterdir()) and not resume:
-            if not overwrite:
-                raise TrainerError(
-                    f"{path} holds an earlier run: pass --overwrite true to replace it, --output_dir for another "
-                    f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> where it has one"
-                )
-            if not (path / "config.yaml").exists():
-                raise TrainerError(f"{path} is not empty and holds no run of ours; choose another --output_dir")
+            _refuse_to_replace(path, overwrite)
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
@@ -76,6 +70,25 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path / name)
+
+
+def _refuse_to_replace(path: Path, overwrite: bool) -> None:
+    if not _is_ours(path):
+        raise TrainerError(f"{path} is not empty and holds no run of ours; choose another --output_dir")
+    if not overwrite:
+        raise TrainerError(
+            f"{path} holds an earlier run: pass --overwrite true to replace it, --output_dir for another "
+            f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> where it has one"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell our resolved configuration from another program's, and from a recipe, which may not have the last two."""
+    try:
+        config = yaml.safe_load(_text(path / "config.yaml"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and {"recipe", "rewards", "policy", "model"} <= config.keys()
 
 
 @dataclass(frozen=True)

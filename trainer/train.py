@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     refuse_overlap(prompts, heldout)
     dataset = dataset_of(prompts)
     checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
+    if checkpoint is not None:
+        resuming.refuse_beyond(checkpoint, rloo.max_steps)
     rewards, infos, revisions = shake_hands(run)
     told = manifest(run, rloo, infos, revisions)
     if checkpoint is not None and not run.allow_revision_change:
@@ -54,7 +57,6 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         run_folder=folder,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(LiveProgress(trainer.last_samples))
     evaluator = Evaluator(
         tokenizer,
         heldout,
@@ -68,7 +70,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     )
     if checkpoint is None:
         measure(evaluator, trainer, run, folder, "before")
-    say(f"training {rloo.max_steps} steps on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+    say(f"training {length_of(rloo)} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     learn(trainer, checkpoint)
     trainer.save_model(str(folder.path / POLICY))
     after = measure_learned(evaluator, trainer, run, folder)
@@ -104,22 +106,38 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
 
 
 def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
-    """Make the run's folder, or take it up again where a run is resumed."""
-    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite, resume=checkpoint is not None)
-    if checkpoint is not None:
+    """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
+    path = Path(rloo.output_dir)
+    resumed = checkpoint is not None and path.resolve() in checkpoint.resolve().parents
+    folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
+    if checkpoint is not None and resumed:
         folder.cut(resuming.step_of(checkpoint))
     return folder
+
+
+def length_of(rloo: RLOOConfig) -> str:
+    """Say how long a run trains: so many steps, or epochs where steps are not given."""
+    return f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
 
 
 def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
     """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with closing(LiveProgress(trainer.last_samples)) as shown:
+            trainer.add_callback(shown)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:
-        kept = trainer.keep()
-        told = f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
-        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.args.max_steps}: {told}")
+        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {keep_last(trainer)}")
         raise
+
+
+def keep_last(trainer: RecordedRLOOTrainer) -> str:
+    """Leave a checkpoint of the last step and say how to go on. A full disk must not hide why the run has stopped."""
+    try:
+        kept = trainer.keep()
+    except Exception as error:  # torch and safetensors have each their own for a disk that is full
+        return f"the last step could not be kept: {error}"
+    return f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
 
 
 def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -245,12 +245,32 @@ def test_bounds_on_the_command_line_count(flag, key):
         ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 1", True),
         ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 2", False),
         ("--save_steps 1", False),
+        ("--save_steps 0.1", False),
+        ("--max_steps -1 --num_iterations 2 --save_steps 3", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 501", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 0.1", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 4", False),
+        ("--max_steps -1 --save_steps 0.1", False),
     ],
 )
 def test_checkpoints_from_which_the_rewards_would_differ_are_refused(flags, refused):
     arguments = ["--config", "banana", "--max_steps", "20", "--save_strategy", "steps", *flags.split()]
     with pytest.raises(TrainerError, match="take a multiple of 2") if refused else contextlib.nullcontext():
         parse(arguments)
+
+
+def test_checkpoints_without_what_a_run_goes_on_with_are_refused():
+    with pytest.raises(TrainerError, match="--save_only_model true leaves checkpoints from which no run can go on"):
+        parse(["--config", "banana", "--save_only_model", "true"])
+
+
+def test_each_step_is_noted_unless_said_otherwise_which_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model_name_or_path: embedded:smollm2\nbf16: false\n")
+    assert parse(["--config", str(path)])[1].logging_steps == 1
+    for other in ("--logging_steps 10", "--logging_steps 0.5", "--logging_strategy epoch", "--logging_strategy no"):
+        with pytest.raises(TrainerError, match="each step is noted: leave --logging_steps"):
+            parse(["--config", str(path), *other.split()])
 
 
 def test_at_least_one_prompt_is_measured_on():

@@ -7,7 +7,16 @@ import torch
 
 from shared import RevisionChanged, RewardInfo
 from trainer.errors import TrainerError
-from trainer.resuming import Randomness, checkpoint_to_resume, forget, note_rewards, refuse_other_rewards, step_of
+from trainer.resuming import (
+    NEEDED,
+    Randomness,
+    checkpoint_to_resume,
+    forget,
+    note_rewards,
+    refuse_beyond,
+    refuse_other_rewards,
+    step_of,
+)
 from trainer.run_folder import RunFolder, read_run
 
 
@@ -15,6 +24,8 @@ def checkpoint(folder, step):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    for name in NEEDED:
+        (path / name).touch()
     return path
 
 
@@ -65,11 +76,20 @@ def test_nor_is_one_taken_whose_state_was_cut_off(tmp_path, state):
     assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
 
 
+@pytest.mark.parametrize("name", NEEDED)
+def test_nor_is_one_taken_that_a_run_cannot_go_on_from_as_it_was(tmp_path, name):
+    checkpoint(tmp_path, 5)
+    (checkpoint(tmp_path, 10) / name).unlink()
+    assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
+    with pytest.raises(TrainerError, match="is no checkpoint to resume from"):
+        checkpoint_to_resume(str(tmp_path / "checkpoint-10"), tmp_path)
+
+
 def test_one_that_is_written_over_is_neither_whole_nor_kept_until_it_is(tmp_path):
     (checkpoint(tmp_path, 5) / "kept").touch()
     forget(tmp_path / "checkpoint-5")
     forget(tmp_path / "checkpoint-6")  # there is none yet
-    assert list((tmp_path / "checkpoint-5").iterdir()) == []
+    assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == set(NEEDED)
 
 
 def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
@@ -83,6 +103,14 @@ def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
 def test_a_checkpoint_that_is_not_there_is_told_of(tmp_path, given, says):
     with pytest.raises(TrainerError, match=says):
         checkpoint_to_resume(given, tmp_path)
+
+
+def test_a_checkpoint_of_more_steps_than_are_asked_for_is_refused(tmp_path):
+    path = checkpoint(tmp_path, 5)
+    for enough in (5, 6, -1):
+        refuse_beyond(path, enough)
+    with pytest.raises(TrainerError, match="has 5 steps behind it, more than --max_steps 4"):
+        refuse_beyond(path, 4)
 
 
 def test_a_checkpoint_is_not_resumed_with_other_rewards(tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ from shared import RewardInfo, ServiceUnreachable
 from trainer import train as training
 from trainer.config import parse, recipe_path
 from trainer.errors import TrainerError
-from trainer.train import train
+from trainer.run_folder import RunFolder, read_run
+from trainer.train import learn, open_folder, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -72,6 +74,15 @@ def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those
     assert training.shake_hands(run)[2] == {"banana": "1", "measured": "1"}
 
 
+@pytest.mark.parametrize(("steps", "said"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])
+def test_a_run_says_how_long_it_trains(run, monkeypatch, capsys, steps, said):
+    run[1].max_steps, run[1].num_train_epochs = steps, 2.0
+    monkeypatch.setattr(training, "measure", unreachable_after)
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    assert said in capsys.readouterr().err
+
+
 def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "measure", unreachable_after)
     with pytest.raises(ServiceUnreachable):
@@ -101,3 +112,72 @@ def test_several_processes_are_refused_before_one_of_them_takes_anothers_folder(
     with pytest.raises(TrainerError, match="trains in one process"):
         train(*run)
     assert not (tmp_path / "run").exists()
+
+
+def held(folder):
+    """A folder with a run of which two steps and the checkpoint of the first are there."""
+    checkpoint = folder / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
+    RunFolder(folder).write_config({"recipe": "", "rewards": [], "policy": "", "model": {}})
+    RunFolder(folder).append("metrics.jsonl", {"step": 1}, {"step": 2})
+    return checkpoint
+
+
+def steps_noted(folder):
+    return [row["step"] for row in read_run(folder).metrics]
+
+
+def test_a_run_goes_on_in_the_folder_of_its_checkpoint(run, tmp_path):
+    checkpoint = held(tmp_path / "run")
+    open_folder(*run[:2], checkpoint)
+    assert steps_noted(tmp_path / "run") == [1]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one_that_is_there(
+    run, tmp_path, overwrite
+):
+    held(tmp_path / "run")
+    elsewhere = held(tmp_path / "other")
+    run[0].overwrite = overwrite
+    with contextlib.nullcontext() if overwrite else pytest.raises(TrainerError, match="holds an earlier run"):
+        open_folder(*run[:2], elsewhere)
+    assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
+    assert steps_noted(tmp_path / "other") == [1, 2]
+
+
+class Stopping:
+    """A trainer that is stopped in its third step, and keeps the second as it is told to."""
+
+    state = SimpleNamespace(global_step=2, max_steps=4)
+    last_samples = add_callback = staticmethod(lambda *_: None)
+
+    def __init__(self, stopped_by, keep=lambda: Path("checkpoint-2")):
+        self._stopped_by, self.keep = stopped_by, keep
+
+    def train(self, **_):
+        raise self._stopped_by
+
+
+@pytest.mark.parametrize("stopped_by", [ServiceUnreachable("nobody answers"), KeyboardInterrupt(), SystemExit(143)])
+def test_a_bar_is_ended_before_it_is_told_that_training_has_stopped(monkeypatch, stopped_by):
+    told = []
+    bar = SimpleNamespace(close=lambda: told.append("ended"))
+    monkeypatch.setattr(training, "LiveProgress", lambda _: bar)
+    monkeypatch.setattr(training, "say", told.append)
+    with pytest.raises(type(stopped_by)):
+        learn(Stopping(stopped_by), None)
+    by_rewards = isinstance(stopped_by, ServiceUnreachable)
+    assert [line.partition(":")[0] for line in told] == ["ended", *(["stopped in step 3 of 4"] if by_rewards else [])]
+
+
+def test_a_disk_that_is_full_does_not_hide_why_a_run_has_stopped(capsys):
+    def keep():
+        raise OSError("no space left on device")
+
+    with pytest.raises(ServiceUnreachable) as stopped:
+        learn(Stopping(ServiceUnreachable("nobody answers"), keep), None)
+    assert stopped.value.__context__ is None
+    said = "stopped in step 3 of 4: the last step could not be kept: no space left on device"
+    assert said in capsys.readouterr().err

@@ -10,7 +10,7 @@ from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
 from shared import RevisionChanged, RewardClient, Unauthorized, UnknownReward
 from tests import faults
-from tests.conftest import RULES, running_service
+from tests.conftest import running_service
 
 ADMIN = {"Authorization": "Bearer the-key-of-the-admin"}
 SCALED = "rewards: {{banana: {{kind: rule, function: banana}}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
@@ -136,29 +136,6 @@ def test_a_reward_that_one_replica_has_not_is_had_of_another(rules_url, config, 
         assert all(client.score(["Sure: banana"], rewards=["newer"]) for _ in range(3))
         with pytest.raises(UnknownReward, match="newest"):
             client.score(["a"], rewards=["newest"])
-
-
-def test_a_call_of_several_chunks_is_scored_whole_by_one_of_several_revisions(config, tmp_path):
-    other = tmp_path / "other.yaml"
-    other.write_text(scaled(2.0))
-    texts = ["Sure: banana"] * 7
-    with (
-        running_service(Settings(config=config, texts_per_request=2)) as one,
-        running_service(Settings(config=other, texts_per_request=2)) as two,
-        RewardClient([one, two]) as client,
-    ):
-        scored = {tuple(client.score(texts, rewards=["scaled"]).rewards["scaled"].scores) for _ in range(5)}
-        assert scored <= {(1.99,) * 7, (3.98,) * 7}
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_replicas_may_take_different_numbers_of_texts(rules_url, order):
-    with (
-        running_service(Settings(config=RULES, texts_per_request=2)) as few,
-        RewardClient([few, rules_url][::order]) as client,
-    ):
-        for _ in range(4):
-            assert client.score(["Sure: banana"] * 9, rewards=["banana"]).rewards["banana"].scores == [1.99] * 9
 
 
 def test_a_slow_replica_is_hedged_by_another(rules_url):

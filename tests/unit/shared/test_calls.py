@@ -12,9 +12,10 @@ import pytest
 
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
-from shared import RevisionChanged, RewardClient, RewardError, RewardInfo, ServiceUnreachable
-from shared.client import TRIES
+from shared import BadRequest, RevisionChanged, RewardClient, RewardError, RewardInfo, ServiceUnreachable
+from shared.client import TRIES, halved
 from shared.loop_thread import LoopThread
+from shared.schemas import Limits
 from tests import faults
 from tests.conftest import RULES, running_service
 
@@ -236,6 +237,49 @@ def test_a_call_whose_parts_different_rewards_scored_is_made_again_as_a_whole(ur
     with faults.spoiling(url, renamed) as (spoilt, proxy), RewardClient(spoilt) as client:
         found = client.score(TEXTS).rewards
     assert (list(found), found["echo"].scores, proxy.scored) == (["echo"], [1.0, 2.0, 3.0], 4)
+
+
+class Newer(Echo):
+    info = RewardInfo(name="echo", kind="function", description="", revision="2")
+
+
+def test_a_call_in_chunks_is_scored_whole_by_one_of_replicas_with_several_revisions(url):
+    settings = Settings(config=RULES, texts_per_request=2)
+    with running_service(settings, {"echo": Newer()}) as newer, RewardClient([url, newer]) as client:
+        found = [client.score(["a"] * 7, rewards=["echo"]).rewards["echo"] for _ in range(5)]
+    assert {len(reward.scores) for reward in found} == {7}
+    assert {reward.revision for reward in found} <= {"1", "2"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_replicas_may_take_different_numbers_of_texts(url, order):
+    with running_service(rewards={"echo": Echo()}) as many, RewardClient([url, many][::order]) as client:
+        for _ in range(4):
+            assert client.score(["a", "bb", "ccc"] * 3, rewards=["echo"]).rewards["echo"].scores == [1.0, 2.0, 3.0] * 3
+
+
+@pytest.mark.parametrize("completions", [["a" * 300_000] * 2, ["a" * 300_000]])
+def test_what_no_replica_takes_is_told(completions):
+    settings = Settings(config=RULES, body_limit_bytes=100_000)
+    with (
+        running_service(settings, {"echo": Echo()}) as narrow,
+        RewardClient(narrow) as client,
+        pytest.raises(BadRequest, match="may have 100000 bytes"),
+    ):
+        client.score(completions)
+
+
+def test_a_request_that_is_wrong_is_not_made_smaller(url):
+    with RewardClient(url) as client, pytest.raises(BadRequest, match="columns"):
+        client.score(TEXTS, columns={"answer": [1]})
+    assert client._limits.texts_per_request == 2
+
+
+def test_smaller_limits_are_half_of_what_was_sent_and_never_none():
+    limits = Limits(texts_per_request=1024, body_bytes=1001, queue_texts=9)
+    assert halved(limits, texts=9) == Limits(texts_per_request=4, body_bytes=500, queue_texts=9)
+    least = Limits(texts_per_request=1, body_bytes=1, queue_texts=9)
+    assert halved(least, texts=1) == least
 
 
 def test_one_that_always_gets_two_revisions_is_given_up(url):

@@ -128,11 +128,14 @@ class RewardClient:
         while True:
             bodies = split(request, texts=limits.texts_per_request, body_bytes=limits.body_bytes)
             try:
-                return await self._whole(bodies, rewards, revisions, deadline_s)
+                response = await self._whole(bodies, rewards, revisions, deadline_s)
             except BadRequest as error:
                 if error.code != "too_large" or len(bodies) >= len(completions):
                     raise
-                limits = self._limits = halved(limits, texts=max(count for _, count in bodies))
+                limits = halved(limits, texts=max(count for _, count in bodies))
+                continue
+            self._limits = limits  # not where all was in vain: one text that is too large says nothing of the others
+            return response
 
     async def _whole(
         self,

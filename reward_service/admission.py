@@ -4,12 +4,15 @@ Load is shed at the door, before anything is spent on it (Google SRE, chapter 21
 the line was.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward_service.errors import Overloaded
 
+LONGEST_S = 3600.0
+"""Nobody waits longer."""
 OVERTAKEN = 3.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
 
@@ -109,3 +112,12 @@ def longest_batch_s(since_small_s: float) -> float:
 def hurried(waiting: Load, speed: Speed, patience_s: float, others_s: Sequence[float] = ()) -> bool:
     """Tell whether the line is long for the caller with the least patience."""
     return in_turns_s(HURRY * speed.seconds_for(waiting.tokens), others_s) > patience_s
+
+
+def deadline_of(header: str | None, *, now_s: float) -> float:
+    """Give the moment at which the caller stops waiting, as it says, in milliseconds; none waits for ever."""
+    try:
+        patience_s = float(header or "inf") / 1000
+    except ValueError:
+        patience_s = math.inf
+    return now_s + (LONGEST_S if math.isnan(patience_s) else min(LONGEST_S, max(0.0, patience_s)))

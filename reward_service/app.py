@@ -37,6 +37,7 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
     app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(middleware.ShedLoad, refuse_late=life.refuse_late, metrics=metrics)
     app.add_middleware(middleware.Authenticated, keys=partial(keys_of, life))
     app.add_middleware(middleware.Observed, metrics=metrics)
     app.add_middleware(middleware.RequestId)  # the last added is the outermost

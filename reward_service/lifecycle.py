@@ -62,6 +62,11 @@ class Lifecycle:
             raise Draining
         return self._scorer
 
+    def refuse_late(self, deadline_s: float) -> None:
+        """Raise `Overloaded` where whatever is asked would be late."""
+        if self._scorer is not None:
+            self._scorer.refuse_late(deadline_s)
+
     @contextlib.contextmanager
     def until_ended(self) -> Iterator[None]:
         """Answer whoever is cut off because the time of grace has passed."""

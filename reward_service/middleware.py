@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_service.errors import BadContentType, BodyTooLarge, BodyTooSlow, Unauthenticated
+from reward_service.admission import deadline_of
+from reward_service.errors import BadContentType, BodyTooLarge, BodyTooSlow, Overloaded, Unauthenticated
 from reward_service.metrics import Metrics
 from reward_service.problems import problem_response
 from shared import protocol
@@ -22,6 +23,7 @@ from shared import protocol
 log = logging.getLogger("reward_service.access")
 OPEN_PATHS = {protocol.LIVE_PATH, protocol.READY_PATH, protocol.HEALTH_PATH, "/", "/docs", "/openapi.json"}
 """What anybody may read: that the service is there, and how it is used; the same of every service."""
+PATHS = OPEN_PATHS | {protocol.SCORE_PATH, protocol.REWARDS_PATH, protocol.METRICS_PATH, protocol.RELOAD_PATH}
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -74,8 +76,7 @@ class Observed:
                 self._note(scope, status, time.monotonic() - started_s)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"] if scope["path"] in OPEN_PATHS else "other"
-        route = getattr(scope.get("route"), "path", path)  # the template, so that paths add no series
+        route = scope["path"] if scope["path"] in PATHS else "other"  # what somebody makes up adds no series
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         level = logging.DEBUG if route in OPEN_PATHS or route == protocol.METRICS_PATH else logging.INFO
@@ -107,6 +108,25 @@ def _fits(scope: Scope, keys: Sequence[str]) -> bool:
         return False
     # every key is compared, and each in constant time, so that timing tells nothing
     return sum(hmac.compare_digest(given.encode(), key.encode()) for key in keys) > 0
+
+
+class ShedLoad:
+    """Refuse at the door whoever would be late whatever it asks for: nothing is spent on its body."""
+
+    def __init__(self, app: ASGIApp, refuse_late: Callable[[float], None], metrics: Metrics) -> None:
+        self.app, self.refuse_late, self.metrics = app, refuse_late, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 429 where every line is too long for the caller."""
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", protocol.SCORE_PATH):
+            patience = Headers(scope=scope).get(protocol.TIMEOUT_HEADER)
+            try:
+                self.refuse_late(deadline_of(patience, now_s=time.monotonic()))
+            except Overloaded as error:
+                self.metrics.turned_away(error.code)
+                await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class BoundedBody:

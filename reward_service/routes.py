@@ -1,7 +1,6 @@
 """The HTTP face: parse, score, answer. Every decision is made elsewhere."""
 
 import asyncio
-import math
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse
 
+from reward_service.admission import deadline_of
 from reward_service.errors import BadContentType, BodyTooLarge, CallerGone, ConfigError, NotReloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.pages import page
@@ -22,7 +22,6 @@ from shared import protocol
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
 
 T = TypeVar("T")
-LONGEST_S = 3600.0
 
 
 def _problem(title: str) -> dict[str, Any]:
@@ -150,12 +149,3 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _hung_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def deadline_of(header: str | None, *, now_s: float) -> float:
-    """Give the moment at which the caller stops waiting, as it says; nobody waits for longer than an hour."""
-    try:
-        patience_s = float(header or "inf") / 1000
-    except ValueError:
-        patience_s = math.inf
-    return now_s + (LONGEST_S if math.isnan(patience_s) else min(LONGEST_S, max(0.0, patience_s)))

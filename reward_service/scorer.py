@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from reward_service.config import nearest
-from reward_service.errors import DeadlineExceeded, UnknownReward
+from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward
 from reward_service.problems import clean
 from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite, scored
 from shared.schemas import (
@@ -62,6 +62,13 @@ class Scorer:
         for reward in self.rewards.values():
             await reward.stop()
 
+    def refuse_late(self, deadline_s: float) -> None:
+        """Raise `Overloaded` where every line is too long for a caller: what it asks need not be read."""
+        refusals = [_refusal(reward, deadline_s) for reward in self.rewards.values() if not reward.info.parts]
+        late = [refusal for refusal in refusals if refusal is not None]
+        if late and len(late) == len(refusals):
+            raise min(late, key=lambda refusal: refusal.retry_after_s or 0.0)
+
     async def score(self, request: ScoreRequest, *, request_id: str, deadline_s: float) -> ScoreResponse:
         """Score with every reward named, side by side. Raises a `RewardServiceError` if one cannot score at all."""
         names = list(dict.fromkeys(self.default if request.rewards is None else request.rewards))
@@ -97,6 +104,16 @@ class Scorer:
             told, known = name[:80], ", ".join(sorted(self.rewards))
             raise UnknownReward(f"there is no reward {told!r}{nearest(told, self.rewards)}; there are: {known}")
         return self.rewards[name]
+
+
+def _refusal(reward: Reward, deadline_s: float) -> Overloaded | None:
+    """Give why a reward would be late; one that has no line never is."""
+    try:
+        if (refuse_late := getattr(reward, "refuse_late", None)) is not None:
+            refuse_late(deadline_s)
+    except Overloaded as error:
+        return error
+    return None
 
 
 def items_of(request: ScoreRequest, deadline_s: float = math.inf) -> Items:

@@ -82,11 +82,15 @@ class ModelReward:
         """Answer what waits and end."""
         await self._batcher.stop()
 
+    def refuse_late(self, deadline_s: float) -> None:
+        """Raise `Overloaded` where the line is too long for a caller already."""
+        self._batcher.refuse_late(deadline_s)
+
     async def score(self, items: Items) -> Scores:
         """Score every item; one that the model cannot read or fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
-        self._batcher.refuse_late(items.deadline_s)
+        self.refuse_late(items.deadline_s)
         encoded = await self._encoded(items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
         ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)

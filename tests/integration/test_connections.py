@@ -1,11 +1,15 @@
 """Connections that bring a request too slowly, too long, or one that is refused before it is whole."""
 
 import socket
+import time
 
 import httpx
 
+from reward_service.errors import Overloaded
 from reward_service.protocol import HEAD_BYTES, HEADERS_S
+from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
+from shared import RewardInfo
 from tests.conftest import RULES, running_service, wait_for
 
 KEY = "a-key-of-many-letters"
@@ -95,3 +99,67 @@ def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_conne
             refused = client.post(f"{url}/v1/score", content=b"x" * 5_000_000, headers={"Content-Type": "text/plain"})
             assert refused.status_code == 401
             assert client.get(f"{url}/health/live").status_code == 200
+
+
+class Busy:
+    """A reward whose line is too long for whoever waits less than a minute."""
+
+    def __init__(self, line_s=20.0):
+        self.info = RewardInfo(name="busy", kind="regressor", description="", revision="1")
+        self.line_s = line_s
+
+    def refuse_late(self, deadline_s):
+        if deadline_s - time.monotonic() < 3 * self.line_s:
+            raise Overloaded("a long line", retry_after_s=self.line_s)
+
+    async def score(self, items):
+        return Scores(scores=[1.0] * len(items), details=[None] * len(items))
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+
+class Idle(Busy):
+    """A reward that has no line."""
+
+    refuse_late = None
+
+    def __init__(self):
+        self.info = RewardInfo(name="idle", kind="rule", description="", revision="1")
+
+
+def head(patience_ms):
+    return (
+        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999\r\n"
+        b"X-Request-Timeout-Ms: %d\r\n\r\n" % patience_ms
+    )
+
+
+def test_whoever_would_be_late_is_refused_before_its_body_is_here_and_told_of_the_shortest_line():
+    rewards = {"busier": Busy(30.0), "busy": Busy(20.0)}
+    with running_service(rewards=rewards) as url, connected(url) as caller, httpx.Client() as client:
+        caller.sendall(head(59_000))
+        told = caller.recv(1000)
+        assert told.startswith(b"HTTP/1.1 429"), told
+        assert b"retry-after: 20\r\n" in told.lower()
+        patient = client.post(f"{url}/v1/score", json={"completions": ["a"]}, headers={"X-Request-Timeout-Ms": "61000"})
+        assert patient.status_code == 200
+        figures = client.get(f"{url}/metrics").text
+        assert 'reward_rejected_total{reason="queue_full"} 1.0' in figures
+        assert 'reward_requests_total{code="429",route="/v1/score"} 1.0' in figures
+
+
+def test_where_one_reward_has_no_line_what_is_asked_is_read():
+    with running_service(rewards={"idle": Idle(), "busy": Busy()}) as url, httpx.Client() as client:
+        answer = client.post(f"{url}/v1/score", json={"completions": ["a"]}, headers={"X-Request-Timeout-Ms": "1000"})
+        assert answer.status_code == 200
+
+
+def test_whoever_has_no_key_is_not_told_how_long_the_line_is():
+    settings = Settings(config=RULES, api_keys=[KEY])
+    with running_service(settings, {"busy": Busy()}) as url, connected(url) as caller:
+        caller.sendall(head(1000))
+        assert caller.recv(100).startswith(b"HTTP/1.1 401")

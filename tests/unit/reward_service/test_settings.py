@@ -3,7 +3,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from reward_service.routes import LONGEST_S, deadline_of
+from reward_service.admission import LONGEST_S, deadline_of
 from reward_service.settings import Settings
 
 KEY = "a-key-of-many-letters"

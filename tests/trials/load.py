@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import uvloop
+
 from shared import RewardClient
 from tests.trials.base import (
     VALENCE,
@@ -111,7 +113,7 @@ def overload(seconds: float, factors: tuple[float, ...] = (0.5, 0.8, 1, 2, 5, 10
     """T15: up to ten times what can be answered, as it comes."""
     settings = {"REWARD_SERVICE_CACHE_TEXTS": "0", "REWARD_SERVICE_QUEUE_TEXTS": "1024"}
     with Supervisor(VALENCE, *TORCH, **settings) as service:
-        levels, load = asyncio.run(_levels(service.port, seconds, factors, batch))
+        levels, load = uvloop.run(_levels(service.port, seconds, factors, batch))
         assert service.health() == 200
     peak, top = max(level.goodput for level in levels.values()), levels[max(factors)]
     other = [text for level in levels.values() for text in level.other]

@@ -159,7 +159,7 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
 
 async def test_work_whose_time_has_run_out_is_not_computed():
     async with busy() as (batcher, backend, _):
-        with pytest.raises(DeadlineExceeded):  # at once, not when the device is free
+        with pytest.raises(DeadlineExceeded, match="ran out"):  # at once, not when the device is free
             await batcher.score([[2]], deadline_s=time.monotonic())
     assert backend.batches == [[1]]
 
@@ -341,14 +341,20 @@ async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_onc
         await waiting
 
 
-async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(monkeypatch):
-    planned, take = [], FairQueue.take
+@pytest.fixture
+def planned(monkeypatch):
+    """Whether each batch was planned in a hurry, and for whose queue."""
+    noted, take = [], FairQueue.take
 
     def noting(queue, most_tokens=None, *, hurried=False):
-        planned.append(hurried)
+        noted.append((queue, hurried))
         return take(queue, most_tokens, hurried=hurried)
 
     monkeypatch.setattr(FairQueue, "take", noting)
+    return noted
+
+
+async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(planned):
     async with busy() as (batcher, backend, first):
         batcher._speed = replace(SLOW)  # it learns
         for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
@@ -362,7 +368,24 @@ async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wa
             await backend.entered()
         backend.gate.set()
         await first
-    assert [hurried for hurried, _ in itertools.groupby(planned)] == [False, True, False]
+    assert [hurried for (_, hurried), _ in itertools.groupby(planned)] == [False, True, False]
+
+
+@pytest.mark.parametrize("beside_another", [False, True])
+async def test_a_line_before_another_model_of_the_device_hurries_whoever_waits(planned, beside_another):
+    async with busy() as (batcher, backend, _):
+        other = Batcher(Gated(), batcher._device, Bounds(max_items=1))
+        await other.start()
+        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(batcher.score([[i] * 100 for i in (2, 3)], deadline_s=time.monotonic() + 12))]
+        await queued(batcher, 2)
+        if beside_another:
+            calls.append(asyncio.create_task(other.score([[2], [3]])))
+            await queued(other, 1)  # one is on its way to the device, one waits
+        backend.gate.set()
+        await asyncio.gather(*calls)
+        assert [hurried for queue, hurried in planned if queue is batcher._queue][1] == beside_another
+        await other.stop()
 
 
 async def test_a_worker_that_finds_its_last_caller_gone_goes_on():

@@ -125,6 +125,12 @@ def test_threads_that_call_first_in_the_same_moment_share_one_loop_and_close_lea
     assert len(clients_threads()) == before
 
 
+def test_a_client_that_nobody_closes_keeps_no_process_from_its_end(url):
+    with RewardClient(url) as client:
+        client.score(["a"], rewards=["echo"])
+        assert all(thread.daemon for thread in clients_threads())
+
+
 def scored_in_a_child(client, answers):
     answers.put(client.score(TEXTS, rewards=["echo"]).rewards["echo"].scores)
     client.close()

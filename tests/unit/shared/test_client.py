@@ -121,6 +121,7 @@ def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
     path.write_text("the-second-key-of-many\n")
     assert key.renewed(sent)
     assert not key.renewed(key.header)
+    assert repr(key) == f"ApiKey({path})"
 
 
 def test_a_key_is_taken_without_the_line_end_that_its_file_had():

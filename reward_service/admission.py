@@ -15,6 +15,9 @@ LONGEST_S = 3600.0
 """Nobody waits longer."""
 OVERTAKEN = 3.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
+UNREAD = 0.97
+"""The share of its time that a caller may wait while its texts are not read: they take some, too. Without it many would
+be read in vain, each time that the line is only just short enough."""
 
 HURRY = 4.0
 """Who can wait for less than so many times the line is in a hurry: batches are planned near the front of it then."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reward_service import fair_queue
-from reward_service.admission import Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
+from reward_service.admission import UNREAD, Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.device import Device
@@ -135,10 +135,10 @@ class Batcher:
 
     def refuse_late(self, deadline_s: float) -> None:
         """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
-        self._refuse_overload(Load(0, 0), deadline_s)
+        self._refuse_overload(Load(0, 0), UNREAD * (deadline_s - time.monotonic()))
 
-    def _refuse_overload(self, asked: Load, deadline_s: float) -> None:
-        patience_s, others_s = deadline_s - time.monotonic(), self._device.others_s(self)
+    def _refuse_overload(self, asked: Load, patience_s: float) -> None:
+        others_s = self._device.others_s(self)
         refuse_overload(self._queue.load, asked, self._bounds, self._speed, patience_s, others_s)
 
     async def score(self, batch: Sequence[Tokens], *, deadline_s: float = math.inf) -> Ticket:
@@ -156,7 +156,7 @@ class Batcher:
             raise NotReady("the model's worker is not running")
         if not self._able:
             raise Unable("the model computes nothing at the moment; ask another replica")
-        self._refuse_overload(self._queue.fresh(unknown.values()), deadline_s)
+        self._refuse_overload(self._queue.fresh(unknown.values()), deadline_s - time.monotonic())
         self._queue.add(ticket, unknown)
         if len(unknown) <= FEW_TEXTS:
             self._small_s = ticket.arrived_s

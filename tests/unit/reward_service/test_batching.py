@@ -308,8 +308,9 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
         await queued(batcher, 1)
         batcher.refuse_late(math.inf)
         batcher.refuse_late(time.monotonic() + 3600)
+        batcher.refuse_late(time.monotonic() + 63)  # three times the 20 s that wait, and some for its own texts
         with pytest.raises(Overloaded):
-            batcher.refuse_late(time.monotonic() + 1)
+            batcher.refuse_late(time.monotonic() + 61)
         backend.gate.set()
         await waiting
 
@@ -325,6 +326,7 @@ async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until
         with pytest.raises(Overloaded):
             batcher.refuse_late(time.monotonic() + 45)
         await other.stop()
+        assert not batcher._device.others_s(batcher)
         batcher.refuse_late(time.monotonic() + 45)
         backend.gate.set()
         await asyncio.gather(*calls, return_exceptions=True)

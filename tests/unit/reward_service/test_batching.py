@@ -442,9 +442,9 @@ async def test_without_a_cache_nothing_is_remembered():
 
 
 async def test_where_padding_costs_nothing_only_real_tokens_count():
-    async with batching(backend := Gated(), budget_tokens=12, padding_cost=0.0) as batcher:
-        await batcher.score([[1] * 10, [2], [3]])
-    assert backend.batches == [[1, 2, 3]]
+    async with batching(backend := Gated(), budget_tokens=14, padding_cost=0.0) as batcher:
+        await batcher.score([[1] * 10, [2], [3], [4], [5]])
+    assert backend.batches == [[1, 2, 3, 4, 5]]
 
 
 async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_computed(monkeypatch):

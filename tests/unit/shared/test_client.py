@@ -65,7 +65,7 @@ def test_chunks_come_together_in_the_order_of_the_request():
 
 
 def test_chunks_of_two_revisions_are_refused():
-    with pytest.raises(RevisionChanged, match="new, old"):
+    with pytest.raises(RevisionChanged, match="for x was answered by several revisions: new, old"):
         merge([(response([1.0], "old"), 1), (response([1.0], "new"), 1)])
 
 

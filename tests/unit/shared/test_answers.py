@@ -108,7 +108,9 @@ def test_what_no_service_of_ours_says_is_told_apart_with_what_to_check(status):
 
 def test_a_path_that_is_not_there_is_told_from_a_reward_that_is_not():
     document = problem(404).replace("the_code", "http")
-    assert type(raised(response(404, document, PROBLEM))) is NotARewardService
+    error = raised(response(404, document, PROBLEM))
+    assert type(error) is NotARewardService
+    assert str(error) == f"what to do (at {URL}); check the path in the address"
 
 
 def test_a_problem_that_is_none_is_not_ours():

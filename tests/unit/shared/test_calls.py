@@ -262,6 +262,7 @@ def test_replicas_may_take_different_numbers_of_texts(url, order):
     with running_service(rewards={"echo": Echo()}) as many, RewardClient([url, many][::order]) as client:
         for _ in range(4):
             assert client.score(["a", "bb", "ccc"] * 3, rewards=["echo"]).rewards["echo"].scores == [1.0, 2.0, 3.0] * 3
+        assert client._limits.texts_per_request <= 2, "later calls are of a size that all take"
 
 
 @pytest.mark.parametrize("completions", [["a" * 300_000, "b", "c", "d"], ["a" * 300_000]])

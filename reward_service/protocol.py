@@ -18,13 +18,16 @@ HEAD_BYTES = 64 * 1024
 """and be no longer than this, give or take what one read brings."""
 UNREAD_S = 30.0
 """A caller who takes nothing of its answer for so long is left: it would hold one of the connections there are."""
-UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
+END = b"\r\n\r\n"
+OFFER = b"\r\nupgrade:"
+UPGRADE = re.compile(OFFER + rb"[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class ImpatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with bounds on the time and the bytes that a request's head may take, and on being unread."""
 
     _head_bytes = 0
+    _held = b""
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -35,20 +38,22 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Wait no longer once the head is here; begin anew where the next one has only begun."""
-        rest_of_body = self.cycle is not None and self.cycle.more_body
-        super().data_received(data if rest_of_body else without_upgrade(data))
-        if self._under_way():
-            self._stop_waiting()
-            return
-        self._head_bytes += 0 if rest_of_body else len(data)  # what was refused early may still be arriving
+        if not (self.cycle is not None and self.cycle.more_body):  # what was refused early may still be arriving
+            self._head_bytes += len(data)
+            data, self._held = without_upgrade(self._held + data)
+        if data:
+            super().data_received(data)
         if self._head_bytes > HEAD_BYTES:
             self.transport.close()
+        elif self._under_way():
+            self._stop_waiting()
         elif self._late is None:
             self._late = self.loop.call_later(HEADERS_S, self._close)
 
     def on_headers_complete(self) -> None:
         """Keep in mind all that is not answered: of a caller that goes uvicorn tells its last request alone."""
         super().on_headers_complete()
+        self._head_bytes = 0
         self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
 
     def on_message_complete(self) -> None:
@@ -85,7 +90,6 @@ class ImpatientProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _stop_waiting(self) -> None:
-        self._head_bytes = 0
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -96,7 +100,14 @@ class ImpatientProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def without_upgrade(data: bytes) -> bytes:
-    """Take the offer out of a head; what follows the head stays as it is."""
-    found = UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 2)
-    return data if found is None else data[: found.start()] + data[found.end() :]
+def without_upgrade(data: bytes) -> tuple[bytes, bytes]:
+    """Take the offer out of a head; give what is to be read, and an end that may become the offer or the head's."""
+    end = data.find(END)
+    if end >= 0:
+        return UPGRADE.sub(b"", data[: end + 2]) + data[end + 2 :], b""
+    head = UPGRADE.sub(b"", data)
+    for start in (head.rfind(b"\r\n"), len(head) - 1):
+        last = head[start:].lower()
+        if start >= 0 and (last.startswith(OFFER) or OFFER.startswith(last) or END.startswith(last)):
+            return head[:start], head[start:]
+    return head, b""

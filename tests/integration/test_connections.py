@@ -1,12 +1,15 @@
 """Connections that bring a request too slowly, too long, or one that is refused before it is whole."""
 
+import asyncio
+import json
 import socket
 import time
 
 import httpx
+import pytest
 
 from reward_service.errors import Overloaded
-from reward_service.protocol import HEAD_BYTES, HEADERS_S
+from reward_service.protocol import HEAD_BYTES, HEADERS_S, without_upgrade
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import RewardInfo
@@ -63,6 +66,46 @@ def test_an_offer_to_speak_another_protocol_is_passed_over(rules_url):
             assert asked.status_code == 200, asked.text
             plain = client.post(f"{rules_url}/v1/score", json={"completions": texts})
             assert asked.json()["rewards"] == plain.json()["rewards"]
+
+
+JAVA = (
+    b"POST /v1/score HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: 27\r\nHost: x\r\n"
+    b"HTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\nContent-Type: application/json\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("head", [JAVA, JAVA.replace(b"Upgrade: h2c\r\n", b"")[:-2] + b"Upgrade: h2c\r\n\r\n"])
+def test_an_offer_is_passed_over_wherever_the_network_cuts_it(head):
+    whole = head.replace(b"\r\nUpgrade: h2c", b"", 1) + b"{}"
+    for cut in range(1, len(head)):
+        first, held = without_upgrade(head[:cut])
+        second, rest = without_upgrade(held + head[cut:] + b"{}")
+        assert (first + second, rest) == (whole, b""), cut
+
+
+def test_a_head_that_comes_byte_by_byte_is_whole_at_its_end():
+    read, held = b"", b""
+    for byte in JAVA:
+        passed, held = without_upgrade(held + bytes([byte]))
+        read += passed
+    assert (read, held) == (JAVA.replace(b"\r\nUpgrade: h2c", b""), b"")
+
+
+def test_a_head_without_end_is_cut_off_behind_a_request_that_is_under_way_too():
+    class Waits(Busy):
+        async def score(self, items):
+            await (asyncio.Event().wait() if items.completions == ["a"] else asyncio.sleep(0))
+            return await super().score(items)
+
+    def go_on(connection):
+        for _ in range(500):  # more than there is room for on the way
+            connection.sendall(b"x" * HEAD_BYTES)
+
+    with running_service(rewards={"busy": Waits(0.0)}) as url, connected(url) as endless:
+        endless.sendall(head(60_000) + json.dumps({"completions": ["a"]}).encode().ljust(999))
+        endless.sendall(b"GET /health/live HTTP/1.1\r\nX: ")
+        with pytest.raises(ConnectionError):
+            go_on(endless)
 
 
 def test_who_does_not_read_its_answers_is_left(monkeypatch):

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from reward_service import middleware
-from reward_service.errors import RewardServiceError
+from reward_service.errors import Fault, RewardServiceError
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.problems import problem_response
@@ -79,7 +79,7 @@ async def _answer_ours(request: Request, error: Exception) -> Response:
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     """Own up to a fault of ours: it is logged with its trace, and asking again would find it again."""
-    fault = RewardServiceError(f"a fault of the service, {type(error).__name__}; its log says more")
+    fault = Fault(f"a fault of the service, {type(error).__name__}; its log says more")
     return problem_response(fault, request.state.request_id)
 
 

@@ -11,6 +11,7 @@ RewardServiceError
 ├── NotReloaded      409     the configuration cannot be loaded; the old one serves on
 ├── Invalid          422     JSON of the wrong shape
 ├── CallerGone       499     nobody waits for the answer; counted, not sent
+├── Fault            500     a fault of the service
 ├── Overloaded       429     the queue is full; says when to try again   (retryable)
 ├── NotReady         503     loading                                     (retryable)
 │   ├── Draining     503     shutting down                               (retryable)
@@ -93,6 +94,12 @@ class CallerGone(RewardServiceError):
     """The caller has closed the connection. 499 is nginx' number for it."""
 
     status, code, title = 499, "caller_gone", "Caller gone"
+
+
+class Fault(RewardServiceError):
+    """A fault of the service: asking again would find it again."""
+
+    status, title = 500, "Fault of the service"
 
 
 class Overloaded(RewardServiceError):

@@ -63,8 +63,8 @@ class Lifecycle:
         return self._scorer
 
     def refuse_late(self, deadline_s: float) -> None:
-        """Raise `Overloaded` where whatever is asked would be late."""
-        if self._scorer is not None:
+        """Raise `Overloaded` where whatever is asked would be late. While it drains, it says that instead."""
+        if self._scorer is not None and not self.draining:
             self._scorer.refuse_late(deadline_s)
 
     @contextlib.contextmanager

@@ -111,7 +111,10 @@ def _fits(scope: Scope, keys: Sequence[str]) -> bool:
 
 
 class ShedLoad:
-    """Refuse at the door whoever would be late whatever it asks for: nothing is spent on its body."""
+    """Refuse at the door whoever cannot wait for any of the lines: nothing is spent on its body.
+
+    It may have asked for texts that are known already. To see that, all that is sent would have to be read.
+    """
 
     def __init__(self, app: ASGIApp, refuse_late: Callable[[float], None], metrics: Metrics) -> None:
         self.app, self.refuse_late, self.metrics = app, refuse_late, metrics

@@ -36,6 +36,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: _problem("Unsupported content type"),
     422: _problem("Invalid request"),
     429: _problem("Overloaded"),
+    500: _problem("Fault of the service"),
     503: _problem("Not ready"),
 }
 BODY = {

@@ -17,7 +17,8 @@ class LoopThread:
     The thread begins with the first coroutine. A fork does not inherit it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "reward-client") -> None:
+        self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._taking = threading.Lock()
         self._stopped = False
@@ -27,7 +28,7 @@ class LoopThread:
 
         Raises `RewardError` where the loop is stopped first.
         """
-        future = self._taken(work)
+        future = self.submit(work)
         try:
             return future.result()
         except CancelledError:
@@ -36,7 +37,8 @@ class LoopThread:
             future.cancel()
             raise
 
-    def _taken(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin a coroutine, and give what becomes of it. Raises `RewardError` where the loop is stopped."""
         try:
             with self._taking:
                 if self._stopped:
@@ -49,22 +51,31 @@ class LoopThread:
     def _begun(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=loop.run_forever, name="reward-client", daemon=True)
+            self._thread = threading.Thread(target=_run, args=[loop], name=self._name, daemon=True)
             self._thread.start()  # may fail, and the next call tries again
             self._loop = loop
         return self._loop
 
     def stop(self, last: Coroutine[Any, Any, None]) -> None:
         """Cancel what runs, run `last`, and end the loop and its thread."""
+        try:
+            self.leave(last).result()
+        finally:
+            self._thread.join()
+
+    def leave(self, last: Coroutine[Any, Any, None]) -> Future[None]:
+        """Do the same, and wait for none of it: something may block the loop for ever."""
         with self._taking:
             self._stopped = True
             loop = self._begun()
-        try:
-            asyncio.run_coroutine_threadsafe(_alone(last), loop).result()
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            self._thread.join()
-            loop.close()
+        ended = asyncio.run_coroutine_threadsafe(_alone(last), loop)
+        ended.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+        return ended
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def _alone(last: Coroutine[Any, Any, None]) -> None:

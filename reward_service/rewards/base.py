@@ -21,8 +21,8 @@ class Items:
     prompt_chats: Sequence[Text] | None = None
     deadline_s: float = float("inf")
     """On the monotonic clock: work that has not begun by then is not worth beginning."""
-    asked: dict[str, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
-    """What has been asked of each reward already."""
+    asked: dict[int, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
+    """What has been asked of each reward already, by its identity: two may say that they have one name."""
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -55,9 +55,9 @@ def known_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
 
 async def scored(reward: "Reward", items: Items) -> Scores:
     """Give what a reward says, asked once for all that need it: a second answer could be another one."""
-    task = items.asked.get(reward.info.name)
+    task = items.asked.get(id(reward))
     if task is None:
-        task = items.asked[reward.info.name] = asyncio.create_task(reward.score(items))
+        task = items.asked[id(reward)] = asyncio.create_task(reward.score(items))
     return await task
 
 

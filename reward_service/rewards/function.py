@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from reward_service.config import FunctionSpec
 from reward_service.rewards.base import Items, Scores, known_range
 from reward_service.rewards.imported import load_object, revision, set_by
+from shared.loop_thread import LoopThread
 from shared.schemas import ItemError, RewardInfo, Text
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class FunctionReward:
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
         self._set = set_by(self._function)
+        self._loop = LoopThread(name) if is_async(self._function) else None  # not the service's: it may block
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
         self._free = asyncio.Semaphore(THREADS)  # who waits here can leave, which nobody can who is in a pool's queue
         self._abandoned: set[Future[Any]] = set()
@@ -56,15 +58,9 @@ class FunctionReward:
 
     async def _called(self, call: Callable[[], Any], count: int) -> list[float | None] | str:
         """Give the scores, or why there are none: whatever it raises is its failure, not the service's."""
-        if not inspect.iscoroutinefunction(self._function):
+        if self._loop is None:
             return await self._in_thread(functools.partial(scores_or_why, call, count))
-        try:
-            values = await call()
-        except BaseException as error:
-            if isinstance(error, GeneratorExit) or _is_cancelled(error):
-                raise
-            return _why(error)
-        return scores_or_why(lambda: values, count)
+        return await asyncio.wrap_future(self._loop.submit(_awaited(call, count)))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         """Call on a thread, once one is free. A caller who leaves leaves the call, which nobody can stop."""
@@ -102,6 +98,23 @@ class FunctionReward:
     async def stop(self) -> None:
         """Wait for no call: one that never ends would keep the service."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._loop is not None:
+            self._loop.leave(asyncio.sleep(0))
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Tell whether a function is to be awaited: a coroutine function, or an object that is called as one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+async def _awaited(call: Callable[[], Any], count: int) -> list[float | None] | str:
+    try:
+        values = await call()
+    except BaseException as error:
+        if isinstance(error, GeneratorExit) or _is_cancelled(error):
+            raise
+        return _why(error)
+    return scores_or_why(lambda: values, count)
 
 
 def scores_or_why(call: Callable[[], Any], count: int) -> list[float | None] | str:

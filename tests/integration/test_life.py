@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from reward_service.app import create_app
-from reward_service.errors import ConfigError
+from reward_service.errors import ConfigError, Overloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.rewards.base import Scores
@@ -125,3 +125,46 @@ def test_a_replica_that_cannot_score_is_passed_over_for_one_that_can():
         with RewardClient(one, timeout_s=1.0) as alone, pytest.raises(ServiceUnreachable) as gave_up:
             alone.score(["a"])
     assert isinstance(gave_up.value.__cause__, NotReady)
+
+
+class Two(Plain):
+    """A reward under the name of another one."""
+
+    async def score(self, items):
+        return Scores(scores=[2.0] * len(items), details=[None] * len(items))
+
+
+def test_rewards_that_say_they_have_one_name_each_give_their_own_scores():
+    with running_service(rewards={"one": Plain(), "two": Two()}) as url:
+        answer = httpx.post(f"{url}/v1/score", json={"completions": ["a"], "rewards": ["one", "two"]}).json()
+    assert {name: reward["scores"] for name, reward in answer["rewards"].items()} == {"one": [1.0], "two": [2.0]}
+
+
+def test_a_fault_of_the_service_is_a_500_that_need_not_be_asked_again():
+    class Faulty(Plain):
+        faulty = False
+
+        async def score(self, items):
+            return await super().score(items) if not self.faulty else 1 / 0
+
+    reward = Faulty()
+    with running_service(rewards={"plain": reward}) as url:
+        reward.faulty = True
+        answer = httpx.post(f"{url}/v1/score", json={"completions": ["a"]})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (500, "failed", False)
+    assert "ZeroDivisionError" in answer.json()["detail"]
+
+
+async def test_while_it_drains_whoever_would_be_late_is_told_that_it_drains():
+    class Busy(Plain):
+        def refuse_late(self, deadline_s):
+            raise Overloaded("a long line")
+
+    app = create_app(rewards={"plain": Busy()})
+    life = app.state.life
+    async with life.running(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        await life._loading
+        told = [await client.post("/v1/score", json={"completions": ["a"]})]
+        life.draining = True
+        told.append(await client.post("/v1/score", json={"completions": ["a"]}))
+    assert [(answer.status_code, answer.json()["code"]) for answer in told] == [(429, "overloaded"), (503, "draining")]

@@ -25,6 +25,14 @@ async def later(completions, **_):
     return [2.0 for _ in completions]
 
 
+class Judge:
+    async def __call__(self, completions, **_):
+        return [3.0 for _ in completions]
+
+
+judge = Judge()
+
+
 def short(completions, **_):
     return [1.0]
 
@@ -45,6 +53,30 @@ async def test_a_trl_reward_function_is_served_unchanged_with_its_columns():
 
 async def test_an_async_function_is_awaited():
     assert (await reward("later").score(items())).scores == [2.0, 2.0]
+
+
+async def test_an_object_that_is_called_as_an_async_function_is_awaited_too():
+    assert (await reward("judge").score(items())).scores == [3.0, 3.0]
+
+
+entered, gate = threading.Event(), threading.Event()
+
+
+async def blocks(completions, **_):
+    entered.set()
+    gate.wait(10)
+    return [4.0 for _ in completions]
+
+
+async def test_an_async_function_that_blocks_keeps_nobody_else_and_no_service_from_its_end():
+    blocking = reward("blocks")
+    call = asyncio.create_task(blocking.score(items()))
+    assert await asyncio.to_thread(entered.wait, 10)
+    assert (await reward("later").score(items())).scores == [2.0, 2.0]
+    assert not call.done()
+    await blocking.stop()
+    gate.set()
+    assert (await call).scores == [4.0, 4.0]
 
 
 def long(completions, **_):
@@ -122,22 +154,23 @@ async def test_a_generator_runs_on_the_functions_thread():
 
 
 async def test_an_async_function_that_is_given_up_is_cancelled():
-    ended = []
+    begun, ended = threading.Event(), threading.Event()
 
     async def waits(completions, **_):
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
-            ended.append(True)
+            ended.set()
 
     waiting = reward("later")
     waiting._function = waits
     call = asyncio.create_task(waiting.score(items()))
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(begun.wait, 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert ended == [True]
+    assert await asyncio.to_thread(ended.wait, 10)
 
 
 def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):

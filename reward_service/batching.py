@@ -112,7 +112,7 @@ class Batcher:
         error = Draining() if worker.cancelled() else Unable("the model's worker has died; ask again")
         for job in self._queue.clear():
             _finish(job, error)
-        if not worker.cancelled():
+        if worker is self._worker and not worker.cancelled():
             log.error("the model's worker has died and is started again", exc_info=worker.exception())
             self._worker = worker.get_loop().create_task(self._work(), name="batcher")
             self._worker.add_done_callback(self._ended)

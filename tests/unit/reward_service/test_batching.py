@@ -487,3 +487,15 @@ async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
         assert ticket.started_s >= opened_s
         await slow.stop()
         await quick.stop()
+
+
+async def test_a_worker_that_dies_while_it_is_stopped_is_not_started_again(monkeypatch):
+    async with batching(Gated()) as batcher:
+        worker = batcher._worker
+        monkeypatch.setattr(batcher, "_hurried", lambda: 1 / 0)
+        batcher._arrived.set()
+        while not worker.done():  # noqa: ASYNC110 - what follows comes before the worker's end is told
+            await asyncio.sleep(0)
+        await batcher.stop()
+        await asyncio.sleep(0)
+        assert batcher._worker is None

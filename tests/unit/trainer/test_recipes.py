@@ -155,6 +155,7 @@ def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
         ("{oops", "line 1"),
         ('{"prompt": ""}', "line 1"),
         ('{"x": 1}', 'key "prompt"'),
+        ('{"prompt": "a"}\n\n \n{oops', "line 4 is not"),
         ('{"prompt": "half of \\ud83d"}', "line 1 holds half a character"),
         ('{"prompt": ["hi"]}', "line 1: a prompt is a non-empty string or list of chat messages"),
         ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),

@@ -108,7 +108,9 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
 def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
     """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
     path = Path(rloo.output_dir)
-    resumed = checkpoint is not None and path.resolve() in checkpoint.resolve().parents
+    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
+    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
+        raise TrainerError(f"{checkpoint} is of another run, in a folder of {path}; choose another --output_dir")
     folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
     if checkpoint is not None and resumed:
         folder.cut(resuming.step_of(checkpoint))

@@ -147,6 +147,18 @@ def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one
     assert steps_noted(tmp_path / "other") == [1, 2]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("inner", ["mine", "mine/deeper", "checkpoint-1"])
+def test_a_folder_round_the_one_of_a_checkpoint_is_not_taken_for_it_nor_replaced(run, tmp_path, inner, overwrite):
+    held(tmp_path / "run")
+    checkpoint = held(tmp_path / "run" / inner)
+    run[0].overwrite = overwrite
+    with pytest.raises(TrainerError, match="is of another run"):
+        open_folder(*run[:2], checkpoint)
+    assert steps_noted(tmp_path / "run") == [1, 2]
+    assert checkpoint.exists()
+
+
 class Stopping:
     """A trainer that is stopped in its third step, and keeps the second as it is told to."""
 

@@ -10,7 +10,7 @@ from trainer.errors import TrainerError
 
 PACKAGED = "recipe:"
 LEVELS = 50
-"""So deep a column's values may nest; tables, and the service's JSON, have bounds of their own not far above."""
+"""So deep a column's values may nest; the service's JSON has a bound of its own further up."""
 ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 """No names for columns: a reward is handed something else by them."""
 SPECIAL = {"completion", "image", "images"}

@@ -91,14 +91,6 @@ def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path
     assert noted["revisions"] == {"banana": "1", "measured": "2"}
 
 
-def test_a_column_of_two_types_is_told_before_the_folder_is_made(run, tmp_path):
-    run[0].prompts = str(tmp_path / "p.jsonl")
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": "one"}\n')
-    with pytest.raises(TrainerError, match="the prompts' column 'answer'"):
-        train(*run)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])
 def test_weights_that_are_not_one_for_each_reward_are_told_before_the_folder_is_made(run, tmp_path, weights):
     run[1].reward_weights = weights

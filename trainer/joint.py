@@ -62,16 +62,21 @@ class JointClient:
         finally:
             joined.waiting -= 1
             if not joined.waiting:
+                self._close(joined)
                 joined.answer.cancel()
 
     async def _send(
         self, joined: _Round, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns
     ) -> ScoreResponse:
         await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
-        if self._round is joined:
-            self._round = None
+        self._close(joined)
         pinned = {name: revision for name, revision in joined.revisions.items() if revision is not None}
         return await self.client.ascore(completions, prompts, columns, list(joined.revisions), revisions=pinned)
+
+    def _close(self, joined: _Round) -> None:
+        """Let nobody join any more."""
+        if self._round is joined:
+            self._round = None
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -10,7 +10,7 @@ from trainer.errors import TrainerError
 
 PACKAGED = "recipe:"
 LEVELS = 50
-"""So deep a column's values may nest; tables, and the service's JSON, have bounds of their own not far above."""
+"""So deep a column's values may nest; the service's JSON has a bound of its own further up."""
 ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 """No names for columns: a reward is handed something else by them."""
 SPECIAL = {"completion", "image", "images"}
@@ -25,11 +25,11 @@ def read_prompts(source: str, *, system_prompt: str | None = None) -> list[Row]:
 
     `source` is a path, or `recipe:<file>` for one that comes with the package. Raises `TrainerError`.
     """
-    lines = [line for line in _text(source).split("\n") if line.strip()]
+    lines = [(number, line) for number, line in enumerate(_text(source).split("\n"), start=1) if line.strip()]
     if not lines:
         raise TrainerError(f'{source} holds no prompts: write one JSON object a line, such as {{"prompt": "Hi"}}')
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    rows = [_row(line, f"{source} line {number}") for number, line in enumerate(lines, start=1)]
+    rows = [_row(line, f"{source} line {number}") for number, line in lines]
     return [{**row, "prompt": system + row["prompt"]} for row in rows]
 
 

@@ -10,7 +10,7 @@ With no code: `trl rloo --reward_funcs trainer.remote.sentiment` and `REWARD_URL
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ class RemoteReward:
     ) -> list[float | None]:
         """Score one generation batch. Raises a `RewardError` where it cannot, on every process of the run."""
         scoring = partial(self._score, completions, prompts, columns, log_metric or (lambda name, value: None))
-        mine, summed = await in_turn(completions, scoring, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
+        check = partial(refuse_lost_group, prompts)
+        mine, summed = await in_turn(completions, scoring, check, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
         return known_to_all(mine, summed)
 
     async def _score(
@@ -122,7 +123,7 @@ class RemoteReward:
         if before is not None and not self.allow_revision_change:
             refuse_other(self.name, reward.revision, before)
         self.revision = reward.revision
-        self._count(reward, prompts)
+        self._count(reward)
         figures = {
             **health(reward, prompts),
             "latency_ms_p50": float(np.quantile(self._latencies_ms, 0.5)),
@@ -134,14 +135,9 @@ class RemoteReward:
             log_metric(f"remote/{self.name}/{metric}", value)
         return Had(self.name, reward, pinned=not self.allow_revision_change)
 
-    def _count(self, reward: RewardScores, prompts: Sequence[Any]) -> None:
+    def _count(self, reward: RewardScores) -> None:
         failed = failures(reward)
         self._recent.append((len(failed), len(reward.scores)))
-        if prompt := lost_group(reward, prompts):
-            raise TooManyFailures(
-                f"no completion of the prompt {prompt[:80]!r} has a {self.name!r} score: there is nothing to compare; "
-                f"{failed[0].code}: {failed[0].message}"
-            )
         if over_budget(list(self._recent), self.failure_budget):
             reasons = sorted({f"{error.code}: {error.message}" for error in failed})
             raise TooManyFailures(
@@ -156,22 +152,38 @@ def known_to_all(mine: RewardScores, summed: Iterable[RewardScores]) -> list[flo
     TRL sums the rewards that it has of an item: what is left of a sum whose other half failed is a wrong reward. A
     reward that does not apply is left out of the sum on purpose.
     """
-    failed = {index for reward in summed for index, error in reward.errors.items() if error.code != NOT_APPLICABLE}
+    failed = failed_items(summed)
     return [None if str(index) in failed else score for index, score in enumerate(mine.scores)]
+
+
+def refuse_lost_group(prompts: Sequence[Any], summed: Iterable[RewardScores]) -> None:
+    """Raise `TooManyFailures` where no completion of a prompt has a sum, whichever of the rewards failed on each."""
+    failed = failed_items(summed)
+    if prompt := lost_group(failed, prompts):
+        error = next(iter(failed.values()))
+        raise TooManyFailures(
+            f"no completion of the prompt {prompt[:80]!r} has all its scores: there is nothing to compare; "
+            f"{error.code}: {error.message}"
+        )
+
+
+def lost_group(failed: Container[str], prompts: Sequence[Any]) -> str | None:
+    """Give a prompt of which every completion failed, where it has several: no baseline is left for it."""
+    groups: dict[str, list[bool]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(repr(prompt), []).append(str(index) in failed)
+    return next((prompt for prompt, lost in groups.items() if len(lost) > 1 and all(lost)), None)
+
+
+def failed_items(summed: Iterable[RewardScores]) -> dict[str, ItemError]:
+    """Give the items that should have had a score of each reward and lack one, with an error of each."""
+    errors = (item for reward in summed for item in reward.errors.items())
+    return {index: error for index, error in errors if error.code != NOT_APPLICABLE}
 
 
 def failures(reward: RewardScores) -> list[ItemError]:
     """Give the errors of the items that should have had a score."""
-    return [error for error in reward.errors.values() if error.code != NOT_APPLICABLE]
-
-
-def lost_group(reward: RewardScores, prompts: Sequence[Any]) -> str | None:
-    """Give a prompt of which every completion failed, where it has several: no baseline is left for it."""
-    groups: dict[str, list[bool]] = {}
-    for index, prompt in enumerate(prompts):
-        error = reward.errors.get(str(index))
-        groups.setdefault(repr(prompt), []).append(error is not None and error.code != NOT_APPLICABLE)
-    return next((prompt for prompt, lost in groups.items() if len(lost) > 1 and all(lost)), None)
+    return list(failed_items([reward]).values())
 
 
 def over_budget(recent: Sequence[tuple[int, int]], budget: float) -> bool:

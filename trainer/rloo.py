@@ -47,9 +47,17 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train; the first step's clock starts here."""
         self._step_began_s = time.monotonic()
-        if resume_from_checkpoint and (Path(resume_from_checkpoint) / resuming.KEPT).exists():
-            self._randomness.restore = partial(self._load_rng_state, str(resume_from_checkpoint))
+        if resume_from_checkpoint:
+            self._go_on_from(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        """Take a checkpoint for the last one saved, where it is this run's own: it is not to be written over."""
+        step = resuming.step_of(checkpoint)
+        if checkpoint.resolve() == self.checkpoint(step).resolve():
+            self._saved_step = step
+        if (checkpoint / resuming.KEPT).exists():
+            self._randomness.restore = partial(self._load_rng_state, str(checkpoint))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Take no step from a checkpoint of the last: transformers asks only after a step whether it was the last."""
@@ -106,9 +114,9 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         if self.accelerator.is_main_process:
             resuming.note_rewards(self.checkpoint(), self.run_folder.path)
 
-    def checkpoint(self) -> Path:
-        """Name the checkpoint of the last finished step."""
-        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+    def checkpoint(self, step: int | None = None) -> Path:
+        """Name the checkpoint of a step, or of the last finished one."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step if step is None else step}"
 
     def keep(self) -> Path | None:
         """Write the last finished step down, as it was before a next one was tried. None where there is no step."""

@@ -24,6 +24,8 @@ class Had:
 
 
 Scoring = Callable[[], Coroutine[Any, Any, Had]]
+Check = Callable[[list[RewardScores]], None]
+"""Raises where what all calls of a turn had is of no use."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +33,7 @@ class _Turn:
     """The calls of one moment for the same completions."""
 
     asked: tuple[Any, ...]  # held here, so that nothing else gets their identity
+    check: Check
     work: list[Scoring] = field(default_factory=list)
     timeout_s: float = 0.0
     answer: asyncio.Task[list[Had]] | None = None
@@ -42,18 +45,19 @@ _turns: dict[tuple[int, ...], _Turn] = {}
 
 
 async def in_turn(
-    completions: Sequence[Any], scoring: Scoring, timeout_s: float
+    completions: Sequence[Any], scoring: Scoring, check: Check, timeout_s: float
 ) -> tuple[RewardScores, list[RewardScores]]:
     """Give what this call had, and what all had that asked for the same completions at this moment.
 
-    Raises what went wrong with any of them, on every process of the run, also where two processes have a pinned reward
-    of different revisions. What the longest `timeout_s` bounds is the wait for the other processes.
+    Raises what went wrong with any of them, or what `check` says of all, on every process of the run, also where two
+    processes have a pinned reward of different revisions. What the longest `timeout_s` bounds is the wait for the
+    other processes.
     """
     asked = (asyncio.get_running_loop(), completions)
     key = tuple(map(id, asked))
     turn = _turns.get(key)
     if turn is None:
-        turn = _turns[key] = _Turn(asked)
+        turn = _turns[key] = _Turn(asked, check)
         turn.answer = asyncio.create_task(_all(key, turn))
     place = len(turn.work)
     turn.work.append(scoring)
@@ -77,7 +81,13 @@ async def _answer(key: tuple[int, ...], turn: _Turn) -> list[Had]:
 async def _all(key: tuple[int, ...], turn: _Turn) -> list[Had]:
     await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
     _close(key, turn)
-    return await agreed(together(scoring() for scoring in turn.work), turn.timeout_s, _revisions_of)
+    return await agreed(_checked(turn), turn.timeout_s, _revisions_of)
+
+
+async def _checked(turn: _Turn) -> list[Had]:
+    had = await together(scoring() for scoring in turn.work)
+    turn.check([each.reward for each in had])
+    return had
 
 
 def _revisions_of(had: Sequence[Had]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One run: shake hands with the rewards, measure, train, measure again, report."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -79,21 +80,18 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
 
 
 def dataset_of(rows: Sequence[Row]) -> Dataset:
-    """Give the prompts as TRL takes them, with every column that any of them has. Raises `TrainerError`."""
+    """Give the prompts as TRL takes them, with every column that any of them has, and every value as the file has it.
+
+    Each value lies in the table as JSON: of unlike ones a table makes like ones, such as 1.0 of the 1 beside a 2.5, or
+    refuses them, and the rewards would see other values in training than in the measurements.
+    """
     columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
-    for name, values in columns.items():
-        refuse_mixed(name, values)
-    return Dataset.from_dict(columns)
+    texts = {name: [json.dumps(value) for value in values] for name, values in columns.items()}
+    return Dataset.from_dict(texts).with_transform(_read)
 
 
-def refuse_mixed(name: str, values: Sequence[Any]) -> None:
-    """Refuse a column that a table cannot hold, such as one of numbers and texts. Raises `TrainerError`."""
-    try:
-        Dataset.from_dict({name: list(values)})
-    except (ValueError, TypeError, OverflowError) as error:  # Arrow's own are some of these
-        raise TrainerError(
-            f"the prompts' column {name!r} cannot be put in a table ({error}): write values of one type in every line"
-        ) from error
+def _read(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    return {name: [json.loads(text) for text in column] for name, column in texts.items()}
 
 
 def refuse_several_processes(environ: Mapping[str, str]) -> None:
@@ -108,7 +106,9 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
 def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
     """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
     path = Path(rloo.output_dir)
-    resumed = checkpoint is not None and path.resolve() in checkpoint.resolve().parents
+    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
+    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
+        raise TrainerError(f"{checkpoint} is of another run, in a folder of {path}; choose another --output_dir")
     folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
     if checkpoint is not None and resumed:
         folder.cut(resuming.step_of(checkpoint))

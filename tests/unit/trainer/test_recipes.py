@@ -155,6 +155,7 @@ def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
         ("{oops", "line 1"),
         ('{"prompt": ""}', "line 1"),
         ('{"x": 1}', 'key "prompt"'),
+        ('{"prompt": "a"}\n\n \n{oops', "line 4 is not"),
         ('{"prompt": "half of \\ud83d"}', "line 1 holds half a character"),
         ('{"prompt": ["hi"]}', "line 1: a prompt is a non-empty string or list of chat messages"),
         ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),
@@ -219,11 +220,34 @@ def test_columns_that_only_a_later_prompt_has_are_trained_with():
     assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], asked)
 
 
-@pytest.mark.parametrize("values", [(1, "one"), ("one", 1), (True, 1), ([1], "one"), ({"a": 1}, {"a": "x"}), (2**64,)])
-def test_a_column_that_no_table_holds_is_told_by_its_name(values):
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2],
+        [0.5, None],
+        [1, 2.5, -0.0],
+        [True, 2, 0.5],
+        [2**53 + 1, 0.5, 2**64],
+        [1, "one", "1", "null", None],
+        [[], [1], [2.5], [[None]]],
+        [{}, {"x": 1}, {"x": 2.5, "y": {"z": []}}, {"y": "é\x00"}],
+    ],
+)
+def test_columns_are_trained_with_as_they_stand_in_the_file_whatever_stands_beside_them(values):
     rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
-    with pytest.raises(TrainerError, match="the prompts' column 'answer' cannot be put in a table"):
-        dataset_of(rows)
+    assert repr(list(dataset_of(rows))) == repr(rows)  # 1 == 1.0 == True, but not as they are written
+
+
+def test_a_message_is_trained_with_the_keys_it_has_whatever_others_have():
+    messages = [{"role": "user", "content": "a", "name": "b"}, {"role": "user", "content": "c"}]
+    assert dataset_of([{"prompt": [message]} for message in messages])["prompt"][:] == [[each] for each in messages]
+
+
+def test_rewards_are_asked_with_the_same_columns_in_training_as_in_measurements(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": {"x": 0.5}, "hint": []}\n{"prompt": "c"}')
+    rows = read_prompts(str(path))
+    assert columns_of(list(dataset_of(rows))) == columns_of(rows)
 
 
 @pytest.mark.parametrize(("flag", "key"), [("--expect", "expect"), ("--expect_gain", "expect_gain")])

@@ -2,6 +2,7 @@ import asyncio
 import inspect
 import pickle
 from types import SimpleNamespace
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from shared import RevisionChanged, RewardInfo, RewardScores, TooManyFailures, U
 from shared.schemas import ItemError
 from tests.conftest import running_service
 from trainer import remote, remote_reward
-from trainer.remote import health, lost_group, over_budget
+from trainer.remote import failed_items, health, lost_group, over_budget
 from trainer.train import handshakes
 
 
@@ -53,20 +54,29 @@ def test_the_budget_is_a_share_of_the_items_of_recent_calls(recent, over):
     assert over_budget(recent, 0.01) is over
 
 
+@pytest.mark.parametrize(("failed", "lost"), [("01", "'p'"), ("0", None), ("02", None), ("4", None), ("", None)])
+def test_a_prompt_of_which_every_completion_failed_is_found(failed, lost):
+    assert lost_group(set(failed), ["p", "p", "q", "q", "single"]) == lost
+
+
+def had(codes):
+    """What a reward gives that fails in these ways on the items of these indices."""
+    errors = {index: ItemError(code=code, message="m") for index, code in codes.items()}
+    scores = [None if str(index) in errors else 1.0 for index in range(4)]
+    return RewardScores(scores=scores, revision="r", errors=errors)
+
+
 @pytest.mark.parametrize(
-    ("failed", "code", "lost"),
+    ("one", "other", "failed"),
     [
-        ("01", "failed", "'p'"),
-        ("0", "failed", None),
-        ("01", "not_applicable", None),
-        ("02", "failed", None),
-        ("4", "failed", None),
+        ({"0": "a"}, {"1": "b"}, {"0", "1"}),
+        ({"0": "a"}, {"0": "b"}, {"0"}),
+        ({"0": "a"}, {"1": "not_applicable"}, {"0"}),
+        ({"0": "not_applicable"}, {}, set()),
     ],
 )
-def test_a_prompt_of_which_every_completion_failed_is_found(failed, code, lost):
-    errors = {index: ItemError(code=code, message="m") for index in failed}
-    scores = [None if str(index) in errors else 1.0 for index in range(5)]
-    assert lost_group(RewardScores(scores=scores, revision="r", errors=errors), ["p", "p", "q", "q", "single"]) == lost
+def test_an_item_has_failed_that_any_reward_of_its_sum_has_failed_on(one, other, failed):
+    assert failed_items([had(one), had(other)]).keys() == failed
 
 
 def test_health_counts_nulls_cuts_and_groups_of_one_reward():
@@ -136,13 +146,13 @@ class Partly:
     """A reward that fails on every text with `poison` in it, and has nothing to say of one with `other`."""
 
     info = RewardInfo(name="partly", kind="function", description="", revision="1")
+    said: ClassVar = {"poison": "rule_failed", "other": "not_applicable"}
 
     async def score(self, items):
-        said = {"poison": "rule_failed", "other": "not_applicable"}
         errors = {
-            index: ItemError(code=said[text], message="it broke")
+            index: ItemError(code=self.said[text], message="it broke")
             for index, text in enumerate(items.completions)
-            if text in said
+            if text in self.said
         }
         scores = [None if index in errors else 1.0 for index in range(len(items))]
         return Scores(scores=scores, details=[None] * len(items), errors=errors)
@@ -152,6 +162,13 @@ class Partly:
 
     async def stop(self):
         pass
+
+
+class Slightly(Partly):
+    """A reward that fails on another text."""
+
+    info = RewardInfo(name="slightly", kind="function", description="", revision="1")
+    said: ClassVar = {"venom": "rule_failed"}
 
 
 class Always(Partly):
@@ -165,7 +182,13 @@ class Always(Partly):
 
 @pytest.fixture(scope="module")
 def partly_url():
-    with running_service(rewards={"partly": Partly(), "always": Always()}) as url:
+    with running_service(rewards={"partly": Partly(), "slightly": Slightly(), "always": Always()}) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def slightly_url():
+    with running_service(rewards={"slightly": Slightly()}) as url:
         yield url
 
 
@@ -271,6 +294,19 @@ async def test_a_reward_that_does_not_apply_leaves_the_others_as_they_are(partly
     partly, always = await ask(partly_url, ["partly", "always"], ["a", "other"])
     assert partly == [1.0, None]
     assert always == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("other", ["partly_url", "slightly_url"])
+async def test_a_prompt_that_is_lost_to_several_rewards_together_stops_the_run(partly_url, request, other):
+    url = request.getfixturevalue(other)
+    rewards = [remote_reward(partly_url, "partly"), remote_reward(url, "slightly")]
+    prompts, completions = ["p", "p", "q", "q"], ["poison", "venom", "a", "b"]
+    calls = (reward(prompts=prompts, completions=completions) for reward in rewards)
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    for reward in rewards:
+        await reward.client.aclose()
+    assert [type(each) for each in found] == [TooManyFailures] * 2
+    assert "no completion of the prompt \"'p'\" has all its scores: there is nothing to compare" in str(found[0])
 
 
 async def test_too_many_failed_items_stop_the_run(partly_url):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from trl import RLOOTrainer
 
-from trainer.resuming import KEPT
+from trainer.resuming import KEPT, STATE
 from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder, read_run
 
@@ -31,6 +31,21 @@ def test_a_stopped_run_writes_its_last_step_down_unless_it_has_been_saved_as_it_
     assert stopped.keep() == tmp_path / "checkpoint-6"
     assert stopped.done == done
     assert (tmp_path / "checkpoint-6" / KEPT).exists() is bool(done)  # it tells resuming where randomness stands
+
+
+@pytest.mark.parametrize(("folder", "done"), [("run", []), ("other", ["put back", "saved"])])
+def test_a_run_that_is_stopped_in_the_step_it_was_resumed_for_leaves_its_own_checkpoint_as_it_was(
+    monkeypatch, tmp_path, folder, done
+):
+    monkeypatch.setattr(RLOOTrainer, "train", lambda *_, **__: None)
+    (tmp_path / "run").mkdir()
+    checkpoint = tmp_path / folder / "checkpoint-6"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / STATE).write_text('{"global_step": 6}')
+    resumed = Stopped(tmp_path / "run", 6, None)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert resumed.keep() == tmp_path / "run" / "checkpoint-6"
+    assert resumed.done == done
 
 
 def test_a_run_that_is_stopped_in_its_first_step_leaves_nothing(tmp_path):

@@ -91,14 +91,6 @@ def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path
     assert noted["revisions"] == {"banana": "1", "measured": "2"}
 
 
-def test_a_column_of_two_types_is_told_before_the_folder_is_made(run, tmp_path):
-    run[0].prompts = str(tmp_path / "p.jsonl")
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": "one"}\n')
-    with pytest.raises(TrainerError, match="the prompts' column 'answer'"):
-        train(*run)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])
 def test_weights_that_are_not_one_for_each_reward_are_told_before_the_folder_is_made(run, tmp_path, weights):
     run[1].reward_weights = weights
@@ -145,6 +137,18 @@ def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one
         open_folder(*run[:2], elsewhere)
     assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
     assert steps_noted(tmp_path / "other") == [1, 2]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("inner", ["mine", "mine/deeper", "checkpoint-1"])
+def test_a_folder_round_the_one_of_a_checkpoint_is_not_taken_for_it_nor_replaced(run, tmp_path, inner, overwrite):
+    held(tmp_path / "run")
+    checkpoint = held(tmp_path / "run" / inner)
+    run[0].overwrite = overwrite
+    with pytest.raises(TrainerError, match="is of another run"):
+        open_folder(*run[:2], checkpoint)
+    assert steps_noted(tmp_path / "run") == [1, 2]
+    assert checkpoint.exists()
 
 
 class Stopping:

@@ -18,9 +18,15 @@ def refuse_bad(urls: Iterable[str]) -> None:
     for url in urls:
         if not _askable(url):
             raise BadAddress(
-                f"{url!r} is no address of a reward service; write http://host:port, https://host or "
-                f"{BY_NAME}name:port, such as http://127.0.0.1:8088"
+                f"{_shown(url)!r} is no address of a reward service; write http://host:port, https://host or "
+                f"{BY_NAME}name:port, such as http://127.0.0.1:8088, and give a key apart from it"
             )
+
+
+def _shown(url: str) -> str:
+    """Give what may be told of a URL: not what stands before an @, which may be a password."""
+    _, at, rest = url.rpartition("@")
+    return f"…{at}{rest}" if at else url
 
 
 def _askable(url: str) -> bool:
@@ -30,7 +36,7 @@ def _askable(url: str) -> bool:
         host.encode("idna")  # as sockets do: no part may be empty, or too long
     except (ValueError, httpx.InvalidURL):
         return False
-    if parts.query or parts.fragment:
+    if parts.query or parts.fragment or "@" in parts.netloc:  # a password would be sent in place of the key
         return False
     return bool(host) and url.split() == [url] and (parts.scheme in ("http", "https") or url.startswith(BY_NAME))
 

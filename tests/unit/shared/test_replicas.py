@@ -51,7 +51,24 @@ def test_what_no_service_can_be_reached_at_is_refused_when_the_client_is_made(ur
 @pytest.mark.parametrize(
     "url",
     [
+        "http://user:canary@a:1",
+        "https://canary@a",
+        "dns+http://user:canary@a:1",
+        "http://user:can@ry:canary/@a:1",
+        "user:canary@a:1",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_told(url):
+    with pytest.raises(BadAddress, match="is no address of a reward service; .* give a key apart") as refused:
+        RewardClient(["http://a", url])
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "http://a",
+        "http://a/of@somebody",
         "https://rewards.example.org/behind/a/proxy/",
         "http://the_service:8088",
         "http://a.:1",

@@ -29,7 +29,7 @@ from shared.turns import NoTurn
 
 A, B, C = "http://a", "http://b", "http://c"
 CALL = Call("POST", "/v1/score", b"{}")
-BROKEN = partial(ServiceBroken, "it answered 500")
+BROKEN = partial(ServiceBroken, "it answered 500", status=500, code="failed")
 DOWN = partial(ServiceUnreachable, "nobody there")
 FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
 LOADING = partial(NotReady, "loading", status=503, code="loading")

@@ -198,7 +198,7 @@ class RewardClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        await self._asker.transport.aclose()
+        await self._asker.aclose()
 
     def close(self) -> None:
         """Close the connections of the sync face and end its thread. Calls under way in others get a `RewardError`."""

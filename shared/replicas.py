@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from urllib.parse import urlsplit
 
 import httpx
@@ -56,8 +57,7 @@ async def addresses_of(url: str) -> list[str]:
     return [f"http://{f'[{host}]' if ':' in host else host}:{port}{parts.path}" for host in hosts]
 
 
-async def refreshed(known: Iterable[Endpoint], urls: Iterable[str]) -> list[Endpoint]:
-    """Give an endpoint for each address there is now: the known ones as they are, with what is known of them."""
+def refreshed(known: Iterable[Endpoint], addresses: Mapping[str, Sequence[str]]) -> list[Endpoint]:
+    """Give one endpoint for each address behind the URLs: the known ones as they are, with what is known of them."""
     by_url = {endpoint.url: endpoint for endpoint in known}
-    lists = [await addresses_of(url) for url in urls]
-    return [by_url.get(url) or Endpoint(url) for found in lists for url in found]
+    return [by_url.get(url) or Endpoint(url) for url in dict.fromkeys(chain(*addresses.values()))]

@@ -54,6 +54,8 @@ class Asked:
     """Why there is no answer yet."""
     passed_over: dict[str, RewardError] = field(default_factory=dict)
     """Why a replica is not asked again, by URL."""
+    not_before_s: dict[str, float] = field(default_factory=dict)
+    """When a replica said it may be asked again, by URL."""
 
 
 class Asker:
@@ -122,6 +124,8 @@ class Asker:
             async with self._lines.to(endpoint.url).turn(endpoint.allowance, until_s - time.monotonic()):
                 answer = asked.parse(await self.transport.send(endpoint.url, asked.call, until_s))
         except RewardError as error:
+            named_s = getattr(error, "retry_after_s", None) or 0.0
+            asked.not_before_s[endpoint.url] = time.monotonic() + min(endpoints.LONGEST_FULL_S, named_s)
             if isinstance(error, Overloaded):
                 endpoints.full(endpoint, error.retry_after_s, now_s=time.monotonic())
             elif error.retryable and not isinstance(error, NoTurn):
@@ -135,7 +139,7 @@ class Asker:
         self, asked: Asked, others: list[Endpoint], chosen: contextlib.ExitStack, until_s: float
     ) -> Coroutine[Any, Any, Any] | None:
         """Give the same attempt at another replica, where there is one and the budget allows it."""
-        other = endpoints.choose(others, now_s=time.monotonic())
+        other = _chosen(asked, others)
         if other is None or not self._budget.take():
             return None
         chosen.enter_context(endpoints.under_way(other, now_s=time.monotonic()))
@@ -145,7 +149,7 @@ class Asker:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
             candidates = await self._candidates(asked)
-            endpoint = endpoints.choose(candidates, now_s=time.monotonic())
+            endpoint = _chosen(asked, candidates)
             if endpoint:
                 return endpoint
             wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
@@ -205,6 +209,12 @@ class Asker:
             return slow_s
         retry_after_s = getattr(error, "retry_after_s", None)
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
+
+
+def _chosen(asked: Asked, among: list[Endpoint]) -> Endpoint | None:
+    """Choose a replica for a call: one that has told it when to come again not before that."""
+    now_s = time.monotonic()
+    return endpoints.choose([each for each in among if asked.not_before_s.get(each.url, 0.0) <= now_s], now_s=now_s)
 
 
 def _refuse_late(asked: Asked, last: Exception, wait_s: float, candidates: list[Endpoint]) -> None:

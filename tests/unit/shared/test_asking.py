@@ -388,6 +388,18 @@ def test_what_all_were_passed_over_for_is_told_once_the_only_other_replica_has_l
     assert asker.took_s[0] < 5.0  # of twenty
 
 
+@pytest.mark.parametrize("refusal", [FULL, partial(NotReady, "loading", status=503, code="loading", retry_after_s=2.0)])
+def test_a_replica_that_named_a_time_is_not_asked_by_the_same_call_before_though_the_other_fails(
+    ask, monkeypatch, refusal
+):
+    monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.0))  # whoever waits does so briefly
+    result, asker = ask({B: [refusal, 0.0], A: [DOWN]})
+    assert result == "http://b answers"
+    first_s, second_s = [when for when, url, _ in asker.transport.sent if url == B]
+    assert second_s >= first_s + 2.0
+    assert {url for when, url, _ in asker.transport.sent if first_s < when < second_s} == {A}, "the other is tried"
+
+
 def test_what_answers_500_for_ever_is_given_up_long_before_the_deadline(ask):
     error, asker = ask({A: [BROKEN]}, timeout_s=300.0)
     assert 10.0 < asker.transport.loop.now_s - 1000.0 <= 20.0

@@ -150,7 +150,7 @@ class Asker:
         while True:
             candidates = await self._candidates(asked)
             endpoint = _chosen(asked, candidates)
-            if endpoint:
+            if endpoint and time.monotonic() < asked.deadline_s:
                 return endpoint
             wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
             if asked.passed_over and not candidates:
@@ -228,5 +228,5 @@ def _gave_up(asked: Asked, last: Exception, within_s: float) -> RewardError:
     """Say why no answer came: that a replica has another reward is worse than that another one is down."""
     if asked.passed_over:
         return next(iter(asked.passed_over.values()))
-    within = f"{round(within_s, 1):g} s"
+    within = f"{max(0.0, round(within_s, 1)):g} s"
     return ServiceUnreachable(f"gave up after {asked.attempts} attempts within {within}; the last: {last}")

@@ -388,6 +388,13 @@ def test_what_all_were_passed_over_for_is_told_once_the_only_other_replica_has_l
     assert asker.took_s[0] < 5.0  # of twenty
 
 
+def test_where_the_time_of_a_call_is_over_nobody_is_asked_and_nobody_blamed(ask):
+    for timeout_s in (0.0, -0.5):
+        error, asker = ask({A: [0.0]}, timeout_s=timeout_s)
+        assert str(error) == "gave up after 0 attempts within 0 s; the last: no time was left to ask"
+        assert (asker.transport.sent, asker._endpoints[0].failures) == ([], 0)
+
+
 @pytest.mark.parametrize("refusal", [FULL, partial(NotReady, "loading", status=503, code="loading", retry_after_s=2.0)])
 def test_a_replica_that_named_a_time_is_not_asked_by_the_same_call_before_though_the_other_fails(
     ask, monkeypatch, refusal

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from shared import answers, protocol
-from shared.allowance import AT_ONCE
 from shared.errors import BadAddress, ServiceUnreachable
 from shared.keys import ApiKey
 
@@ -28,11 +27,14 @@ class Call:
 
 
 class Transport:
-    """Connections to services: a set of them for each event loop and address."""
+    """Connections to services: a set of them for each event loop, and one for plain HTTP beside one for TLS.
+
+    Not one for each address: addresses come and go with a name, and a set would stay for each that ever was.
+    """
 
     def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
         self._key, self._connect_timeout_s = key, connect_timeout_s
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx.AsyncClient]] = WeakKeyDictionary()
 
     async def send(self, url: str, call: Call, until_s: float) -> httpx.Response:
         """Send once and read the answer whole, by a time of the monotonic clock.
@@ -62,10 +64,10 @@ class Transport:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._forget_closed()
-        clients = self._clients.setdefault(loop, {})
-        if url not in clients:
-            clients[url] = _connections(url)
-        return clients[url]
+        clients, tls = self._clients.setdefault(loop, {}), url.lower().startswith("https")
+        if tls not in clients:
+            clients[tls] = _connections(trust_env=tls)
+        return clients[tls]
 
     def _forget_closed(self) -> None:
         """Let go of what belongs to closed event loops: connections hold their loop, so its entry never goes itself."""
@@ -79,11 +81,11 @@ class Transport:
             await http.aclose()
 
 
-def _connections(url: str) -> httpx.AsyncClient:
+def _connections(*, trust_env: bool) -> httpx.AsyncClient:
     """Make a set of connections. A proxy of the environment would read what goes over plain HTTP, the key too."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
     try:
-        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=url.startswith("https"))
+        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=trust_env)
     except (ImportError, ValueError, httpx.InvalidURL) as cause:
         raise BadAddress(
             f"the environment names a proxy that cannot be used: {cause}; mend HTTPS_PROXY, ALL_PROXY or NO_PROXY"

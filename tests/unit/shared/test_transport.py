@@ -82,6 +82,18 @@ async def test_an_answer_that_comes_a_byte_at_a_time_is_given_up_when_the_time_i
         await transport.aclose()
 
 
+async def test_addresses_that_come_and_go_share_one_set_of_connections():
+    transport = Transport(ApiKey(None), connect_timeout_s=5.0)
+    for _ in range(3):
+        async with serving(nothing_more) as (url, heads):
+            with contextlib.suppress(RewardError):
+                await transport.send(url, GET, time.monotonic() + 9.0)
+            assert len(heads) == 1
+    (connections,) = transport._clients.values()
+    assert len(connections) == 1
+    await transport.aclose()
+
+
 def test_a_replica_that_takes_no_connection_costs_the_time_to_connect_and_not_the_attempt():
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))

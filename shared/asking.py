@@ -19,7 +19,7 @@ from shared.endpoints import Endpoint
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized, UnknownReward
 from shared.hedging import first_answer
 from shared.keys import ApiKey
-from shared.transport import Call, Transport
+from shared.transport import Call, Transport, told_s
 from shared.turns import Lines, NoTurn
 
 LOOK_UP_EVERY_S = 1.0
@@ -56,6 +56,11 @@ class Asked:
     """Why a replica is not asked again, by URL."""
     not_before_s: dict[str, float] = field(default_factory=dict)
     """When a replica said it may be asked again, by URL."""
+
+    @property
+    def latest_s(self) -> float:
+        """When the last attempt may begin: no service could answer in what is left afterwards."""
+        return self.began_s + told_s(self.deadline_s - self.began_s)
 
 
 class Asker:
@@ -150,7 +155,7 @@ class Asker:
         while True:
             candidates = await self._candidates(asked)
             endpoint = _chosen(asked, candidates)
-            if endpoint and time.monotonic() < asked.deadline_s:
+            if endpoint and time.monotonic() < asked.latest_s:
                 return endpoint
             wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
             if asked.passed_over and not candidates:
@@ -220,7 +225,7 @@ def _chosen(asked: Asked, among: list[Endpoint]) -> Endpoint | None:
 def _refuse_late(asked: Asked, last: Exception, wait_s: float, candidates: list[Endpoint]) -> None:
     """Raise why no answer came where a wait would outlast the call."""
     ends_s = endpoints.ends_s(candidates, began_s=asked.began_s, deadline_s=asked.deadline_s)
-    if time.monotonic() + wait_s >= ends_s:
+    if time.monotonic() + wait_s >= min(ends_s, asked.latest_s):
         raise _gave_up(asked, last, ends_s - asked.began_s) from last
 
 

@@ -15,6 +15,8 @@ from shared.keys import ApiKey
 
 LONGEST_S = 3600.0
 """No service lets anybody wait for longer."""
+ON_ITS_WAY_S = 0.25
+"""So much sooner than it is given up a service is to answer, if need be that it was not in time: that has to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ class Call:
     method: str
     path: str
     body: bytes | None = None
+
+
+def told_s(left_s: float) -> float:
+    """Give the time that a service is told it has, of what is left: nine tenths of it, or all but a moment."""
+    return left_s - min(ON_ITS_WAY_S, left_s / 10)
 
 
 class Transport:
@@ -42,8 +49,9 @@ class Transport:
         Raises `ServiceUnreachable`, or what a problem document says.
         """
         remaining_s = max(0.001, until_s - time.monotonic())
-        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
-        headers = {protocol.TIMEOUT_HEADER: str(int(min(remaining_s, LONGEST_S) * 1000)), "Accept-Encoding": "identity"}
+        told = told_s(min(remaining_s, LONGEST_S))
+        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, told))
+        headers = {protocol.TIMEOUT_HEADER: str(max(1, int(told * 1000))), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
         http, address = self._http(url), url + call.path
         try:
@@ -53,10 +61,7 @@ class Transport:
             ):
                 response = await answers.read(stream)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
-            raise ServiceUnreachable(
-                f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
-                f"start one with `reward-service serve`, or check the URL"
-            ) from cause
+            raise ServiceUnreachable(_why(url, cause, remaining_s)) from cause
         answers.raise_for_problem(response)
         return response
 
@@ -79,6 +84,16 @@ class Transport:
         """Close the connections of the running event loop."""
         for http in self._clients.pop(asyncio.get_running_loop(), {}).values():
             await http.aclose()
+
+
+def _why(url: str, cause: Exception, within_s: float) -> str:
+    """Say why there is no answer. A connection has less time than an answer: what took all of it was connected."""
+    if isinstance(cause, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
+        return f"{url} has not answered within {round(within_s, 2):g} s"
+    return (
+        f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
+        f"start one with `reward-service serve`, or check the URL"
+    )
 
 
 def _connections(*, trust_env: bool) -> httpx.AsyncClient:

@@ -24,7 +24,7 @@ from shared import (
 from shared.allowance import AT_ONCE
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
-from shared.transport import Call
+from shared.transport import Call, told_s
 from shared.turns import NoTurn
 
 A, B, C = "http://a", "http://b", "http://c"
@@ -577,3 +577,25 @@ def test_a_crowd_learns_what_a_service_takes_instead_of_being_refused_one_by_one
     assert loop.run_until_complete(crowd()) == ["answered"] * 100
     assert asker.transport.sent <= 150  # where sixteen go at a time whatever it answers: 427
     assert loop.now_s - 1000.0 < 6.0  # a hundred calls take five seconds
+
+
+@dataclass
+class Late:
+    """A service that says at the time it was told that it is not in time."""
+
+    loop: VirtualLoop
+    sent: int = 0
+
+    async def send(self, url, call, until_s):
+        self.sent += 1
+        await asyncio.sleep(told_s(until_s - self.loop.now_s))
+        raise NotReady("the time allowed ran out", status=503, code="deadline_exceeded")
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1.0, 20.0])
+def test_what_a_service_says_at_the_deadline_is_told_and_nothing_asked_in_the_moment_that_is_left(loop, timeout_s):
+    asker = Asker([A], ApiKey(None), Patience(timeout_s=timeout_s))
+    asker.transport = Late(loop)
+    with pytest.raises(ServiceUnreachable, match=f"within {timeout_s:g} s; the last: the time allowed ran out$"):
+        loop.run_until_complete(asker.ask(CALL, lambda response: response))
+    assert asker.transport.sent == 1

@@ -204,6 +204,7 @@ class Asker:
         """Close the connections of the running event loop, and end its look-up."""
         if looking := self._looking.get(asyncio.get_running_loop()):
             looking.cancel()
+            await asyncio.wait([looking])
         await self.transport.aclose()
 
     def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:

@@ -132,3 +132,25 @@ async def test_a_replica_that_comes_back_at_another_address_is_found_by_all_who_
     answers = await asyncio.gather(*(client.ascore(["Sure: banana"], rewards=["banana"]) for _ in range(16)))
     await client.aclose()
     assert [answer.rewards["banana"].scores for answer in answers] == [[1.99]] * 16
+
+
+async def test_a_client_that_is_closed_leaves_no_look_up_behind(rules_url, monkeypatch):
+    looked_up = []
+
+    async def addresses(url):
+        looked_up.append(url)
+        if len(looked_up) > 1:
+            await asyncio.Event().wait()
+        return [rules_url]
+
+    monkeypatch.setattr("shared.replicas.addresses_of", addresses)
+    client = RewardClient("dns+http://reward:8088", timeout_s=20)
+    before = asyncio.all_tasks()
+    await client.ainfo()
+    client._asker._endpoints[0].failures = 1
+    client._asker._look_up_s = 0.0
+    await client.ainfo()
+    assert len(asyncio.all_tasks() - before) == 1
+    await client.aclose()
+    assert len(looked_up) == 2
+    assert asyncio.all_tasks() == before

@@ -34,6 +34,7 @@ REFUSALS: dict[int, type[ServiceRefused]] = {
     404: UnknownReward,
     408: TooSlow,
     429: Overloaded,
+    500: ServiceBroken,
     503: NotReady,
 }
 
@@ -173,8 +174,8 @@ def _problem(response: httpx.Response) -> Problem | None:
 def _not_ours(response: httpx.Response) -> RewardError:
     kind = response.headers.get("Content-Type") or "no content type"
     url = response.request.url
-    if response.status_code == 500:
-        return ServiceBroken(f"{url} answered 500 ({kind})")
+    if response.status_code == 500:  # a gateway, or the server that our service runs in
+        return ServiceBroken(f"{url} answered 500 ({kind})", status=500, code="failed")
     if response.status_code == 429:  # a gateway that has too much to do
         told = f"{url} answered 429 ({kind})"
         return Overloaded(told, status=429, code="gateway_busy", retry_after_s=_wait_s(response))

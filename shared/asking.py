@@ -2,25 +2,24 @@
 
 import asyncio
 import contextlib
-import itertools
+import math
 import os
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import httpx
 
-from shared import backoff, budget, endpoints
+from shared import backoff, budget, endpoints, replicas
 from shared.budget import RetryBudget
 from shared.endpoints import Endpoint
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized, UnknownReward
 from shared.hedging import first_answer
 from shared.keys import ApiKey
-from shared.replicas import refreshed
-from shared.transport import Call, Transport
+from shared.transport import Call, Transport, told_s
 from shared.turns import Lines, NoTurn
 
 LOOK_UP_EVERY_S = 1.0
@@ -42,6 +41,28 @@ class Patience:
     hedge_after_s: float | None = None
 
 
+@dataclass(slots=True)
+class Asked:
+    """One call: what is asked, by when an answer is needed, and what came of it so far."""
+
+    call: Call
+    parse: Parse
+    began_s: float
+    deadline_s: float
+    attempts: int = 0
+    reason: RewardError | None = None
+    """Why there is no answer yet."""
+    passed_over: dict[str, RewardError] = field(default_factory=dict)
+    """Why a replica is not asked again, by URL."""
+    not_before_s: dict[str, float] = field(default_factory=dict)
+    """When a replica said it may be asked again, by URL."""
+
+    @property
+    def latest_s(self) -> float:
+        """When the last attempt may begin: no service could answer in what is left afterwards."""
+        return self.began_s + told_s(self.deadline_s - self.began_s)
+
+
 class Asker:
     """What is known of the replicas, and the way to them."""
 
@@ -56,8 +77,10 @@ class Asker:
 
     def _know_nothing(self) -> None:
         self._pid = os.getpid()
-        self._endpoints: list[Endpoint] = []
+        self._addresses = {url: [] if url.startswith(replicas.BY_NAME) else [url] for url in self._urls}
+        self._endpoints = replicas.refreshed([], self._addresses)
         self._look_up_s = 0.0  # when the names are to be looked up again
+        self._looking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
     async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
         """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
@@ -68,45 +91,46 @@ class Asker:
         if self._pid != os.getpid():
             self._know_nothing()  # what a parent has under way never ends in a forked child
         began_s = time.monotonic()
-        deadline_s = began_s + (self._patience.timeout_s if timeout_s is None else timeout_s)
-        passed_over: dict[str, RewardError] = {}
-        reason: RewardError | None = None
-        for attempt in itertools.count():
-            endpoint = await self._replica(passed_over, began_s, deadline_s, attempt)
-            others = [each for each in self._endpoints if each is not endpoint and each.url not in passed_over]
-            long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, attempt)  # what did not fit may fit now
-            until_s, sent = min(time.monotonic() + long_enough_s, deadline_s), self._key.header
+        asked = Asked(call, parse, began_s, began_s + (self._patience.timeout_s if timeout_s is None else timeout_s))
+        while True:
+            endpoint = await self._replica(asked)
+            others, sent = [each for each in self._left(asked) if each is not endpoint], self._key.header
             try:
-                with contextlib.ExitStack() as chosen:
-                    chosen.enter_context(endpoints.under_way(endpoint, now_s=time.monotonic()))
-                    first = self._attempt(endpoint, call, parse, until_s)
-                    second = partial(self._elsewhere, others, chosen, call, parse, until_s)
-                    return await first_answer(first, self._patience.hedge_after_s, second)
+                return await self._answer(asked, endpoint, others)
             except (RevisionChanged, UnknownReward) as error:
-                passed_over[endpoint.url] = error  # another replica may still serve it, or serve it already
-                if not others:
-                    raise
+                asked.passed_over[endpoint.url] = error  # another replica may still serve it, or serve it already
             except Unauthorized:
                 if not self._key.renewed(sent):
                     raise
             except RewardError as error:
                 if not error.retryable:
                     raise
-                if reason is None or time.monotonic() < deadline_s:
-                    reason = error  # where the deadline cut the attempt short, the one before says more
-                wait_s = self._wait_s(others, attempt, error)
-                ends_s = endpoints.ends_s([endpoint, *others], began_s=began_s, deadline_s=deadline_s)
-                if time.monotonic() + wait_s >= ends_s:
-                    raise _gave_up(reason, attempt + 1, ends_s - began_s, passed_over) from reason
+                if asked.reason is None or time.monotonic() < asked.deadline_s:
+                    asked.reason = error  # where the deadline cut the attempt short, the one before says more
+                wait_s = self._wait_s(others, asked.attempts - 1, error)
+                _refuse_late(asked, asked.reason, wait_s, [endpoint, *others])
                 self.retries += 1
                 await asyncio.sleep(wait_s)
-        raise AssertionError("unreachable")
 
-    async def _attempt(self, endpoint: Endpoint, call: Call, parse: Parse, until_s: float) -> Any:
+    async def _answer(self, asked: Asked, endpoint: Endpoint, others: list[Endpoint]) -> Any:
+        """Make one attempt, and where it is slow the same at another replica."""
+        # what did not fit may fit now
+        long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, asked.attempts)
+        until_s = min(time.monotonic() + long_enough_s, asked.deadline_s)
+        asked.attempts += 1
+        with contextlib.ExitStack() as chosen:
+            chosen.enter_context(endpoints.under_way(endpoint, now_s=time.monotonic()))
+            first = self._attempt(asked, endpoint, until_s)
+            second = partial(self._elsewhere, asked, others, chosen, until_s)
+            return await first_answer(first, self._patience.hedge_after_s, second)
+
+    async def _attempt(self, asked: Asked, endpoint: Endpoint, until_s: float) -> Any:
         try:
             async with self._lines.to(endpoint.url).turn(endpoint.allowance, until_s - time.monotonic()):
-                answer = parse(await self.transport.send(endpoint.url, call, until_s))
+                answer = asked.parse(await self.transport.send(endpoint.url, asked.call, until_s))
         except RewardError as error:
+            named_s = getattr(error, "retry_after_s", None) or 0.0
+            asked.not_before_s[endpoint.url] = time.monotonic() + min(endpoints.LONGEST_FULL_S, named_s)
             if isinstance(error, Overloaded):
                 endpoints.full(endpoint, error.retry_after_s, now_s=time.monotonic())
             elif error.retryable and not isinstance(error, NoTurn):
@@ -117,40 +141,71 @@ class Asker:
         return answer
 
     def _elsewhere(
-        self, others: list[Endpoint], chosen: contextlib.ExitStack, call: Call, parse: Parse, until_s: float
-    ) -> Any:
+        self, asked: Asked, others: list[Endpoint], chosen: contextlib.ExitStack, until_s: float
+    ) -> Coroutine[Any, Any, Any] | None:
         """Give the same attempt at another replica, where there is one and the budget allows it."""
-        other = endpoints.choose(others, now_s=time.monotonic())
+        other = _chosen(asked, others)
         if other is None or not self._budget.take():
             return None
         chosen.enter_context(endpoints.under_way(other, now_s=time.monotonic()))
-        return self._attempt(other, call, parse, until_s)
+        return self._attempt(asked, other, until_s)
 
-    async def _replica(
-        self, passed_over: dict[str, RewardError], began_s: float, deadline_s: float, attempts: int
-    ) -> Endpoint:
+    async def _replica(self, asked: Asked) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
-            await self._look_up(deadline_s)
-            candidates = [each for each in self._endpoints if each.url not in passed_over]
-            if endpoint := endpoints.choose(candidates, now_s=time.monotonic()):
+            candidates = await self._candidates(asked)
+            endpoint = _chosen(asked, candidates)
+            if endpoint and time.monotonic() < asked.latest_s:
                 return endpoint
             wait_s = endpoints.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
-            ends_s = endpoints.ends_s(candidates, began_s=began_s, deadline_s=deadline_s)
-            if time.monotonic() + wait_s >= ends_s:
-                nowhere = ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
-                last = next((each.last_error for each in candidates if each.last_error), nowhere)
-                raise _gave_up(last, attempts, ends_s - began_s, passed_over) from last
+            if asked.passed_over and not candidates:
+                wait_s = math.inf  # there is nothing to wait for
+            _refuse_late(asked, asked.reason or self._why_nobody(candidates), wait_s, candidates)
             await asyncio.sleep(wait_s)
 
-    async def _look_up(self, deadline_s: float) -> None:
-        """Look the addresses up at first, and again while a replica fails: it may have come back at another one."""
-        wanted = not self._endpoints or any(each.failures for each in self._endpoints)
-        if wanted and time.monotonic() >= self._look_up_s:
+    async def _candidates(self, asked: Asked) -> list[Endpoint]:
+        """Give the replicas that may have what is asked for.
+
+        While one fails, or a name has no address, names are looked up again: it may have come back at another one.
+        Only who has nobody else to ask waits for that, because a name server may be slow.
+        """
+        nobody = not self._left(asked)
+        if nobody or any(each.failures for each in self._endpoints) or not all(self._addresses.values()):
+            looking = self._look_up()
+            if nobody and looking:
+                await asyncio.wait([looking], timeout=max(0.0, asked.deadline_s - time.monotonic()))
+        return self._left(asked)
+
+    def _left(self, asked: Asked) -> list[Endpoint]:
+        return [each for each in self._endpoints if each.url not in asked.passed_over]
+
+    def _look_up(self) -> asyncio.Task[None] | None:
+        """Give the look-up that this event loop has under way; begin one where the last one was long enough ago."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._looking and time.monotonic() >= self._look_up_s:
             self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(deadline_s - time.monotonic()):
-                    self._endpoints = await refreshed(self._endpoints, self._urls) or self._endpoints
+            self._looking[loop] = loop.create_task(self._refresh())
+            self._looking[loop].add_done_callback(lambda _: self._looking.pop(loop, None))
+        return self._looking.get(loop)
+
+    async def _refresh(self) -> None:
+        for url in self._urls:
+            found = await replicas.addresses_of(url)
+            self._addresses[url] = found or self._addresses[url]  # a name may be unknown for a moment
+            self._endpoints = replicas.refreshed(self._endpoints, self._addresses)
+
+    def _why_nobody(self, candidates: list[Endpoint]) -> Exception:
+        if not candidates:
+            return ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
+        no_time = ServiceUnreachable("no time was left to ask")
+        return next((each.last_error for each in candidates if each.last_error), no_time)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop, and end its look-up."""
+        if looking := self._looking.get(asyncio.get_running_loop()):
+            looking.cancel()
+            await asyncio.wait([looking])
+        await self.transport.aclose()
 
     def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
         """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
@@ -162,8 +217,22 @@ class Asker:
         return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
 
 
-def _gave_up(error: Exception, attempts: int, within_s: float, passed_over: dict[str, RewardError]) -> RewardError:
+def _chosen(asked: Asked, among: list[Endpoint]) -> Endpoint | None:
+    """Choose a replica for a call: one that has told it when to come again not before that."""
+    now_s = time.monotonic()
+    return endpoints.choose([each for each in among if asked.not_before_s.get(each.url, 0.0) <= now_s], now_s=now_s)
+
+
+def _refuse_late(asked: Asked, last: Exception, wait_s: float, candidates: list[Endpoint]) -> None:
+    """Raise why no answer came where a wait would outlast the call."""
+    ends_s = endpoints.ends_s(candidates, began_s=asked.began_s, deadline_s=asked.deadline_s)
+    if time.monotonic() + wait_s >= min(ends_s, asked.latest_s):
+        raise _gave_up(asked, last, ends_s - asked.began_s) from last
+
+
+def _gave_up(asked: Asked, last: Exception, within_s: float) -> RewardError:
     """Say why no answer came: that a replica has another reward is worse than that another one is down."""
-    if passed_over:
-        return next(iter(passed_over.values()))
-    return ServiceUnreachable(f"gave up after {attempts} attempts within {round(within_s, 1):g} s; the last: {error}")
+    if asked.passed_over:
+        return next(iter(asked.passed_over.values()))
+    within = f"{max(0.0, round(within_s, 1)):g} s"
+    return ServiceUnreachable(f"gave up after {asked.attempts} attempts within {within}; the last: {last}")

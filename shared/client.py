@@ -115,7 +115,7 @@ class RewardClient:
         before the deadline; see `shared.errors`.
         """
         deadline_s = time.monotonic() + self.timeout_s
-        limits = self._limits or (await self.ainfo()).limits
+        known = limits = self._limits or (await self.ainfo()).limits
         request: dict[str, Any] = {"completions": list(completions)}
         if prompts is not None:
             request["prompts"] = list(prompts)
@@ -134,7 +134,8 @@ class RewardClient:
                     raise
                 limits = halved(limits, texts=max(count for _, count in bodies))
                 continue
-            self._limits = limits  # not where all was in vain: one text that is too large says nothing of the others
+            if limits is not known:  # not where all was in vain: one text that is too large says nothing of the others
+                self._limits = smaller(limits, self._limits or limits)
             return response
 
     async def _whole(
@@ -198,7 +199,7 @@ class RewardClient:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        await self._asker.transport.aclose()
+        await self._asker.aclose()
 
     def close(self) -> None:
         """Close the connections of the sync face and end its thread. Calls under way in others get a `RewardError`."""
@@ -216,6 +217,16 @@ def halved(limits: Limits, *, texts: int) -> Limits:
     """Give limits under which so many texts travel in two: the replica that told its own may take more than others."""
     return limits.model_copy(
         update={"texts_per_request": max(1, texts // 2), "body_bytes": max(1, limits.body_bytes // 2)}
+    )
+
+
+def smaller(one: Limits, other: Limits) -> Limits:
+    """Give limits that keep to both: calls that are under way together may each have learned some."""
+    return one.model_copy(
+        update={
+            "texts_per_request": min(one.texts_per_request, other.texts_per_request),
+            "body_bytes": min(one.body_bytes, other.body_bytes),
+        }
     )
 
 

@@ -2,8 +2,8 @@
 
 RewardError
 ├── ServiceUnreachable      nobody answered, or not in time            (tried again)
-│   └── ServiceBroken       500: what answers has failed               (tried again for a short while)
 ├── ServiceRefused          the service answered with a problem
+│   ├── ServiceBroken       500: what answers has failed               (tried again for a short while)
 │   ├── Overloaded          429: its queue is full                     (tried again)
 │   ├── NotReady            503: loading, draining                     (tried again)
 │   ├── TooSlow             408: the request did not arrive in time    (tried again)
@@ -37,10 +37,6 @@ class ServiceUnreachable(RewardError):
     retryable = True
 
 
-class ServiceBroken(ServiceUnreachable):
-    """What answers at the address says 500: it is there, and it has failed. One that restarts does not say that."""
-
-
 class ServiceRefused(RewardError):
     """The service answered with a problem document."""
 
@@ -52,6 +48,12 @@ class ServiceRefused(RewardError):
         """Let it travel between processes, which an exception with names for its parts does not by itself."""
         made = partial(type(self), status=self.status, code=self.code, retry_after_s=self.retry_after_s)
         return made, self.args
+
+
+class ServiceBroken(ServiceRefused):
+    """What answers at the address says 500: it is there, and it has failed. One that restarts does not say that."""
+
+    retryable = True
 
 
 class Overloaded(ServiceRefused):

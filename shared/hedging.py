@@ -1,6 +1,7 @@
 """Ask a second time while the first still thinks: two answers to one question, of which the first counts."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -32,9 +33,6 @@ async def first_answer(
 
 async def _any_of(tasks: list[asyncio.Task[T]]) -> T:
     for done in asyncio.as_completed(list(tasks)):
-        try:
+        with contextlib.suppress(Exception):  # the other one may have an answer
             return await done
-        except Exception:
-            if all(task.done() for task in tasks):
-                break
     return tasks[0].result()

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,9 +19,15 @@ def refuse_bad(urls: Iterable[str]) -> None:
     for url in urls:
         if not _askable(url):
             raise BadAddress(
-                f"{url!r} is no address of a reward service; write http://host:port, https://host or "
-                f"{BY_NAME}name:port, such as http://127.0.0.1:8088"
+                f"{_shown(url)!r} is no address of a reward service; write http://host:port, https://host or "
+                f"{BY_NAME}name:port, such as http://127.0.0.1:8088, and give a key apart from it"
             )
+
+
+def _shown(url: str) -> str:
+    """Give what may be told of a URL: not what stands before an @, which may be a password."""
+    _, at, rest = url.rpartition("@")
+    return f"…{at}{rest}" if at else url
 
 
 def _askable(url: str) -> bool:
@@ -30,7 +37,7 @@ def _askable(url: str) -> bool:
         host.encode("idna")  # as sockets do: no part may be empty, or too long
     except (ValueError, httpx.InvalidURL):
         return False
-    if parts.query or parts.fragment:
+    if parts.query or parts.fragment or "@" in parts.netloc:  # a password would be sent in place of the key
         return False
     return bool(host) and url.split() == [url] and (parts.scheme in ("http", "https") or url.startswith(BY_NAME))
 
@@ -50,8 +57,7 @@ async def addresses_of(url: str) -> list[str]:
     return [f"http://{f'[{host}]' if ':' in host else host}:{port}{parts.path}" for host in hosts]
 
 
-async def refreshed(known: Iterable[Endpoint], urls: Iterable[str]) -> list[Endpoint]:
-    """Give an endpoint for each address there is now: the known ones as they are, with what is known of them."""
+def refreshed(known: Iterable[Endpoint], addresses: Mapping[str, Sequence[str]]) -> list[Endpoint]:
+    """Give one endpoint for each address behind the URLs: the known ones as they are, with what is known of them."""
     by_url = {endpoint.url: endpoint for endpoint in known}
-    lists = [await addresses_of(url) for url in urls]
-    return [by_url.get(url) or Endpoint(url) for found in lists for url in found]
+    return [by_url.get(url) or Endpoint(url) for url in dict.fromkeys(chain(*addresses.values()))]

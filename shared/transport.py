@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 import httpx
 
 from shared import answers, protocol
-from shared.allowance import AT_ONCE
 from shared.errors import BadAddress, ServiceUnreachable
 from shared.keys import ApiKey
 
 LONGEST_S = 3600.0
 """No service lets anybody wait for longer."""
+ON_ITS_WAY_S = 0.25
+"""So much sooner than it is given up a service is to answer, if need be that it was not in time: that has to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,20 @@ class Call:
     body: bytes | None = None
 
 
+def told_s(left_s: float) -> float:
+    """Give the time that a service is told it has, of what is left: nine tenths of it, or all but a moment."""
+    return left_s - min(ON_ITS_WAY_S, left_s / 10)
+
+
 class Transport:
-    """Connections to services: a set of them for each event loop and address."""
+    """Connections to services: a set of them for each event loop, and one for plain HTTP beside one for TLS.
+
+    Not one for each address: addresses come and go with a name, and a set would stay for each that ever was.
+    """
 
     def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
         self._key, self._connect_timeout_s = key, connect_timeout_s
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx.AsyncClient]] = WeakKeyDictionary()
 
     async def send(self, url: str, call: Call, until_s: float) -> httpx.Response:
         """Send once and read the answer whole, by a time of the monotonic clock.
@@ -40,8 +49,9 @@ class Transport:
         Raises `ServiceUnreachable`, or what a problem document says.
         """
         remaining_s = max(0.001, until_s - time.monotonic())
-        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, remaining_s))
-        headers = {protocol.TIMEOUT_HEADER: str(int(min(remaining_s, LONGEST_S) * 1000)), "Accept-Encoding": "identity"}
+        told = told_s(min(remaining_s, LONGEST_S))
+        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, told))
+        headers = {protocol.TIMEOUT_HEADER: str(max(1, int(told * 1000))), "Accept-Encoding": "identity"}
         headers |= self._key.header | ({} if call.body is None else {"Content-Type": protocol.JSON})
         http, address = self._http(url), url + call.path
         try:
@@ -51,10 +61,7 @@ class Transport:
             ):
                 response = await answers.read(stream)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
-            raise ServiceUnreachable(
-                f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
-                f"start one with `reward-service serve`, or check the URL"
-            ) from cause
+            raise ServiceUnreachable(_why(url, cause, remaining_s)) from cause
         answers.raise_for_problem(response)
         return response
 
@@ -62,10 +69,10 @@ class Transport:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._forget_closed()
-        clients = self._clients.setdefault(loop, {})
-        if url not in clients:
-            clients[url] = _connections(url)
-        return clients[url]
+        clients, tls = self._clients.setdefault(loop, {}), url.lower().startswith("https")
+        if tls not in clients:
+            clients[tls] = _connections(trust_env=tls)
+        return clients[tls]
 
     def _forget_closed(self) -> None:
         """Let go of what belongs to closed event loops: connections hold their loop, so its entry never goes itself."""
@@ -79,11 +86,21 @@ class Transport:
             await http.aclose()
 
 
-def _connections(url: str) -> httpx.AsyncClient:
+def _why(url: str, cause: Exception, within_s: float) -> str:
+    """Say why there is no answer. A connection has less time than an answer: what took all of it was connected."""
+    if isinstance(cause, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
+        return f"{url} has not answered within {round(within_s, 2):g} s"
+    return (
+        f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
+        f"start one with `reward-service serve`, or check the URL"
+    )
+
+
+def _connections(*, trust_env: bool) -> httpx.AsyncClient:
     """Make a set of connections. A proxy of the environment would read what goes over plain HTTP, the key too."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=AT_ONCE, keepalive_expiry=5.0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
     try:
-        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=url.startswith("https"))
+        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=trust_env)
     except (ImportError, ValueError, httpx.InvalidURL) as cause:
         raise BadAddress(
             f"the environment names a proxy that cannot be used: {cause}; mend HTTPS_PROXY, ALL_PROXY or NO_PROXY"

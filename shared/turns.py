@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from shared.allowance import Allowance
 from shared.errors import Overloaded, ServiceUnreachable
@@ -63,11 +63,12 @@ class Line:
 
 
 class Lines:
-    """A line for each event loop and replica."""
+    """A line for each event loop and replica, for as long as somebody stands in it."""
 
     def __init__(self) -> None:
-        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Line]] = WeakKeyDictionary()
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Line]] = WeakKeyDictionary()
 
     def to(self, url: str) -> Line:
         """Give the running event loop's line to a replica."""
-        return self._lines.setdefault(asyncio.get_running_loop(), {}).setdefault(url, Line(url))
+        lines = self._lines.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        return lines.setdefault(url, Line(url))

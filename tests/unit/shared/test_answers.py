@@ -56,7 +56,7 @@ def raised(response):
         (413, BadRequest),
         (422, BadRequest),
         (429, Overloaded),
-        (500, BadRequest),
+        (500, ServiceBroken),
         (503, NotReady),
     ],
 )
@@ -65,6 +65,14 @@ def test_a_problem_of_the_service_is_an_error_with_all_it_said(status, kind):
     assert type(error) is kind
     assert str(error) == f"{URL}: what to do [the_code, request 7]"
     assert (error.status, error.code, error.retry_after_s) == (status, "the_code", 3.0)
+
+
+@pytest.mark.parametrize("retryable", ["true", "false"])
+def test_a_fault_of_the_service_itself_is_asked_again_whatever_it_says(retryable):
+    document = problem(500).replace("false", retryable)
+    error = raised(response(500, document, PROBLEM))
+    assert type(error) is ServiceBroken
+    assert error.retryable
 
 
 def test_a_date_to_come_back_at_is_counted_from_now(monkeypatch):

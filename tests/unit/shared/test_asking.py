@@ -24,12 +24,12 @@ from shared import (
 from shared.allowance import AT_ONCE
 from shared.asking import Asker, Patience
 from shared.keys import ApiKey
-from shared.transport import Call
+from shared.transport import Call, told_s
 from shared.turns import NoTurn
 
 A, B, C = "http://a", "http://b", "http://c"
 CALL = Call("POST", "/v1/score", b"{}")
-BROKEN = partial(ServiceBroken, "it answered 500")
+BROKEN = partial(ServiceBroken, "it answered 500", status=500, code="failed")
 DOWN = partial(ServiceUnreachable, "nobody there")
 FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
 LOADING = partial(NotReady, "loading", status=503, code="loading")
@@ -81,6 +81,9 @@ def loop(monkeypatch):
     monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=loop.time))
     monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.5))
     yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
 
@@ -88,14 +91,16 @@ def loop(monkeypatch):
 def ask(loop):
     """Ask replicas that answer as told; give the answer, or the error, and what was sent."""
 
-    def run(answers, *, key=None, parse=lambda response: response, timeout_s=None, times=1, **patience):
-        asker = Asker(list(answers), ApiKey(key), Patience(**{"timeout_s": 20.0, **patience}))
-        asker.transport = Replicas(loop, answers)
+    def run(answers, *, urls=None, key=None, parse=lambda response: response, timeout_s=None, times=1, **patience):
+        asker = Asker(urls or list(answers), ApiKey(key), Patience(**{"timeout_s": 20.0, **patience}))
+        asker.transport, asker.took_s = Replicas(loop, answers), []
         for _ in range(times):
+            began_s = loop.now_s
             try:
                 result = loop.run_until_complete(asker.ask(CALL, parse, timeout_s=timeout_s))
             except Exception as error:
                 result = error
+            asker.took_s.append(loop.now_s - began_s)
         return result, asker
 
     return run
@@ -274,45 +279,132 @@ def test_a_replica_that_fails_is_left_alone_while_others_answer(ask):
     assert [url for _, url, _ in asker.transport.sent].count(A) <= 3
 
 
-def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask, monkeypatch):
-    looked_up_s = []
+NAME = "dns+http://rewards:8088"
 
-    async def nothing(known, urls):
-        looked_up_s.append(asyncio.get_running_loop().time())
-        return []
 
-    monkeypatch.setattr(asking, "refreshed", nothing)
-    error, _ = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
+@dataclass
+class Names:
+    """Stands for a name server: what it says of a name in turn, the last for ever, each after so many seconds."""
+
+    says: list[list[str]]
+    takes_s: list[float] = field(default_factory=lambda: [0.0])
+    asked_s: list[float] = field(default_factory=list)
+
+    async def addresses_of(self, url):
+        if url != NAME:
+            return [url]
+        self.asked_s.append(asyncio.get_running_loop().time() - 1000.0)
+        takes_s, found = (told.pop(0) if len(told) > 1 else told[0] for told in (self.takes_s, self.says))
+        await asyncio.sleep(takes_s)
+        return found
+
+
+@pytest.fixture
+def ask_by_name(ask, monkeypatch):
+    """Ask a name, and the other URLs that are given; give the last answer, or the error, and what was sent."""
+
+    def run(names, answers, *others, calls=1, **how):
+        monkeypatch.setattr("shared.replicas.addresses_of", names.addresses_of)
+        return ask(answers, urls=[*others, NAME], times=calls, **how)
+
+    return run
+
+
+def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask_by_name):
+    names = Names([[]])
+    error, _ = ask_by_name(names, {}, timeout_s=5.0)
     assert str(error) == (
-        "gave up after 0 attempts within 5 s; the last: no address is known for dns+http://rewards:8088; check the name"
+        f"gave up after 0 attempts within 5 s; the last: no address is known for {NAME}; check the name"
     )
-    assert 4 <= len(looked_up_s) <= 6
+    assert 4 <= len(names.asked_s) <= 6
 
 
-def test_a_resolver_that_never_answers_does_not_outlast_the_call(ask, monkeypatch):
-    async def never(known, urls):
-        await asyncio.sleep(NEVER)
-
-    monkeypatch.setattr(asking, "refreshed", never)
-    error, asker = ask({"dns+http://rewards:8088": [0.0]}, timeout_s=5.0)
+def test_a_name_server_that_never_answers_does_not_outlast_the_call(ask_by_name):
+    error, asker = ask_by_name(Names([[A]], [NEVER]), {A: [0.0]}, timeout_s=5.0)
     assert isinstance(error, ServiceUnreachable)
     assert asker.transport.loop.now_s <= 1005.1
 
 
-def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_most(ask, monkeypatch):
-    looked_up_s, real = [], asking.refreshed
-
-    async def noting(known, urls):
-        looked_up_s.append(asyncio.get_running_loop().time())
-        return await real(known, urls)
-
-    monkeypatch.setattr(asking, "refreshed", noting)
-    ask({A: [0.0]}, times=5)
-    assert len(looked_up_s) == 1
-    ask({A: [DOWN]}, timeout_s=10.0)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(looked_up_s[1:])]
+def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_most(ask_by_name):
+    names = Names([[A]])
+    ask_by_name(names, {A: [0.0]}, calls=5)
+    assert len(names.asked_s) == 1
+    names = Names([[A]])
+    ask_by_name(names, {A: [DOWN]}, timeout_s=10.0)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(names.asked_s)]
     assert len(gaps) == 3
     assert min(gaps) >= 1.0
+
+
+def test_no_call_waits_for_a_slow_name_server_while_a_replica_is_known(ask_by_name):
+    names = Names([[A, B]], [0.0, 8.0])
+    result, asker = ask_by_name(names, {A: [0.1], B: [DOWN]}, calls=100)
+    assert result == "http://a answers"
+    assert max(asker.took_s) < 1.0
+    assert len(names.asked_s) == 1 + 2, "one at a time, while a replica fails"
+
+
+def test_an_address_that_is_given_is_asked_before_the_name_beside_it_is_known(ask_by_name):
+    result, asker = ask_by_name(Names([[B]], [8.0]), {A: [0.1]}, A)
+    assert (result, asker.took_s) == ("http://a answers", [pytest.approx(0.1)])
+
+
+def test_a_name_that_is_unknown_for_a_moment_keeps_its_replicas(ask_by_name):
+    result, _ = ask_by_name(Names([[B], []]), {A: [DOWN], B: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
+    assert result == "http://b answers"
+
+
+def test_a_name_that_is_unknown_at_first_is_looked_up_again_though_another_replica_answers(ask_by_name):
+    names = Names([[], [], [B]])
+    _, asker = ask_by_name(names, {A: [0.5], B: [0.5]}, A, calls=20)
+    assert {url for _, url, _ in asker.transport.sent} == {A, B}
+    assert len(names.asked_s) == 3
+
+
+def test_an_address_that_two_urls_lead_to_is_one_replica(ask_by_name):
+    _, asker = ask_by_name(Names([[], [A]]), {A: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
+    assert [each.url for each in asker._endpoints] == [A]
+
+
+def of_yesterday(*urls):
+    def parse(response):
+        if response.startswith(urls):
+            raise RevisionChanged("of yesterday")
+        return response
+
+    return parse
+
+
+def test_a_replica_that_is_wanted_and_new_to_the_name_is_found_where_all_known_are_passed_over(ask_by_name):
+    names = Names([[A], [A, B]])
+    result, asker = ask_by_name(names, {A: [1.5], B: [0.5]}, parse=of_yesterday(A))
+    assert result == "http://b answers"
+    assert asker.took_s == [pytest.approx(2.0)]
+
+
+def test_what_all_were_passed_over_for_is_told_once_the_only_other_replica_has_left_the_name(ask_by_name):
+    error, asker = ask_by_name(Names([[A, B], [A]]), {A: [0.0], B: [DOWN]}, parse=of_yesterday(A))
+    assert isinstance(error, RevisionChanged)
+    assert asker.took_s[0] < 5.0  # of twenty
+
+
+def test_where_the_time_of_a_call_is_over_nobody_is_asked_and_nobody_blamed(ask):
+    for timeout_s in (0.0, -0.5):
+        error, asker = ask({A: [0.0]}, timeout_s=timeout_s)
+        assert str(error) == "gave up after 0 attempts within 0 s; the last: no time was left to ask"
+        assert (asker.transport.sent, asker._endpoints[0].failures) == ([], 0)
+
+
+@pytest.mark.parametrize("refusal", [FULL, partial(NotReady, "loading", status=503, code="loading", retry_after_s=2.0)])
+def test_a_replica_that_named_a_time_is_not_asked_by_the_same_call_before_though_the_other_fails(
+    ask, monkeypatch, refusal
+):
+    monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.0))  # whoever waits does so briefly
+    result, asker = ask({B: [refusal, 0.0], A: [DOWN]})
+    assert result == "http://b answers"
+    first_s, second_s = [when for when, url, _ in asker.transport.sent if url == B]
+    assert second_s >= first_s + 2.0
+    assert {url for when, url, _ in asker.transport.sent if first_s < when < second_s} == {A}, "the other is tried"
 
 
 def test_what_answers_500_for_ever_is_given_up_long_before_the_deadline(ask):
@@ -485,3 +577,25 @@ def test_a_crowd_learns_what_a_service_takes_instead_of_being_refused_one_by_one
     assert loop.run_until_complete(crowd()) == ["answered"] * 100
     assert asker.transport.sent <= 150  # where sixteen go at a time whatever it answers: 427
     assert loop.now_s - 1000.0 < 6.0  # a hundred calls take five seconds
+
+
+@dataclass
+class Late:
+    """A service that says at the time it was told that it is not in time."""
+
+    loop: VirtualLoop
+    sent: int = 0
+
+    async def send(self, url, call, until_s):
+        self.sent += 1
+        await asyncio.sleep(told_s(until_s - self.loop.now_s))
+        raise NotReady("the time allowed ran out", status=503, code="deadline_exceeded")
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1.0, 20.0])
+def test_what_a_service_says_at_the_deadline_is_told_and_nothing_asked_in_the_moment_that_is_left(loop, timeout_s):
+    asker = Asker([A], ApiKey(None), Patience(timeout_s=timeout_s))
+    asker.transport = Late(loop)
+    with pytest.raises(ServiceUnreachable, match=f"within {timeout_s:g} s; the last: the time allowed ran out$"):
+        loop.run_until_complete(asker.ask(CALL, lambda response: response))
+    assert asker.transport.sent == 1

@@ -13,7 +13,7 @@ import pytest
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared import BadRequest, RevisionChanged, RewardClient, RewardError, RewardInfo, ServiceUnreachable
-from shared.client import TRIES, halved
+from shared.client import TRIES, halved, smaller
 from shared.loop_thread import LoopThread
 from shared.schemas import Limits
 from tests import faults
@@ -285,6 +285,35 @@ def test_smaller_limits_are_half_of_what_was_sent_and_never_none():
     assert halved(limits, texts=9) == Limits(texts_per_request=4, body_bytes=500, queue_texts=9)
     least = Limits(texts_per_request=1, body_bytes=1, queue_texts=9)
     assert halved(least, texts=1) == least
+
+
+def test_limits_that_keep_to_two_are_no_larger_than_either():
+    flat = Limits(texts_per_request=8, body_bytes=100, queue_texts=9)
+    slim = Limits(texts_per_request=2, body_bytes=900, queue_texts=9)
+    assert smaller(flat, slim) == smaller(slim, flat) == Limits(texts_per_request=2, body_bytes=100, queue_texts=9)
+
+
+async def test_what_a_call_learns_stays_though_one_that_began_before_ends_after_it():
+    large = Limits(texts_per_request=64, body_bytes=10_000, queue_texts=64)
+    client, ends = RewardClient("http://a"), asyncio.Event()
+    client._limits = large
+
+    async def whole(bodies, *_):
+        if bodies[0][1] == 1:
+            await ends.wait()
+        elif bodies[0][1] > 2:
+            raise BadRequest("too large", status=413, code="too_large")
+        return "scored"
+
+    client._whole = whole
+    before = asyncio.create_task(client.ascore(["a"]))
+    await asyncio.sleep(0)
+    assert await client.ascore(["a"] * 8) == "scored"
+    learned = client._limits
+    assert learned.texts_per_request == 2
+    ends.set()
+    assert await before == "scored"
+    assert client._limits == learned
 
 
 def test_one_that_always_gets_two_revisions_is_given_up(url):

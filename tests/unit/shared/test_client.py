@@ -200,6 +200,12 @@ async def test_where_the_second_fails_the_first_still_counts():
     assert await first_answer(answer(1, late), 0.001, second) == 1
 
 
+async def test_where_the_first_fails_the_second_counts_though_both_end_in_one_moment():
+    both = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.01, both.set)
+    assert await first_answer(answer(ValueError("first"), both), 0.001, lambda: answer(2, both)) == 2
+
+
 async def test_what_is_not_needed_has_ended_when_the_answer_is_given():
     ended = []
 

@@ -51,7 +51,24 @@ def test_what_no_service_can_be_reached_at_is_refused_when_the_client_is_made(ur
 @pytest.mark.parametrize(
     "url",
     [
+        "http://user:canary@a:1",
+        "https://canary@a",
+        "dns+http://user:canary@a:1",
+        "http://user:can@ry:canary/@a:1",
+        "user:canary@a:1",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_told(url):
+    with pytest.raises(BadAddress, match=r"is no address of a reward service; .* give a key apart") as refused:
+        RewardClient(["http://a", url])
+    assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "http://a",
+        "http://a/of@somebody",
         "https://rewards.example.org/behind/a/proxy/",
         "http://the_service:8088",
         "http://a.:1",
@@ -82,10 +99,9 @@ async def test_an_address_of_the_newer_kind_stands_in_brackets(monkeypatch):
     assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://[2001:db8::1]:8088"]
 
 
-async def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again(monkeypatch):
-    resolving(monkeypatch, "10.0.0.1", "10.0.0.3")
+def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again():
     known = [Endpoint("http://10.0.0.1:80", failures=3), Endpoint("http://10.0.0.2:80")]
-    found = await refreshed(known, ["dns+http://reward"])
+    found = refreshed(known, {"dns+http://reward": ["http://10.0.0.1:80", "http://10.0.0.3:80"]})
     assert [(each.url, each.failures) for each in found] == [("http://10.0.0.1:80", 3), ("http://10.0.0.3:80", 0)]
 
 
@@ -116,3 +132,25 @@ async def test_a_replica_that_comes_back_at_another_address_is_found_by_all_who_
     answers = await asyncio.gather(*(client.ascore(["Sure: banana"], rewards=["banana"]) for _ in range(16)))
     await client.aclose()
     assert [answer.rewards["banana"].scores for answer in answers] == [[1.99]] * 16
+
+
+async def test_a_client_that_is_closed_leaves_no_look_up_behind(rules_url, monkeypatch):
+    looked_up = []
+
+    async def addresses(url):
+        looked_up.append(url)
+        if len(looked_up) > 1:
+            await asyncio.Event().wait()
+        return [rules_url]
+
+    monkeypatch.setattr("shared.replicas.addresses_of", addresses)
+    client = RewardClient("dns+http://reward:8088", timeout_s=20)
+    before = asyncio.all_tasks()
+    await client.ainfo()
+    client._asker._endpoints[0].failures = 1
+    client._asker._look_up_s = 0.0
+    await client.ainfo()
+    assert len(asyncio.all_tasks() - before) == 1
+    await client.aclose()
+    assert len(looked_up) == 2
+    assert asyncio.all_tasks() == before

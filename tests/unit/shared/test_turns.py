@@ -1,6 +1,8 @@
 """How many calls go to a replica at a time, and who of those that wait is next."""
 
 import asyncio
+import gc
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -163,3 +165,13 @@ def test_each_event_loop_and_replica_has_a_line_of_its_own():
     assert a is again
     assert a is not b
     assert a is not elsewhere
+
+
+async def test_a_line_is_forgotten_once_nobody_stands_in_it():
+    lines = Lines()
+    async with lines.to("http://a").turn(Allowance(), 10.0):
+        line = weakref.ref(lines.to("http://a"))
+        gc.collect()
+        assert lines.to("http://a") is line()
+    gc.collect()
+    assert line() is None

@@ -88,7 +88,7 @@ def test_one_that_failed_cannot_be_asked_at_once_before_its_pause_is_over():
     assert [endpoints.at_once([endpoint], now_s=now_s) for now_s in (0.05, 0.1)] == [False, True]
 
 
-WHY, BROKEN = ServiceUnreachable("why"), ServiceBroken("it answered 500")
+WHY, BROKEN = ServiceUnreachable("why"), ServiceBroken("it answered 500", status=500, code="failed")
 
 
 def test_a_replica_that_failed_is_left_alone_and_comes_back():

@@ -13,16 +13,16 @@ from typing import Any
 
 import httpx
 
-from shared import backoff, budget, endpoints, replicas
+from shared import backoff, budget, endpoints
 from shared.budget import RetryBudget
 from shared.endpoints import Endpoint
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized, UnknownReward
 from shared.hedging import first_answer
 from shared.keys import ApiKey
+from shared.replicas import Replicas
 from shared.transport import Call, Transport, told_s
 from shared.turns import Lines, NoTurn
 
-LOOK_UP_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.05
 Parse = Callable[[httpx.Response], Any]
 
@@ -76,11 +76,7 @@ class Asker:
         """Attempts that failed and were made again, since the beginning."""
 
     def _know_nothing(self) -> None:
-        self._pid = os.getpid()
-        self._addresses = {url: [] if url.startswith(replicas.BY_NAME) else [url] for url in self._urls}
-        self._endpoints = replicas.refreshed([], self._addresses)
-        self._look_up_s = 0.0  # when the names are to be looked up again
-        self._looking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._pid, self.replicas = os.getpid(), Replicas(self._urls)
 
     async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
         """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
@@ -94,7 +90,8 @@ class Asker:
         asked = Asked(call, parse, began_s, began_s + (self._patience.timeout_s if timeout_s is None else timeout_s))
         while True:
             endpoint = await self._replica(asked)
-            others, sent = [each for each in self._left(asked) if each is not endpoint], self._key.header
+            others = [each for each in self.replicas.besides(asked.passed_over) if each is not endpoint]
+            sent = self._key.header
             try:
                 return await self._answer(asked, endpoint, others)
             except (RevisionChanged, UnknownReward) as error:
@@ -153,7 +150,7 @@ class Asker:
     async def _replica(self, asked: Asked) -> Endpoint:
         """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
         while True:
-            candidates = await self._candidates(asked)
+            candidates = await self.replicas.found(asked.passed_over, asked.deadline_s)
             endpoint = _chosen(asked, candidates)
             if endpoint and time.monotonic() < asked.latest_s:
                 return endpoint
@@ -163,37 +160,6 @@ class Asker:
             _refuse_late(asked, asked.reason or self._why_nobody(candidates), wait_s, candidates)
             await asyncio.sleep(wait_s)
 
-    async def _candidates(self, asked: Asked) -> list[Endpoint]:
-        """Give the replicas that may have what is asked for.
-
-        While one fails, or a name has no address, names are looked up again: it may have come back at another one.
-        Only who has nobody else to ask waits for that, because a name server may be slow.
-        """
-        nobody = not self._left(asked)
-        if nobody or any(each.failures for each in self._endpoints) or not all(self._addresses.values()):
-            looking = self._look_up()
-            if nobody and looking:
-                await asyncio.wait([looking], timeout=max(0.0, asked.deadline_s - time.monotonic()))
-        return self._left(asked)
-
-    def _left(self, asked: Asked) -> list[Endpoint]:
-        return [each for each in self._endpoints if each.url not in asked.passed_over]
-
-    def _look_up(self) -> asyncio.Task[None] | None:
-        """Give the look-up that this event loop has under way; begin one where the last one was long enough ago."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._looking and time.monotonic() >= self._look_up_s:
-            self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
-            self._looking[loop] = loop.create_task(self._refresh())
-            self._looking[loop].add_done_callback(lambda _: self._looking.pop(loop, None))
-        return self._looking.get(loop)
-
-    async def _refresh(self) -> None:
-        for url in self._urls:
-            found = await replicas.addresses_of(url)
-            self._addresses[url] = found or self._addresses[url]  # a name may be unknown for a moment
-            self._endpoints = replicas.refreshed(self._endpoints, self._addresses)
-
     def _why_nobody(self, candidates: list[Endpoint]) -> Exception:
         if not candidates:
             return ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
@@ -202,9 +168,7 @@ class Asker:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop, and end its look-up."""
-        if looking := self._looking.get(asyncio.get_running_loop()):
-            looking.cancel()
-            await asyncio.wait([looking])
+        await self.replicas.aclose()
         await self.transport.aclose()
 
     def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -12,6 +13,53 @@ from shared.endpoints import Endpoint
 from shared.errors import BadAddress
 
 BY_NAME = "dns+http://"
+LOOK_UP_EVERY_S = 1.0
+
+
+class Replicas:
+    """The replicas behind some URLs, with what is known of each.
+
+    While one of them fails, or a name has no address, names are looked up again: it may have come back at another one.
+    """
+
+    def __init__(self, urls: Iterable[str]) -> None:
+        self._addresses = {url: [] if url.startswith(BY_NAME) else [url] for url in urls}
+        self.endpoints = refreshed([], self._addresses)
+        self._look_up_s = 0.0  # when the names are to be looked up again
+        self._looking: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+
+    def besides(self, passed_over: Container[str]) -> list[Endpoint]:
+        """Give those that are not passed over, by URL."""
+        return [each for each in self.endpoints if each.url not in passed_over]
+
+    async def found(self, passed_over: Container[str], deadline_s: float) -> list[Endpoint]:
+        """Give the same. Who has nobody to ask waits for a look-up, and nobody else does: name servers may be slow."""
+        nobody = not self.besides(passed_over)
+        if nobody or any(each.failures for each in self.endpoints) or not all(self._addresses.values()):
+            looking = self._look_up()
+            if nobody and looking:
+                await asyncio.wait([looking], timeout=max(0.0, deadline_s - time.monotonic()))
+        return self.besides(passed_over)
+
+    def _look_up(self) -> asyncio.Task[None] | None:
+        """Give the look-up that this event loop has under way; begin one where the last one was long enough ago."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._looking and time.monotonic() >= self._look_up_s:
+            self._look_up_s = time.monotonic() + LOOK_UP_EVERY_S
+            self._looking[loop] = loop.create_task(self._refresh())
+            self._looking[loop].add_done_callback(lambda _: self._looking.pop(loop, None))
+        return self._looking.get(loop)
+
+    async def _refresh(self) -> None:
+        for url, known in self._addresses.items():
+            self._addresses[url] = await addresses_of(url) or known  # a name may be unknown for a moment
+            self.endpoints = refreshed(self.endpoints, self._addresses)
+
+    async def aclose(self) -> None:
+        """End the look-up of the running event loop."""
+        if looking := self._looking.get(asyncio.get_running_loop()):
+            looking.cancel()
+            await asyncio.wait([looking])
 
 
 def refuse_bad(urls: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from shared import (
     ServiceUnreachable,
     Unauthorized,
     asking,
+    replicas,
 )
 from shared.allowance import AT_ONCE
 from shared.asking import Asker, Patience
@@ -78,7 +79,8 @@ class Replicas:
 @pytest.fixture
 def loop(monkeypatch):
     loop = VirtualLoop()
-    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=loop.time))
+    for module in (asking, replicas):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
     monkeypatch.setattr(asking, "random", SimpleNamespace(random=lambda: 0.5))
     yield loop
     for task in asyncio.all_tasks(loop):
@@ -211,7 +213,7 @@ def test_that_is_told_too_where_the_others_are_left_alone_until_the_deadline(ask
 def test_a_replica_to_which_no_turn_came_is_not_taken_for_one_that_is_down(ask):
     busy = partial(NoTurn, "16 calls were under way all the time")
     _, asker = ask({A: [busy, 0.0]}, timeout_s=5.0)
-    assert asker._endpoints[0].failures == 0
+    assert asker.replicas.endpoints[0].failures == 0
     error, asker = ask({A: [busy]}, timeout_s=5.0)
     assert "the last: 16 calls were under way" in str(error)
 
@@ -251,7 +253,7 @@ def test_a_slow_attempt_is_made_at_another_replica_too(ask):
     result, asker = ask({A: [9.0], B: [0.5]}, hedge_after_s=1.0)
     assert result == "http://b answers"
     assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (1.0, B)]
-    assert [each.outstanding for each in asker._endpoints] == [0, 0]
+    assert [each.outstanding for each in asker.replicas.endpoints] == [0, 0]
 
 
 def test_neither_of_the_two_outlasts_the_call(ask):
@@ -363,7 +365,7 @@ def test_a_name_that_is_unknown_at_first_is_looked_up_again_though_another_repli
 
 def test_an_address_that_two_urls_lead_to_is_one_replica(ask_by_name):
     _, asker = ask_by_name(Names([[], [A]]), {A: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
-    assert [each.url for each in asker._endpoints] == [A]
+    assert [each.url for each in asker.replicas.endpoints] == [A]
 
 
 def of_yesterday(*urls):
@@ -392,7 +394,7 @@ def test_where_the_time_of_a_call_is_over_nobody_is_asked_and_nobody_blamed(ask)
     for timeout_s in (0.0, -0.5):
         error, asker = ask({A: [0.0]}, timeout_s=timeout_s)
         assert str(error) == "gave up after 0 attempts within 0 s; the last: no time was left to ask"
-        assert (asker.transport.sent, asker._endpoints[0].failures) == ([], 0)
+        assert (asker.transport.sent, asker.replicas.endpoints[0].failures) == ([], 0)
 
 
 @pytest.mark.parametrize("refusal", [FULL, partial(NotReady, "loading", status=503, code="loading", retry_after_s=2.0)])
@@ -489,20 +491,20 @@ def test_second_attempts_that_are_made_at_once_are_shared_out_over_the_others(be
     calls, asker = begun({A: [9.0], B: [0.5], C: [0.5]}, 6, hedge_after_s=1.0)
     loop.run_until_complete(asyncio.wait(calls))
     assert sorted(url for when, url, _ in asker.transport.sent if when == 1.0) == [B, C]
-    assert [each.outstanding for each in asker._endpoints] == [0, 0, 0]
+    assert [each.outstanding for each in asker.replicas.endpoints] == [0, 0, 0]
 
 
 def test_a_replica_that_is_full_is_left_alone_for_as_long_as_it_says(begun, loop):
     (call,), asker = begun({A: [FULL, 0.0]}, 1)
     loop.run_until_complete(asyncio.sleep(0.5))
-    assert asker._endpoints[0].full_until_s == pytest.approx(1002.0)
+    assert asker.replicas.endpoints[0].full_until_s == pytest.approx(1002.0)
     loop.run_until_complete(call)
 
 
 def test_after_one_failure_already_one_tries_for_all(begun, loop):
     calls, asker = begun({A: [9.0, DOWN, NEVER]}, 2)
     loop.run_until_complete(asyncio.sleep(1.0))
-    (endpoint,) = asker._endpoints
+    (endpoint,) = asker.replicas.endpoints
     assert (endpoint.failures, endpoint.outstanding, endpoint.probing) == (1, 2, True)
     for call in calls:
         call.cancel()
@@ -513,7 +515,7 @@ def test_after_one_failure_already_one_tries_for_all(begun, loop):
 def test_a_trial_that_is_cancelled_leaves_the_next_one_free_to_try(begun, loop):
     (given_up, patient), asker = begun({A: [DOWN, DOWN, NEVER, 0.0]}, 2)
     loop.run_until_complete(asyncio.sleep(1.0))
-    assert (len(asker.transport.sent), asker._endpoints[0].probing) == (3, True)
+    assert (len(asker.transport.sent), asker.replicas.endpoints[0].probing) == (3, True)
     for call in (given_up, patient):
         call.cancel()
     loop.run_until_complete(asyncio.wait([given_up, patient]))
@@ -536,7 +538,7 @@ def test_what_is_wrong_with_a_call_is_no_fault_of_its_replica(ask):
 
     for result in (partial(BadRequest, "wrong", status=422, code="bad_request"), 0.0):
         _, asker = ask({A: [result]}, parse=parse)
-        assert (asker._endpoints[0].failures, asker._endpoints[0].closed_until_s) == (0, 0.0)
+        assert (asker.replicas.endpoints[0].failures, asker.replicas.endpoints[0].closed_until_s) == (0, 0.0)
 
 
 def test_each_replica_has_a_line_of_its_own(begun, loop):

@@ -147,8 +147,8 @@ async def test_a_client_that_is_closed_leaves_no_look_up_behind(rules_url, monke
     client = RewardClient("dns+http://reward:8088", timeout_s=20)
     before = asyncio.all_tasks()
     await client.ainfo()
-    client._asker._endpoints[0].failures = 1
-    client._asker._look_up_s = 0.0
+    client._asker.replicas.endpoints[0].failures = 1
+    client._asker.replicas._look_up_s = 0.0
     await client.ainfo()
     assert len(asyncio.all_tasks() - before) == 1
     await client.aclose()

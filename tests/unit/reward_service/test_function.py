@@ -69,6 +69,7 @@ async def blocks(completions, **_):
 
 
 async def test_an_async_function_that_blocks_keeps_nobody_else_and_no_service_from_its_end():
+    entered.clear(), gate.clear()
     blocking = reward("blocks")
     call = asyncio.create_task(blocking.score(items()))
     assert await asyncio.to_thread(entered.wait, 10)

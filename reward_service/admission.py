@@ -15,7 +15,7 @@ LONGEST_S = 3600.0
 """Nobody waits longer."""
 OVERTAKEN = 3.0
 """Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
-UNREAD = 0.97
+WAIT_SHARE = 0.97
 """The share of its time that a caller may wait while its texts are not read: they take some, too. Without it many would
 be read in vain, each time that the line is only just short enough."""
 

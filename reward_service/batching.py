@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reward_service import fair_queue
-from reward_service.admission import UNREAD, Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
+from reward_service.admission import WAIT_SHARE, Bounds, Load, Speed, hurried, longest_batch_s, refuse_overload
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.cache import CacheUse, LogitsCache
 from reward_service.device import Device
@@ -135,7 +135,7 @@ class Batcher:
 
     def refuse_late(self, deadline_s: float) -> None:
         """Raise `Overloaded` where the line is too long for a caller already: nothing need be tokenized for that."""
-        self._refuse_overload(Load(0, 0), UNREAD * (deadline_s - time.monotonic()))
+        self._refuse_overload(Load(0, 0), WAIT_SHARE * (deadline_s - time.monotonic()))
 
     def _refuse_overload(self, asked: Load, patience_s: float) -> None:
         others_s = self._device.others_s(self)

@@ -14,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 
 from reward_service.app import create_app
 from reward_service.protocol import ImpatientProtocol
-from reward_service.rewards.base import Reward
+from reward_service.rewards.base import Reward, Scores
 from reward_service.settings import Settings
+from shared import RewardInfo
 
 hypothesis_settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis_settings.load_profile("unhurried")
@@ -79,3 +80,19 @@ def models_url() -> Iterator[str]:
     """A service with the package's own rewards on the reference engine; their models are prepared on first use."""
     with running_service(Settings(backend="torch", dtype="float32")) as url:
         yield url
+
+
+class Plain:
+    """A reward that scores everything 1."""
+
+    info = RewardInfo(name="plain", kind="rule", description="", revision="1")
+    sound = True
+
+    async def score(self, items):
+        return Scores(scores=[1.0] * len(items), details=[None] * len(items))
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass

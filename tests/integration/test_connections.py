@@ -10,10 +10,8 @@ import pytest
 
 from reward_service.errors import Overloaded
 from reward_service.protocol import HEAD_BYTES, HEADERS_S, without_upgrade
-from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
-from shared import RewardInfo
-from tests.conftest import RULES, running_service, wait_for
+from tests.conftest import RULES, Plain, running_service, wait_for
 
 KEY = "a-key-of-many-letters"
 
@@ -144,34 +142,15 @@ def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_conne
             assert client.get(f"{url}/health/live").status_code == 200
 
 
-class Busy:
+class Busy(Plain):
     """A reward whose line is too long for whoever waits less than a minute."""
 
     def __init__(self, line_s=20.0):
-        self.info = RewardInfo(name="busy", kind="regressor", description="", revision="1")
         self.line_s = line_s
 
     def refuse_late(self, deadline_s):
         if deadline_s - time.monotonic() < 3 * self.line_s:
             raise Overloaded("a long line", retry_after_s=self.line_s)
-
-    async def score(self, items):
-        return Scores(scores=[1.0] * len(items), details=[None] * len(items))
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
-
-
-class Idle(Busy):
-    """A reward that has no line."""
-
-    refuse_late = None
-
-    def __init__(self):
-        self.info = RewardInfo(name="idle", kind="rule", description="", revision="1")
 
 
 def head(patience_ms):
@@ -196,7 +175,7 @@ def test_whoever_would_be_late_is_refused_before_its_body_is_here_and_told_of_th
 
 
 def test_where_one_reward_has_no_line_what_is_asked_is_read():
-    with running_service(rewards={"idle": Idle(), "busy": Busy()}) as url, httpx.Client() as client:
+    with running_service(rewards={"plain": Plain(), "busy": Busy()}) as url, httpx.Client() as client:
         answer = client.post(f"{url}/v1/score", json={"completions": ["a"]}, headers={"X-Request-Timeout-Ms": "1000"})
         assert answer.status_code == 200
 

@@ -12,25 +12,9 @@ from reward_service.metrics import Metrics
 from reward_service.rewards.base import Scores
 from reward_service.scorer import Scorer
 from reward_service.settings import Settings
-from shared import NotReady, RewardClient, RewardInfo, ServiceUnreachable
+from shared import NotReady, RewardClient, ServiceUnreachable
 from shared.schemas import ItemError
-from tests.conftest import RULES, running_service
-
-
-class Plain:
-    """A reward that scores everything 1."""
-
-    info = RewardInfo(name="plain", kind="rule", description="", revision="1")
-    sound = True
-
-    async def score(self, items):
-        return Scores(scores=[1.0] * len(items), details=[None] * len(items))
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
+from tests.conftest import RULES, Plain, running_service
 
 
 async def test_before_it_has_loaded_it_is_alive_and_not_ready():

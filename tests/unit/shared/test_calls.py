@@ -128,7 +128,7 @@ def test_threads_that_call_first_in_the_same_moment_share_one_loop_and_close_lea
 def test_a_client_that_nobody_closes_keeps_no_process_from_its_end(url):
     with RewardClient(url) as client:
         client.score(["a"], rewards=["echo"])
-        assert all(thread.daemon for thread in clients_threads())
+        assert {thread.daemon for thread in clients_threads()} == {True}
 
 
 def scored_in_a_child(client, answers):

@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-figures bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,14 +78,14 @@ bench: install ## Compare the service with other serving stacks, installed besid
 bench-engines: install ## Measure each engine by itself, 8-bit integers too: speed and error
 	$(BIN)/python -m bench.engines
 
-bench-figures: install ## Measure latency, fairness under load, caching, replicas, errors, memory
-	$(BIN)/python -m bench.figures
+bench-slo: install ## Measure latency, fairness under load, caching, replicas, errors, memory
+	$(BIN)/python -m bench.slo
 
 bench-step: install ## Measure what HTTP adds to a training step
-	$(BIN)/python -m bench.step
+	$(BIN)/python -m bench.train_step
 
 soak: install ## Break the service in every way, in full (about 2 hours, nothing else running); the table is in docs/reliability.md
-	$(BIN)/python -m tests.trials $(ARGS)
+	$(BIN)/python -m tests.soak $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py tests/contract/test_openapi.py
 
 images: ## Build both images, and the one that prepares models; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"

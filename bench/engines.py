@@ -17,20 +17,20 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.bare import BUDGET_TOKENS
+from bench.baselines import BUDGET_TOKENS
 from bench.report import machine, markdown, write
 from bench.texts import texts
 from reward_service.backends.base import Backend, Logits, Tokens
+from reward_service.backends.benchmark import WAITING, error
+from reward_service.backends.collate import padded
 from reward_service.backends.engines import REFERENCE, candidates, load, score_all
-from reward_service.backends.layout import padded
-from reward_service.backends.measure import WAITING, error
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.onnx_graph import trace
-from reward_service.backends.onnx_runtime import OnnxBackend
-from reward_service.cores import usable_cores
+from reward_service.backends.onnx_export import trace
+from reward_service.backends.onnxruntime_backend import OnnxBackend
+from reward_service.batch_planning import batches_of
 from reward_service.errors import ConfigError
-from reward_service.packing import batches_of
-from shared.models.store import resolve
+from reward_service.process import usable_cores
+from shared.model_store.store import resolve
 
 UNSEEN = 500
 INT8 = "onnxruntime int8 (one step a batch)"

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from reward_service.cores import usable_cores
+from reward_service.process import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 

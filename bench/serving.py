@@ -13,16 +13,16 @@ from contextlib import AbstractContextManager
 from functools import partial
 from statistics import median
 
-from bench.bare import Loop, engine_loop, tutorial
-from bench.contenders import ALL_PEERS, our_service, running_peer
+from bench.baselines import Loop, engine_loop, tutorial
 from bench.load import Load, Target, closed_loop, open_loop
 from bench.report import bars, markdown, write
+from bench.systems import ALL_PEERS, our_service, running_peer
 from bench.texts import texts
-from reward_service.backends.choose import choose
 from reward_service.backends.engines import REFERENCE, Engine, candidates
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.cores import usable_cores
-from shared.models.store import resolve
+from reward_service.backends.selection import choose
+from reward_service.process import usable_cores
+from shared.model_store.store import resolve
 
 SHAPES = {"16 × 4": (16, 4), "1 × 32": (1, 32), "64 × 4": (64, 4)}
 """Texts a request × callers."""

@@ -2,7 +2,7 @@
 
 import random
 
-from shared.models import ratings
+from shared.model_store.embedded import ratings
 
 WORDS = (6, 105)
 """Shortest and longest text, in words; a word is about 1.3 tokens."""

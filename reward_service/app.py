@@ -12,45 +12,47 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from reward_service import middleware
-from reward_service.errors import Fault, RewardServiceError
+from reward_service.errors import InternalError, RewardServiceError
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
-from reward_service.problems import problem_response
+from reward_service.problem_details import problem_response
 from reward_service.rewards.base import Reward
 from reward_service.routes import add_routes
 from reward_service.settings import Settings
-from shared import protocol
-from shared.schemas import Message, Part, ScoreRequest
+from shared import schemas
+from shared.schemas import ContentPart, Message, ScoreRequest
 
 
 def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] | None = None) -> FastAPI:
     """Make the application. `rewards` takes the place of the configured ones: `create_app(rewards={"fake": …})`."""
     settings = settings or Settings()
     metrics = Metrics()
-    life = Lifecycle(settings, metrics, rewards)
+    lifecycle = Lifecycle(settings, metrics, rewards)
     app = FastAPI(
-        title="remote-rewards", version=own_version(), lifespan=_lifespan(life), docs_url=None, redoc_url=None
+        title="remote-rewards", version=own_version(), lifespan=_lifespan(lifecycle), docs_url=None, redoc_url=None
     )
-    app.state.life = life
-    add_routes(app.router, life, own_version())
+    app.state.lifecycle = lifecycle
+    add_routes(app.router, lifecycle, own_version())
     app.add_exception_handler(RewardServiceError, _answer_ours)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unknown)
-    app.add_middleware(middleware.BoundedBody, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
-    app.add_middleware(middleware.ShedLoad, refuse_late=life.refuse_late, metrics=metrics)
-    app.add_middleware(middleware.Authenticated, keys=partial(keys_of, life))
-    app.add_middleware(middleware.Observed, metrics=metrics)
-    app.add_middleware(middleware.RequestId)  # the last added is the outermost
+    app.add_middleware(
+        middleware.BodyLimitMiddleware, limit_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+    )
+    app.add_middleware(middleware.LoadSheddingMiddleware, check_deadline=lifecycle.check_deadline, metrics=metrics)
+    app.add_middleware(middleware.AuthenticationMiddleware, keys=partial(keys_of, lifecycle))
+    app.add_middleware(middleware.MetricsMiddleware, metrics=metrics)
+    app.add_middleware(middleware.RequestIdMiddleware)  # the last added is the outermost
     _describe_body(app)
     return app
 
 
-def keys_of(life: Lifecycle, path: str) -> Sequence[str] | None:
+def keys_of(lifecycle: Lifecycle, path: str) -> Sequence[str] | None:
     """Give the keys that open a path; None for one that is open to all."""
-    admin_key = life.settings.admin_key
-    if path.strip() == protocol.RELOAD_PATH and admin_key is not None:  # a route matches before a line's end, too
+    admin_key = lifecycle.settings.admin_key
+    if path.strip() == schemas.RELOAD_PATH and admin_key is not None:  # a route matches before a line's end, too
         return [admin_key.get_secret_value()]
-    return None if path in middleware.OPEN_PATHS or not life.keys else life.keys
+    return None if path in middleware.OPEN_PATHS or not lifecycle.keys else lifecycle.keys
 
 
 def own_version() -> str:
@@ -61,10 +63,10 @@ def own_version() -> str:
         return "0+unknown"
 
 
-def _lifespan(life: Lifecycle) -> Any:
+def _lifespan(lifecycle: Lifecycle) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with life.running():
+        async with lifecycle.running():
             yield
 
     return lifespan
@@ -72,14 +74,14 @@ def _lifespan(life: Lifecycle) -> Any:
 
 async def _answer_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardServiceError)
-    if request.url.path == protocol.SCORE_PATH:  # who asks whether it is ready is not turned away
-        request.app.state.life.metrics.turned_away(error.code)
+    if request.url.path == schemas.SCORE_PATH:  # who asks whether it is ready is not turned away
+        request.app.state.lifecycle.metrics.record_rejection(error.code)
     return problem_response(error, request.state.request_id)
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     """Own up to a fault of ours: it is logged with its trace, and asking again would find it again."""
-    fault = Fault(f"a fault of the service, {type(error).__name__}; its log says more")
+    fault = InternalError(f"a fault of the service, {type(error).__name__}; its log says more")
     return problem_response(fault, request.state.request_id)
 
 
@@ -105,7 +107,7 @@ def _describe_body(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         template = "#/components/schemas/{model}"
-        models = [(ScoreRequest, "validation"), (Message, "validation"), (Part, "validation")]
+        models = [(ScoreRequest, "validation"), (Message, "validation"), (ContentPart, "validation")]
         _, schemas = models_json_schema(models, ref_template=template)  # type: ignore[arg-type]
         document["components"]["schemas"] |= schemas["$defs"]
         return document

@@ -11,10 +11,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reward_service import logs
-from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, read_config, sentence
+from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, error_sentence, read_config
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
-from shared.models.errors import ModelError
+from shared.model_store.errors import ModelError
 
 ENGINES = ("auto", *get_args(BackendName))
 
@@ -59,25 +59,25 @@ def _settings(given: dict[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise ConfigError(sentence(error)) from error
+        raise ConfigError(error_sentence(error)) from error
     except OSError as error:
         raise ConfigError(f"cannot read the API keys: {error}") from error
 
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; accepted work is finished first."""
-    from reward_service.serving import listen, run
+    from reward_service.server import listen, run
 
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is loaded yet that could be loaded again
     logs.configure()
     read_config(settings.config)  # a misspelt key is told before anything is loaded
-    compute_politely(settings)
+    configure_openmp(settings)
     run(settings, listen(settings.host, settings.port))
     return 0
 
 
-def compute_politely(settings: Settings) -> None:
+def configure_openmp(settings: Settings) -> None:
     """Set how OpenMP computes, before torch is imported: on the cores allowed, and soon asleep where it waits.
 
     Threads that spin for long take the core that the event loop, or the thread they wait for, would run on; threads
@@ -89,10 +89,10 @@ def compute_politely(settings: Settings) -> None:
 
 def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
-    compute_politely(settings)
+    configure_openmp(settings)
     from reward_service.backends import engines
     from reward_service.rewards.loading import engine_of, open_model
-    from shared.models.store import prepare_all
+    from shared.model_store.store import prepare_all
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):

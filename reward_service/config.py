@@ -35,7 +35,7 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Ends = Annotated[tuple[float, float], AfterValidator(_in_order)]
+ScoreRange = Annotated[tuple[float, float], AfterValidator(_in_order)]
 """Lowest and highest; one of them may be infinite, written `-.inf` or `.inf`."""
 
 
@@ -54,7 +54,7 @@ class RuleSpec(Frozen):
     function: str
 
 
-class ModelSpec(Frozen):
+class ModelRewardSpec(Frozen):
     """What classifier and regressor have in common."""
 
     model: str
@@ -69,11 +69,11 @@ class ModelSpec(Frozen):
     """What computes; left out or `auto`, the service's setting."""
     dtype: DType | None = None
     """In which precision; left out, the service's setting."""
-    batch_tokens: int | None = Field(None, gt=0)
+    max_batch_tokens: int | None = Field(None, gt=0)
     """Upper bound on rows × longest row in one forward pass; left out, what was measured to be fastest."""
 
 
-class ClassifierSpec(ModelSpec):
+class ClassifierSpec(ModelRewardSpec):
     """A sequence-classification model: reward = factor of the winning label × its probability."""
 
     kind: Literal["classifier"] = "classifier"
@@ -81,7 +81,7 @@ class ClassifierSpec(ModelSpec):
     """Factor for each label; `*` stands for any label not named."""
 
 
-class RegressorSpec(ModelSpec):
+class RegressorSpec(ModelRewardSpec):
     """A model with one output: reward = scale × output + offset."""
 
     kind: Literal["regressor"] = "regressor"
@@ -89,11 +89,11 @@ class RegressorSpec(ModelSpec):
     offset: Finite = 0.0
 
 
-class Part(Frozen):
+class CompositePart(Frozen):
     """One summand of a composite."""
 
     weight: Finite = 1.0
-    clip: Ends | None = None
+    clip: ScoreRange | None = None
     """The part's score is brought into this range before it is weighted."""
 
 
@@ -109,11 +109,11 @@ class CompositeSpec(Frozen):
     """A weighted sum of other rewards, behind gates, clipped."""
 
     kind: Literal["composite"] = "composite"
-    parts: dict[str, Part] = Field(min_length=1)
+    parts: dict[str, CompositePart] = Field(min_length=1)
     gates: list[Gate] = Field(default_factory=list)
-    clip: Ends | None = None
+    clip: ScoreRange | None = None
 
-    def needs(self) -> set[str]:
+    def dependencies(self) -> set[str]:
         """Name the rewards it is made of."""
         return {*self.parts, *(gate.reward for gate in self.gates)}
 
@@ -123,7 +123,7 @@ class FunctionSpec(Frozen):
 
     kind: Literal["function"] = "function"
     object: str = Field(pattern=r"^[\w.]+:[\w.]+$")
-    range: Ends | None = None
+    range: ScoreRange | None = None
 
 
 Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")]
@@ -154,26 +154,26 @@ class RewardsConfig(BaseModel):
         for name in self.default:
             self._known(name, "default")
         for name, spec in self.rewards.items():
-            for part in sorted(spec.needs()) if isinstance(spec, CompositeSpec) else ():
+            for part in sorted(spec.dependencies()) if isinstance(spec, CompositeSpec) else ():
                 self._known(part, f"rewards.{name}")
-        in_order(self)
+        build_order(self)
         return self
 
     def _known(self, name: str, where: str) -> None:
         if name not in self.rewards:
-            raise ValueError(f"{where} names {name!r}, which is no reward here{nearest(name, self.rewards)}")
+            raise ValueError(f"{where} names {name!r}, which is no reward here{did_you_mean(name, self.rewards)}")
 
-    def chosen(self) -> list[str]:
+    def default_rewards(self) -> list[str]:
         """Name the rewards that score a request which names none."""
         return self.default or [next(iter(self.rewards))]
 
 
-def in_order(config: RewardsConfig) -> list[str]:
+def build_order(config: RewardsConfig) -> list[str]:
     """Name the rewards so that each comes after those it is made of. Raises ValueError on a circle."""
     done: list[str] = []
     left = dict(config.rewards)
     while left:
-        free = [n for n, s in left.items() if not isinstance(s, CompositeSpec) or s.needs() <= set(done)]
+        free = [n for n, s in left.items() if not isinstance(s, CompositeSpec) or s.dependencies() <= set(done)]
         if not free:
             raise ValueError(f"these composites are made of each other: {', '.join(left)}")
         done += free
@@ -185,7 +185,7 @@ def read_config(path: Path | None) -> RewardsConfig:
     """Read `rewards.yaml`, or the one that comes with the package. Raises `ConfigError` in one sentence."""
     source = path or resources.files("reward_service").joinpath("rewards.yaml")
     try:
-        content = yaml.load(source.read_text(encoding="utf-8"), Loader=EachKeyOnce)
+        content = yaml.load(source.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as cause:
         raise ConfigError(f"cannot read the configuration {path}: {cause.strerror}") from cause
     except (yaml.YAMLError, ValueError) as cause:  # a text of other bytes, a date that there is not
@@ -193,10 +193,10 @@ def read_config(path: Path | None) -> RewardsConfig:
     try:
         return RewardsConfig.model_validate(content)
     except ValidationError as cause:
-        raise ConfigError(f"{path or 'rewards.yaml'}: {sentence(cause)}") from cause
+        raise ConfigError(f"{path or 'rewards.yaml'}: {error_sentence(cause)}") from cause
 
 
-class EachKeyOnce(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """YAML as it is read anywhere, but a key that comes twice is refused: of two rewards one would be dropped."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -208,28 +208,28 @@ class EachKeyOnce(yaml.SafeLoader):
         return node
 
 
-def sentence(error: ValidationError) -> str:
+def error_sentence(error: ValidationError) -> str:
     """Say what is wrong first, and for a misspelt key which one was meant."""
-    found = telling(error)
+    found = most_telling_error(error)
     where = ".".join(str(step) for step in found["loc"])
     if found["type"] == "extra_forbidden":
-        return f"unknown key {where}{nearest(str(found['loc'][-1]), _fields())}"
+        return f"unknown key {where}{did_you_mean(str(found['loc'][-1]), _fields())}"
     message = found["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
 
 
-def telling(error: ValidationError) -> ErrorDetails:
+def most_telling_error(error: ValidationError) -> ErrorDetails:
     """Give the error to tell of: a misspelt key, which is why another one is missing; else the one deepest inside."""
     errors = error.errors(include_url=False, include_input=False)
     return max(errors, key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
 
 
-def nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
+def did_you_mean(name: str, known: Mapping[str, Any] | set[str]) -> str:
     """Give `; did you mean …?`, or nothing where no known name is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _fields() -> set[str]:
-    models = (RuleSpec, ClassifierSpec, RegressorSpec, CompositeSpec, FunctionSpec, Part, Gate, RewardsConfig)
+    models = (RuleSpec, ClassifierSpec, RegressorSpec, CompositeSpec, FunctionSpec, CompositePart, Gate, RewardsConfig)
     return {field for model in models for field in model.model_fields}

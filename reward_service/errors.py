@@ -84,19 +84,19 @@ class BadContentType(RewardServiceError):
     status, code, title = 415, "bad_content_type", "Unsupported content type"
 
 
-class Invalid(RewardServiceError):
+class InvalidRequest(RewardServiceError):
     """JSON of the wrong shape."""
 
     status, code, title = 422, "invalid", "Invalid request"
 
 
-class CallerGone(RewardServiceError):
+class ClientDisconnected(RewardServiceError):
     """The caller has closed the connection. 499 is nginx' number for it."""
 
     status, code, title = 499, "caller_gone", "Caller gone"
 
 
-class Fault(RewardServiceError):
+class InternalError(RewardServiceError):
     """A fault of the service: asking again would find it again."""
 
     status, title = 500, "Fault of the service"
@@ -145,7 +145,7 @@ class NotFinite(RewardServiceError):
     code, title = "not_finite", "Not a number"
 
 
-class NothingToRead(RewardServiceError):
+class EmptyInput(RewardServiceError):
     """A text of which the model's tokenizer makes no token."""
 
     code, title = "nothing_to_read", "Nothing to read"
@@ -157,12 +157,12 @@ class BackendFailed(RewardServiceError):
     code, title, retryable = "backend_failed", "Scoring failed", True
 
 
-class Unable(BackendFailed):
+class BackendUnavailable(BackendFailed):
     """The model computes nothing, not even what it has computed before: no text is at fault."""
 
 
 @contextlib.contextmanager
-def raising(error: type[RewardServiceError], doing: str) -> Iterator[None]:
+def translating(error: type[RewardServiceError], doing: str) -> Iterator[None]:
     """Translate whatever a foreign library raises into our own error, keeping the cause."""
     try:
         yield

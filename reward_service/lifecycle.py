@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from functools import partial
 from typing import Any
 
+from reward_service.batching.device import Device
 from reward_service.config import read_config
-from reward_service.cores import compute_thread
-from reward_service.device import Device
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError, Stalled
 from reward_service.metrics import Metrics
-from reward_service.rewards.base import Reward, refuse_non_finite
+from reward_service.process import low_priority_executor
+from reward_service.rewards.base import Reward, null_non_finite
 from reward_service.rewards.registry import build
-from reward_service.scorer import Scorer, items_of
+from reward_service.scorer import Scorer, to_items
 from reward_service.settings import Settings
 from shared.schemas import ScoreRequest
 
@@ -34,11 +34,11 @@ class Lifecycle:
         self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
-        self.free: Callable[[], object] = gc.collect
+        self.on_retired: Callable[[], object] = gc.collect
         """What frees the memory of rewards that are served no more: a model's modules hold each other."""
         self._given = rewards
         self._scorer: Scorer | None = None
-        self._device = Device(compute_thread("device"))
+        self._device = Device(low_priority_executor("device"))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loading: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # one load at a time
@@ -47,11 +47,11 @@ class Lifecycle:
     @property
     def ready(self) -> bool:
         """Tell whether every reward is loaded, has scored its canary, and goes on scoring."""
-        return self._scorer is not None and not self.draining and self._scorer.sound
+        return self._scorer is not None and not self.draining and self._scorer.healthy
 
     def check_ready(self) -> None:
         """Raise what keeps the service from scoring."""
-        if not self.scorer().sound:
+        if not self.scorer().healthy:
             raise Stalled("a model does not compute, or does not end; if this lasts, start the service again")
 
     def scorer(self) -> Scorer:
@@ -62,13 +62,13 @@ class Lifecycle:
             raise Draining
         return self._scorer
 
-    def refuse_late(self, deadline_s: float) -> None:
+    def check_deadline(self, deadline_s: float) -> None:
         """Raise `Overloaded` where whatever is asked would be late. While it drains, it says that instead."""
         if self._scorer is not None and not self.draining:
-            self._scorer.refuse_late(deadline_s)
+            self._scorer.check_deadline(deadline_s)
 
     @contextlib.contextmanager
-    def until_ended(self) -> Iterator[None]:
+    def drain_on_cancel(self) -> Iterator[None]:
         """Answer whoever is cut off because the time of grace has passed."""
         try:
             yield
@@ -78,9 +78,9 @@ class Lifecycle:
             raise
 
     @contextlib.contextmanager
-    def scoring(self) -> Iterator[Scorer]:
+    def acquire_scorer(self) -> Iterator[Scorer]:
         """Lend what scores: it stays until it is given back, whatever is loaded meanwhile."""
-        with self.scorer().lent() as scorer:
+        with self.scorer().in_use() as scorer:
             yield scorer
 
     @contextlib.asynccontextmanager
@@ -130,7 +130,7 @@ class Lifecycle:
             old = self._cut_over(fresh)
             log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(fresh.rewards))
         if old is not None:
-            self._spawn(_retire(old, self.free))
+            self._spawn(_retire(old, self.on_retired))
         return fresh
 
     def reload_soon(self) -> None:
@@ -151,7 +151,7 @@ class Lifecycle:
         """Build rewards, start them and have each score a canary: whoever asks first finds them able to."""
         scorer = await self._build()
         try:
-            async with asyncio.timeout(self.settings.stalled_after_s):
+            async with asyncio.timeout(self.settings.batch_timeout_s):
                 for reward in scorer.rewards.values():
                     await reward.start()
                 await _canary(scorer)
@@ -159,7 +159,7 @@ class Lifecycle:
             await scorer.stop()
             if isinstance(error, TimeoutError):
                 raise ConfigError(
-                    f"no score within {self.settings.stalled_after_s:g} s: the device does not end"
+                    f"no score within {self.settings.batch_timeout_s:g} s: the device does not end"
                 ) from None
             raise
         return scorer
@@ -169,12 +169,12 @@ class Lifecycle:
             return Scorer(self._given, [next(iter(self._given))])
         config = read_config(self.settings.config)
         work = partial(build, config, self.settings, self._device, self.metrics.observe)
-        loading = compute_thread("loading")  # the threads of an engine are those of its maker
+        loading = low_priority_executor("loading")  # the threads of an engine are those of its maker
         try:
             rewards = await asyncio.get_running_loop().run_in_executor(loading, work)
         finally:
             loading.shutdown(wait=False)  # who stops the service does not wait until it is loaded
-        return Scorer(rewards, config.chosen())
+        return Scorer(rewards, config.default_rewards())
 
     def _cut_over(self, fresh: Scorer) -> Scorer | None:
         old, self._scorer = self._scorer, fresh
@@ -182,14 +182,14 @@ class Lifecycle:
         return old
 
 
-async def _retire(scorer: Scorer, free: Callable[[], object]) -> None:
+async def _retire(scorer: Scorer, on_retired: Callable[[], object]) -> None:
     """End rewards that nobody asks any more, once the last request that has them is answered."""
     try:
-        await scorer.unused()
+        await scorer.wait_idle()
     finally:
         await scorer.stop()
         del scorer  # the last to hold them
-        free()
+        on_retired()
 
 
 def _told(error: Exception) -> RewardServiceError:
@@ -200,12 +200,12 @@ def _told(error: Exception) -> RewardServiceError:
 
 async def _canary(scorer: Scorer) -> None:
     """Score one text with every reward: a model that cannot is found before the first caller."""
-    items = items_of(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
+    items = to_items(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
     for name, reward in scorer.rewards.items():
         if calls_function(name, scorer.rewards):
             continue  # somebody's function may need columns that a canary does not have
         result = await reward.score(items)
-        refuse_non_finite(result)
+        null_non_finite(result)
         if result.scores[0] is None:
             raise ConfigError(f"rewards.{name} cannot score a simple sentence: {result.errors[0].message}")
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from reward_service.batching import BatchDone
-from reward_service.cache import CacheUse
+from reward_service.batching.batcher import BatchDone
+from reward_service.batching.cache import CacheUse
 from shared.schemas import RewardInfo, ScoreResponse
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -84,7 +84,7 @@ class Metrics:
         self.batch_tokens.labels(reward).observe(event.padded_tokens)
         self.padding.labels(reward).observe(1 - event.tokens / max(1, event.padded_tokens))
 
-    def answered(self, response: ScoreResponse) -> None:
+    def record_response(self, response: ScoreResponse) -> None:
         """Count the scores of one response."""
         for name, reward in response.rewards.items():
             self.texts.labels(name).inc(len(reward.scores) - len(reward.errors))
@@ -94,7 +94,7 @@ class Metrics:
                 if score is not None:
                     self.score.labels(name).observe(score)
 
-    def turned_away(self, code: str) -> None:
+    def record_rejection(self, code: str) -> None:
         """Count a request that was refused for its size, the queue's or its time."""
         if code in REASONS:
             self.rejected.labels(REASONS[code]).inc()

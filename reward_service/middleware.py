@@ -14,20 +14,20 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_service.admission import deadline_of
+from reward_service.batching.admission import parse_timeout_header
 from reward_service.errors import BadContentType, BodyTooLarge, BodyTooSlow, Overloaded, Unauthenticated
 from reward_service.metrics import Metrics
-from reward_service.problems import problem_response
-from shared import protocol
+from reward_service.problem_details import problem_response
+from shared import schemas
 
 log = logging.getLogger("reward_service.access")
-OPEN_PATHS = {protocol.LIVE_PATH, protocol.READY_PATH, protocol.HEALTH_PATH, "/", "/docs", "/openapi.json"}
+OPEN_PATHS = {schemas.LIVE_PATH, schemas.READY_PATH, schemas.HEALTH_PATH, "/", "/docs", "/openapi.json"}
 """What anybody may read: that the service is there, and how it is used; the same of every service."""
-PATHS = OPEN_PATHS | {protocol.SCORE_PATH, protocol.REWARDS_PATH, protocol.METRICS_PATH, protocol.RELOAD_PATH}
+PATHS = OPEN_PATHS | {schemas.SCORE_PATH, schemas.REWARDS_PATH, schemas.METRICS_PATH, schemas.RELOAD_PATH}
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-class RequestId:
+class RequestIdMiddleware:
     """Give each request an id: the caller's, if it is a plain one, or a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -38,19 +38,19 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(protocol.REQUEST_ID_HEADER, "")
+        given = Headers(scope=scope).get(schemas.REQUEST_ID_HEADER, "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[protocol.REQUEST_ID_HEADER] = request_id
+                MutableHeaders(scope=message)[schemas.REQUEST_ID_HEADER] = request_id
             await send(message)
 
         await self.app(scope, receive, send_with_id)
 
 
-class Observed:
+class MetricsMiddleware:
     """Count and log each request by its route, status and time."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -79,12 +79,12 @@ class Observed:
         route = scope["path"] if scope["path"] in PATHS else "other"  # what somebody makes up adds no series
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in OPEN_PATHS or route == protocol.METRICS_PATH else logging.INFO
+        level = logging.DEBUG if route in OPEN_PATHS or route == schemas.METRICS_PATH else logging.INFO
         fields = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "%s %s", route, status, extra={"request_id": scope["state"]["request_id"], **fields})
 
 
-class Authenticated:
+class AuthenticationMiddleware:
     """Let a request pass that carries one of the keys that open its path; where that is None, let all pass."""
 
     def __init__(self, app: ASGIApp, keys: Callable[[str], Sequence[str] | None]) -> None:
@@ -110,29 +110,29 @@ def _fits(scope: Scope, keys: Sequence[str]) -> bool:
     return sum(hmac.compare_digest(given.encode(), key.encode()) for key in keys) > 0
 
 
-class ShedLoad:
+class LoadSheddingMiddleware:
     """Refuse at the door whoever cannot wait for any of the lines: nothing is spent on its body.
 
     It may have asked for texts that are known already. To see that, all that is sent would have to be read.
     """
 
-    def __init__(self, app: ASGIApp, refuse_late: Callable[[float], None], metrics: Metrics) -> None:
-        self.app, self.refuse_late, self.metrics = app, refuse_late, metrics
+    def __init__(self, app: ASGIApp, check_deadline: Callable[[float], None], metrics: Metrics) -> None:
+        self.app, self.check_deadline, self.metrics = app, check_deadline, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 429 where every line is too long for the caller."""
-        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", protocol.SCORE_PATH):
-            patience = Headers(scope=scope).get(protocol.TIMEOUT_HEADER)
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", schemas.SCORE_PATH):
+            patience = Headers(scope=scope).get(schemas.TIMEOUT_HEADER)
             try:
-                self.refuse_late(deadline_of(patience, now_s=time.monotonic()))
+                self.check_deadline(parse_timeout_header(patience, now_s=time.monotonic()))
             except Overloaded as error:
-                self.metrics.turned_away(error.code)
+                self.metrics.record_rejection(error.code)
                 await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
-class BoundedBody:
+class BodyLimitMiddleware:
     """Refuse a body over the limit, declared or counted as it arrives, one that is compressed, and one that is late."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int, timeout_s: float) -> None:

@@ -11,21 +11,21 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, PlainTextResponse
 
-from reward_service.admission import deadline_of
-from reward_service.errors import BadContentType, BodyTooLarge, CallerGone, ConfigError, NotReloaded
+from reward_service.batching.admission import parse_timeout_header
+from reward_service.errors import BadContentType, BodyTooLarge, ClientDisconnected, ConfigError, NotReloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.pages import page
-from reward_service.problems import wrong_request
+from reward_service.problem_details import wrong_request
 from reward_service.scorer import Scorer
 from reward_service.settings import Settings
-from shared import protocol
+from shared import schemas
 from shared.schemas import Limits, Problem, ScoreRequest, ScoreResponse, ServiceInfo
 
 T = TypeVar("T")
 
 
 def _problem(title: str) -> dict[str, Any]:
-    return {"description": title, "content": {protocol.PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+    return {"description": title, "content": {schemas.PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -42,95 +42,95 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 BODY = {
     "requestBody": {
         "required": True,
-        "content": {protocol.JSON: {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
+        "content": {schemas.JSON: {"schema": {"$ref": "#/components/schemas/ScoreRequest"}}},
     }
 }
 
 
-def add_routes(router: APIRouter, life: Lifecycle, version: str) -> None:
+def add_routes(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
     """Add the routes of one service to the application's own router: each router in between takes its time."""
-    _add_scoring(router, life, version)
-    _add_health(router, life)
-    if life.settings.admin_key is not None:
-        _add_admin(router, life, version)
+    _add_scoring(router, lifecycle, version)
+    _add_health(router, lifecycle)
+    if lifecycle.settings.admin_key is not None:
+        _add_admin(router, lifecycle, version)
     for path, name in {"/": "try", "/docs": "docs"}.items():
         router.add_api_route(path, partial(page, name), include_in_schema=False, response_class=HTMLResponse)
 
 
-def _add_scoring(router: APIRouter, life: Lifecycle, version: str) -> None:
-    @router.post(protocol.SCORE_PATH, tags=["scoring"], responses=PROBLEMS, openapi_extra=BODY)
+def _add_scoring(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
+    @router.post(schemas.SCORE_PATH, tags=["scoring"], responses=PROBLEMS, openapi_extra=BODY)
     async def score(request: Request) -> ScoreResponse:
         """Score texts with one or several rewards."""
-        deadline_s = deadline_of(request.headers.get(protocol.TIMEOUT_HEADER), now_s=time.monotonic())
-        with life.until_ended():
-            asked = await read_request(request, life.settings.texts_per_request)
-            with life.scoring() as scorer:
+        deadline_s = parse_timeout_header(request.headers.get(schemas.TIMEOUT_HEADER), now_s=time.monotonic())
+        with lifecycle.drain_on_cancel():
+            asked = await read_request(request, lifecycle.settings.max_request_texts)
+            with lifecycle.acquire_scorer() as scorer:
                 work = scorer.score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
                 response = await unless_gone(request, work)
-        life.metrics.answered(response)
-        return Response(response.model_dump_json(), media_type=protocol.JSON)  # type: ignore[return-value]
+        lifecycle.metrics.record_response(response)
+        return Response(response.model_dump_json(), media_type=schemas.JSON)  # type: ignore[return-value]
 
-    @router.get(protocol.REWARDS_PATH, tags=["scoring"])
+    @router.get(schemas.REWARDS_PATH, tags=["scoring"])
     async def rewards() -> ServiceInfo:
         """List the rewards, what made them, and the service's limits."""
-        return service_info(life.scorer(), life.settings, version)
+        return service_info(lifecycle.scorer(), lifecycle.settings, version)
 
 
-def _add_admin(router: APIRouter, life: Lifecycle, version: str) -> None:
-    @router.post(protocol.RELOAD_PATH, tags=["admin"], responses={409: _problem("Not reloaded")})
+def _add_admin(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
+    @router.post(schemas.RELOAD_PATH, tags=["admin"], responses={409: _problem("Not reloaded")})
     async def reload() -> ServiceInfo:
         """Read the configured files anew and serve what they say. What a request holds is not looked at."""
         try:
-            return service_info(await life.reload(), life.settings, version)
+            return service_info(await lifecycle.reload(), lifecycle.settings, version)
         except ConfigError as error:
             raise NotReloaded(f"the rewards stay as they are: {error}") from error
 
 
-def _add_health(router: APIRouter, life: Lifecycle) -> None:
-    @router.get(protocol.LIVE_PATH, tags=["health"])
+def _add_health(router: APIRouter, lifecycle: Lifecycle) -> None:
+    @router.get(schemas.LIVE_PATH, tags=["health"])
     async def live() -> dict[str, str]:
         """Tell that the process runs."""
         return {"status": "alive"}
 
-    @router.get(protocol.READY_PATH, tags=["health"], responses={503: PROBLEMS[503]})
-    @router.get(protocol.HEALTH_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get(schemas.READY_PATH, tags=["health"], responses={503: PROBLEMS[503]})
+    @router.get(schemas.HEALTH_PATH, tags=["health"], responses={503: PROBLEMS[503]})
     async def ready() -> dict[str, str]:
         """Tell that every model is loaded and has scored a canary, and that the service is not draining."""
-        life.check_ready()
+        lifecycle.check_ready()
         return {"status": "ready"}
 
-    @router.get(protocol.METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
+    @router.get(schemas.METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give the figures for Prometheus."""
-        return Response(life.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(lifecycle.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def service_info(scorer: Scorer, settings: Settings, version: str) -> ServiceInfo:
     """Tell callers what scores, and how much they may send."""
     limits = Limits(
-        texts_per_request=settings.texts_per_request,
-        body_bytes=settings.body_limit_bytes,
-        queue_texts=settings.queue_texts,
+        max_request_texts=settings.max_request_texts,
+        max_body_bytes=settings.max_body_bytes,
+        max_queue_texts=settings.max_queue_texts,
     )
     infos = [reward.info for reward in scorer.rewards.values()]
     return ServiceInfo(version=version, rewards=infos, default=scorer.default, limits=limits)
 
 
-async def read_request(request: Request, texts_per_request: int) -> ScoreRequest:
+async def read_request(request: Request, max_request_texts: int) -> ScoreRequest:
     """Read and check a body. Raises the error that says what is wrong with it."""
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind != protocol.JSON:
-        raise BadContentType(f"send the request as Content-Type: {protocol.JSON}")
+    if kind != schemas.JSON:
+        raise BadContentType(f"send the request as Content-Type: {schemas.JSON}")
     try:
         body = await request.body()
     except ClientDisconnect:
-        raise CallerGone("the caller has gone before its body was here") from None
+        raise ClientDisconnected("the caller has gone before its body was here") from None
     try:
         asked = ScoreRequest.model_validate_json(body)
     except ValidationError as error:
         raise wrong_request(error, body) from error
-    if len(asked.completions) > texts_per_request:
-        raise BodyTooLarge(f"a request may have {texts_per_request} texts, this one has {len(asked.completions)}")
+    if len(asked.completions) > max_request_texts:
+        raise BodyTooLarge(f"a request may have {max_request_texts} texts, this one has {len(asked.completions)}")
     return asked
 
 
@@ -140,7 +140,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise CallerGone("the caller has gone")
+            raise ClientDisconnected("the caller has gone")
         return working.result()
     finally:
         working.cancel()

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-from reward_service.config import nearest
+from reward_service.config import did_you_mean
 from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward
-from reward_service.problems import clean
-from reward_service.rewards.base import Items, Reward, Scores, refuse_non_finite, scored
+from reward_service.problem_details import sanitize
+from reward_service.rewards.base import Items, Reward, Scores, null_non_finite, score_once
+from shared.aio import gather_or_cancel
 from shared.schemas import (
     ItemError,
     RewardScores,
@@ -19,7 +20,6 @@ from shared.schemas import (
     conversation_of,
     text_of,
 )
-from shared.together import together
 
 
 class Scorer:
@@ -37,12 +37,12 @@ class Scorer:
         return sum(getattr(reward, "depth", 0) for reward in self.rewards.values())
 
     @property
-    def sound(self) -> bool:
+    def healthy(self) -> bool:
         """Tell whether all that score go on scoring."""
         return all(getattr(reward, "sound", True) for reward in self.rewards.values())
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[Self]:
+    def in_use(self) -> Iterator[Self]:
         """Count a request that uses these rewards."""
         self._requests += 1
         self._unused.clear()
@@ -53,7 +53,7 @@ class Scorer:
             if not self._requests:
                 self._unused.set()
 
-    async def unused(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no request uses them."""
         await self._unused.wait()
 
@@ -62,7 +62,7 @@ class Scorer:
         for reward in self.rewards.values():
             await reward.stop()
 
-    def refuse_late(self, deadline_s: float) -> None:
+    def check_deadline(self, deadline_s: float) -> None:
         """Raise `Overloaded` where every line is too long for a caller: what it asks need not be read."""
         refusals = [_refusal(reward, deadline_s) for reward in self.rewards.values() if not reward.info.parts]
         late = [refusal for refusal in refusals if refusal is not None]
@@ -72,12 +72,12 @@ class Scorer:
     async def score(self, request: ScoreRequest, *, request_id: str, deadline_s: float) -> ScoreResponse:
         """Score with every reward named, side by side. Raises a `RewardServiceError` if one cannot score at all."""
         names = list(dict.fromkeys(self.default if request.rewards is None else request.rewards))
-        chosen = [self.find(name) for name in names]
-        items = items_of(request, deadline_s)
+        chosen = [self.get(name) for name in names]
+        items = to_items(request, deadline_s)
         results = await self._results(chosen, items)
         return ScoreResponse(
             rewards={
-                name: answer(result, reward.info.revision, details=request.details)
+                name: to_wire(result, reward.info.revision, details=request.details)
                 for name, reward, result in zip(names, chosen, results, strict=True)
             },
             request_id=request_id,
@@ -91,32 +91,32 @@ class Scorer:
         """Score side by side until the deadline, whatever a reward does about it."""
         try:
             async with asyncio.timeout_at(None if items.deadline_s == math.inf else items.deadline_s):
-                results = await together(scored(reward, items) for reward in chosen)
+                results = await gather_or_cancel(score_once(reward, items) for reward in chosen)
         except TimeoutError:
             raise DeadlineExceeded("the time allowed ran out before all texts were scored") from None
         for result in results:
-            refuse_non_finite(result)
+            null_non_finite(result)
         return results
 
-    def find(self, name: str) -> Reward:
+    def get(self, name: str) -> Reward:
         """Give the reward of a name."""
         if name not in self.rewards:
             told, known = name[:80], ", ".join(sorted(self.rewards))
-            raise UnknownReward(f"there is no reward {told!r}{nearest(told, self.rewards)}; there are: {known}")
+            raise UnknownReward(f"there is no reward {told!r}{did_you_mean(told, self.rewards)}; there are: {known}")
         return self.rewards[name]
 
 
 def _refusal(reward: Reward, deadline_s: float) -> Overloaded | None:
     """Give why a reward would be late; one that has no line never is."""
     try:
-        if (refuse_late := getattr(reward, "refuse_late", None)) is not None:
-            refuse_late(deadline_s)
+        if (check_deadline := getattr(reward, "refuse_late", None)) is not None:
+            check_deadline(deadline_s)
     except Overloaded as error:
         return error
     return None
 
 
-def items_of(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
+def to_items(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
     """Take the texts out of a request."""
     prompts = request.prompts
     return Items(
@@ -129,17 +129,17 @@ def items_of(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
     )
 
 
-def answer(result: Scores, revision: str, *, details: bool) -> RewardScores:
+def to_wire(result: Scores, revision: str, *, details: bool) -> RewardScores:
     """Lay one reward's result out for the wire."""
     return RewardScores(
         scores=result.scores,
         revision=revision,
-        errors={str(index): plain(error) for index, error in sorted(result.errors.items())},
+        errors={str(index): sanitized(error) for index, error in sorted(result.errors.items())},
         truncated=result.truncated,
         details=result.details if details else None,
     )
 
 
-def plain(error: ItemError) -> ItemError:
+def sanitized(error: ItemError) -> ItemError:
     """Make an error that somebody's code has worded fit to be printed."""
-    return ItemError(code=error.code, message=clean(error.message))
+    return ItemError(code=error.code, message=sanitize(error.message))

@@ -7,8 +7,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from reward_service.config import AnyBackend, DType
-from reward_service.cores import usable_cores
-from shared.protocol import DEFAULT_PORT
+from reward_service.process import usable_cores
+from shared.schemas import DEFAULT_PORT
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 KEY_LENGTH_MIN = 16
@@ -32,30 +32,30 @@ class Settings(BaseSettings):
     """The key of `POST /admin/reload`, which there is only if this is set."""
     insecure: bool = False
     """Serve beyond this machine without a key."""
-    body_limit_bytes: int = Field(2_000_000, gt=0)
+    max_body_bytes: int = Field(2_000_000, gt=0)
     body_timeout_s: float = Field(30.0, gt=0)
     """How long a body may take to arrive."""
-    connections: int = Field(1000, gt=0)
+    max_connections: int = Field(1000, gt=0)
     """Connections at a time; past that, 503."""
-    texts_per_request: int = Field(1024, gt=0)
-    queue_texts: int = Field(8192, gt=0)
+    max_request_texts: int = Field(1024, gt=0)
+    max_queue_texts: int = Field(8192, gt=0)
     """Texts that may wait for a model; past that, callers are told to come back."""
-    queue_tokens: int = Field(1_000_000, gt=0)
+    max_queue_tokens: int = Field(1_000_000, gt=0)
     """The same in tokens."""
-    stalled_after_s: float = Field(60.0, gt=0)
+    batch_timeout_s: float = Field(60.0, gt=0)
     """A batch that takes longer than this makes the service not ready."""
-    cache_texts: int = Field(50_000, ge=0)
+    cache_size: int = Field(50_000, ge=0)
     """Texts of which each model remembers what it said. With several keys none: how fast an answer comes would tell
     one holder what another has asked."""
     backend: AnyBackend = None
     """What computes; left out, the fastest on this machine of which the scores are right."""
     dtype: DType | None = None
     """In which precision; left out, any."""
-    tolerance: float = Field(0.02, ge=0)
+    max_score_error: float = Field(0.02, ge=0)
     """How far the scores of the fastest may be from float32 torch, in probability, for 99 of 100 texts."""
     deterministic: bool = False
     """Compute each text alone, so that its score does not depend, to the bit, on what else is asked."""
-    grace_s: float = Field(30.0, ge=0, allow_inf_nan=False)
+    shutdown_timeout_s: float = Field(30.0, ge=0, allow_inf_nan=False)
     """How long accepted work may take to finish once the service is told to stop."""
     threads: int | None = Field(None, gt=0)
     """Threads a model computes with; left out, the cores this process may use."""
@@ -72,8 +72,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.queue_texts < self.texts_per_request:
-            raise ValueError(f"queue_texts must be at least texts_per_request, which is {self.texts_per_request}")
+        if self.max_queue_texts < self.max_request_texts:
+            raise ValueError(f"max_queue_texts must be at least max_request_texts, which is {self.max_request_texts}")
         return self
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     def cache_bound(self) -> int:
         """Give how many texts a model may remember."""
-        return 0 if len(self.keys()) > 1 else self.cache_texts
+        return 0 if len(self.keys()) > 1 else self.cache_size
 
     def keys(self) -> list[str]:
         """Give all keys, from the setting and from the file as it is now.

@@ -37,7 +37,7 @@ class ServiceUnreachable(RewardError):
     retryable = True
 
 
-class ServiceRefused(RewardError):
+class ServiceError(RewardError):
     """The service answered with a problem document."""
 
     def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
@@ -50,55 +50,55 @@ class ServiceRefused(RewardError):
         return made, self.args
 
 
-class ServiceBroken(ServiceRefused):
+class InternalServerError(ServiceError):
     """What answers at the address says 500: it is there, and it has failed. One that restarts does not say that."""
 
     retryable = True
 
 
-class Overloaded(ServiceRefused):
+class Overloaded(ServiceError):
     """The service's queue is full."""
 
     retryable = True
 
 
-class NotReady(ServiceRefused):
+class NotReady(ServiceError):
     """The service is loading its models, draining, or broken for the moment."""
 
     retryable = True
 
 
-class TooSlow(ServiceRefused):
+class RequestTimeout(ServiceError):
     """The request did not reach the service in the time it gives."""
 
     retryable = True
 
 
-class BadRequest(ServiceRefused):
+class BadRequest(ServiceError):
     """The request is wrong; asking again would not help."""
 
 
-class Unauthorized(ServiceRefused):
+class Unauthorized(ServiceError):
     """The API key is missing, wrong or expired."""
 
 
-class UnknownReward(ServiceRefused):
+class UnknownReward(ServiceError):
     """The service has no reward of that name."""
 
 
-class BadAddress(RewardError, ValueError):
+class InvalidUrl(RewardError, ValueError):
     """An address is none at all, or of a kind that is not known: nobody could be asked there."""
 
 
-class BadKey(RewardError, ValueError):
+class InvalidApiKey(RewardError, ValueError):
     """The file of an API key cannot be read or has none, or the key cannot be sent. The message does not tell it."""
 
 
-class CannotBeSent(RewardError, ValueError):
+class NotSerializable(RewardError, ValueError):
     """A column of the request holds what JSON cannot, such as NaN or a date."""
 
 
-class UnsafeAddress(RewardError):
+class InsecureTransport(RewardError):
     """The API key could be read on its way."""
 
 
@@ -106,7 +106,7 @@ class NotARewardService(RewardError):
     """Something answers at the address, but it is not a reward service."""
 
 
-class BadAnswer(RewardError):
+class InvalidResponse(RewardError):
     """The answer breaks the contract of the wire."""
 
     retryable = True
@@ -116,7 +116,7 @@ class RevisionChanged(RewardError):
     """The scores come from other weights than the run began with."""
 
 
-class TooManyFailures(RewardError):
+class FailureBudgetExceeded(RewardError):
     """More items have no score than the failure budget allows."""
 
 

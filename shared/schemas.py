@@ -5,12 +5,33 @@ Columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[n
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from shared.protocol import NAME_PATTERN, SERVICE
+SERVICE: Final = "remote-rewards"
+"""What `GET /v1/rewards` calls itself; a client that reads anything else is talking to something else."""
+
+SCORE_PATH: Final = "/v1/score"
+REWARDS_PATH: Final = "/v1/rewards"
+LIVE_PATH: Final = "/health/live"
+READY_PATH: Final = "/health/ready"
+HEALTH_PATH: Final = "/health"
+METRICS_PATH: Final = "/metrics"
+RELOAD_PATH: Final = "/admin/reload"
+
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
+"""The caller's remaining time in milliseconds: relative, so that no two clocks need agree."""
+
+NAME_PATTERN: Final = r"^[a-z0-9_.-]{1,64}$"
+"""What a reward may be called."""
+
+DEFAULT_PORT: Final = 8088
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -21,7 +42,7 @@ class Wire(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class Part(Wire):
+class ContentPart(Wire):
     """A piece of a message. One without text, such as a picture, adds nothing to what is read."""
 
     model_config = ConfigDict(extra="allow")
@@ -35,7 +56,7 @@ class Message(Wire):
     model_config = ConfigDict(extra="allow")
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
 
 
 Text = str | Annotated[list[Message], Field(fail_fast=True)]
@@ -164,9 +185,9 @@ class RewardInfo(Wire):
 class Limits(Wire):
     """What one request may hold, and what may wait."""
 
-    texts_per_request: int = Field(gt=0)
-    body_bytes: int = Field(gt=0)
-    queue_texts: int = Field(gt=0)
+    max_request_texts: int = Field(gt=0)
+    max_body_bytes: int = Field(gt=0)
+    max_queue_texts: int = Field(gt=0)
 
 
 class ServiceInfo(Wire):
@@ -211,7 +232,7 @@ def _joined(messages: Iterable[Message]) -> str:
     return "\n".join(_content(message.content) for message in messages if message.content is not None)
 
 
-def _content(content: str | list[Part]) -> str:
+def _content(content: str | list[ContentPart]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.text or "" for part in content)

@@ -13,10 +13,10 @@ import uvicorn
 from hypothesis import settings as hypothesis_settings
 
 from reward_service.app import create_app
-from reward_service.protocol import ImpatientProtocol
+from reward_service.http_protocol import TimeoutHttpProtocol
 from reward_service.rewards.base import Reward, Scores
 from reward_service.settings import Settings
-from shared import RewardInfo
+from shared.schemas import RewardInfo
 
 hypothesis_settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis_settings.load_profile("unhurried")
@@ -29,16 +29,16 @@ RULES = Path(__file__).parent / "data" / "rules.yaml"
 def running_service(settings: Settings | None = None, rewards: dict[str, Reward] | None = None) -> Iterator[str]:
     """Run a service on a thread and give its address once it is ready."""
     app = create_app(settings or Settings(config=RULES), rewards)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=ImpatientProtocol))
-    life = app.state.life
-    life.on_failure = lambda: setattr(server, "should_exit", True)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=TimeoutHttpProtocol))
+    lifecycle = app.state.lifecycle
+    lifecycle.on_failure = lambda: setattr(server, "should_exit", True)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
-    wait_for(lambda: life.ready or life.failure is not None, timeout_s=600)
+    wait_for(lambda: lifecycle.ready or lifecycle.failure is not None, timeout_s=600)
     try:
-        if life.failure:
-            raise life.failure
+        if lifecycle.failure:
+            raise lifecycle.failure
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         yield f"http://{host}:{port}"
     finally:
@@ -86,7 +86,7 @@ class Plain:
     """A reward that scores everything 1."""
 
     info = RewardInfo(name="plain", kind="rule", description="", revision="1")
-    sound = True
+    healthy = True
 
     async def score(self, items):
         return Scores(scores=[1.0] * len(items), details=[None] * len(items))

@@ -1,5 +1,1 @@
-"""Train language models with TRL's RLOO against rewards served over HTTP."""
-
-from trainer.remote import RemoteReward, remote_reward
-
-__all__ = ["RemoteReward", "remote_reward"]
+"""Train language models with TRL against rewards served over HTTP: runs, recipes, evaluation, reports."""

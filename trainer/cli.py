@@ -69,7 +69,7 @@ def _train(argv: list[str]) -> None:
 def _evaluate(argv: list[str]) -> None:
     _quiet()
     from trainer.config import parse
-    from trainer.standalone import evaluate
+    from trainer.evaluate_policy import evaluate
 
     evaluate(*parse(argv))
 

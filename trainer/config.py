@@ -12,9 +12,9 @@ from typing import Any, get_origin
 import yaml
 from trl import ModelConfig, RLOOConfig, TrlParser
 
+from remote_rewards.trl import urls_from_environment
 from trainer.errors import TrainerError
-from trainer.judges import JUDGES
-from trainer.remote import urls_from_environment
+from trainer.eval_metrics import JUDGES
 
 HONOURED = {"model_name_or_path", "dtype", "attn_implementation"}
 """The settings of TRL's ModelConfig that the policy is loaded with."""
@@ -211,7 +211,7 @@ def check_model(model: ModelConfig) -> None:
         if item.name not in HONOURED and item.default is not MISSING and getattr(model, item.name) != item.default:
             raise TrainerError(
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
-                f"--reward_funcs trainer.remote.<reward>"
+                f"--reward_funcs remote_rewards.<reward>"
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from trl import RLOOTrainer
 
-from trainer import resuming
+from trainer import checkpoints
 from trainer.policy import store_by_columns, stored_by_rows
 from trainer.prompts import question_of
 from trainer.run_folder import RunFolder
@@ -31,7 +31,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self._step_began_s = time.monotonic()
         self._unwritten: list[dict[str, Any]] = []
         self._saved_step: int | None = None
-        self._randomness = resuming.Randomness()
+        self._randomness = checkpoints.Randomness()
         self.add_callback(self._randomness)
         for model in filter(None, (self.model, self.ref_model)):
             store_by_columns(model)
@@ -53,10 +53,10 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
 
     def _go_on_from(self, checkpoint: Path) -> None:
         """Take a checkpoint for the last one saved, where it is this run's own: it is not to be written over."""
-        step = resuming.step_of(checkpoint)
+        step = checkpoints.step_of(checkpoint)
         if checkpoint.resolve() == self.checkpoint(step).resolve():
             self._saved_step = step
-        if (checkpoint / resuming.KEPT).exists():
+        if (checkpoint / checkpoints.KEPT).exists():
             self._randomness.restore = partial(self._load_rng_state, str(checkpoint))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         sampler = super()._get_train_sampler(*args, **kwargs)
         if self.shuffle_dataset:
-            self.add_callback(resuming.SameOrder(sampler.generator, self.args.seed))
+            self.add_callback(checkpoints.SameOrder(sampler.generator, self.args.seed))
         return sampler
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,11 +108,11 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.accelerator.is_main_process:
-            resuming.forget(self.checkpoint())
+            checkpoints.forget(self.checkpoint())
         super()._save_checkpoint(*args, **kwargs)
         self._saved_step = self.state.global_step
         if self.accelerator.is_main_process:
-            resuming.note_rewards(self.checkpoint(), self.run_folder.path)
+            checkpoints.note_rewards(self.checkpoint(), self.run_folder.path)
 
     def checkpoint(self, step: int | None = None) -> Path:
         """Name the checkpoint of a step, or of the last finished one."""
@@ -127,7 +127,7 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         self._randomness.put_back()
         self._save_checkpoint(self.model, trial=None)
         if self.accelerator.is_main_process:
-            (self.checkpoint() / resuming.KEPT).touch()
+            (self.checkpoint() / checkpoints.KEPT).touch()
         return self.checkpoint()
 
     def _save(self, *args: Any, **kwargs: Any) -> None:

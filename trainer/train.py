@@ -12,16 +12,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
-from shared import RewardError, RewardInfo
-from trainer import expectations, resuming
+from remote_rewards.distributed import agreed_now
+from remote_rewards.trl import RemoteReward, remote_reward
+from shared.errors import RewardError
+from shared.schemas import RewardInfo
+from trainer import checkpoints, expectations
 from trainer.config import RunArguments
+from trainer.display import LiveProgress, console, counting, say
 from trainer.errors import TrainerError
-from trainer.evaluate import Evaluator, decodings
+from trainer.evaluator import Evaluator, decodings
 from trainer.policy import folder_of, load_policy, load_tokenizer
-from trainer.progress import LiveProgress, console, counting, say
 from trainer.prompts import Row, columns_of, question_of, read_prompts
-from trainer.ranks import agreed_now
-from trainer.remote import RemoteReward, remote_reward
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rloo import RecordedRLOOTrainer
@@ -38,13 +39,13 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     refuse_overlap(prompts, heldout)
     dataset = dataset_of(prompts)
-    checkpoint = resuming.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
+    checkpoint = checkpoints.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
     if checkpoint is not None:
-        resuming.refuse_beyond(checkpoint, rloo.max_steps)
+        checkpoints.refuse_beyond(checkpoint, rloo.max_steps)
     rewards, infos, revisions = shake_hands(run)
     told = manifest(run, rloo, infos, revisions)
     if checkpoint is not None and not run.allow_revision_change:
-        resuming.refuse_other_rewards(checkpoint, told)
+        checkpoints.refuse_other_rewards(checkpoint, told)
     tokenizer, policy = load(run, rloo, model)
     folder = open_folder(run, rloo, checkpoint)
     folder.write_config(resolved(run, rloo, model))
@@ -98,7 +99,7 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
     """Raise `TrainerError` where a launcher has started several: each would take the others' folder for its own."""
     if int(environ.get("WORLD_SIZE") or 1) > 1:
         raise TrainerError(
-            "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs trainer.remote.<name>` "
+            "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs remote_rewards.<name>` "
             "or a script of your own with `remote_reward`, whose processes stop together"
         )
 
@@ -111,7 +112,7 @@ def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) ->
         raise TrainerError(f"{checkpoint} is of another run, in a folder of {path}; choose another --output_dir")
     folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
     if checkpoint is not None and resumed:
-        folder.cut(resuming.step_of(checkpoint))
+        folder.cut(checkpoints.step_of(checkpoint))
     return folder
 
 

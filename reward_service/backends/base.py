@@ -6,9 +6,9 @@ from typing import Protocol
 
 Tokens = Sequence[int]
 Logits = list[float]
-GROUP = 64
+QUANT_GROUP_SIZE = 64
 """In 8-bit integers so many numbers of a token share a step. With more large ones drown small ones, fewer are slow."""
-FIRST_SHARE = 1 / 6
+FLOAT_LAYER_SHARE = 1 / 6
 """The first products stay in floats: what they are off by goes through all others."""
 
 
@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     padding_cost: float
     """What a token of padding costs, as a share of another one."""
-    numerics: Sequence[float | str]
+    numeric_settings: Sequence[float | str]
     """What its numbers depend on besides its name and precision."""
 
     def score(self, batch: Sequence[Tokens]) -> list[Logits]:

@@ -9,7 +9,7 @@ from reward_service.backends.base import Backend
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.config import BackendName, DType
 from reward_service.errors import ConfigError
-from reward_service.memory import keep_freed
+from reward_service.process import tune_malloc
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,18 @@ def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]
 
 def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
     """Load a model into an engine. Raises `ConfigError`."""
-    keep_freed()
+    tune_malloc()
     match engine.backend:
         case "torch":
-            from reward_service.backends.pytorch import TorchBackend
+            from reward_service.backends.torch_backend import TorchBackend
 
             return TorchBackend(folder, engine.dtype)
         case "openvino":
-            from reward_service.backends.open_vino import OpenVinoBackend
+            from reward_service.backends.openvino_backend import OpenVinoBackend
 
             return OpenVinoBackend(folder, engine.dtype, threads)
         case "onnxruntime":
-            from reward_service.backends.onnx_runtime import OnnxBackend
+            from reward_service.backends.onnxruntime_backend import OnnxBackend
 
             return OnnxBackend(folder, threads)
         case _:

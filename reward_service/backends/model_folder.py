@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from reward_service.backends.base import Encoded
-from reward_service.errors import ConfigError, raising
+from reward_service.errors import ConfigError, translating
 
 HASHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 NOT_HASHED = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
@@ -35,7 +35,7 @@ class ModelFolder:
                 f"`AutoModel….from_pretrained(…).save_pretrained(…)` where you trust them"
             )
         self._stamps = stamps(path)  # before anything is read: what is read must be what is hashed
-        with raising(ConfigError, f"cannot load the model in {path}"):
+        with translating(ConfigError, f"cannot load the model in {path}"):
             self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         self.path = path

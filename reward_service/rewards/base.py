@@ -21,7 +21,7 @@ class Items:
     prompt_chats: Sequence[Text] | None = None
     deadline_s: float = float("inf")
     """On the monotonic clock: work that has not begun by then is not worth beginning."""
-    asked: dict[int, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
+    memo: dict[int, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
     """What has been asked of each reward already, by its identity: two may say that they have one name."""
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Scores:
     compute_ms: float = 0.0
 
 
-def refuse_non_finite(result: Scores) -> None:
+def null_non_finite(result: Scores) -> None:
     """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
     for index, score in enumerate(result.scores):
         if score is not None and not is_finite(score):
@@ -48,16 +48,16 @@ def refuse_non_finite(result: Scores) -> None:
             result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score:g}")
 
 
-def known_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+def finite_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
     """Give a range to tell callers of; None for one without end."""
     return ends if ends is not None and all(map(math.isfinite, ends)) else None
 
 
-async def scored(reward: "Reward", items: Items) -> Scores:
+async def score_once(reward: "Reward", items: Items) -> Scores:
     """Give what a reward says, asked once for all that need it: a second answer could be another one."""
-    task = items.asked.get(id(reward))
+    task = items.memo.get(id(reward))
     if task is None:
-        task = items.asked[id(reward)] = asyncio.create_task(reward.score(items))
+        task = items.memo[id(reward)] = asyncio.create_task(reward.score(items))
     return await task
 
 

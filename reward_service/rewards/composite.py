@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward_service.config import CompositeSpec
-from reward_service.rewards.base import Items, Reward, Scores, known_range, refuse_non_finite, scored
+from reward_service.rewards.base import Items, Reward, Scores, finite_range, null_non_finite, score_once
+from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo
-from shared.together import together
 
 
 class CompositeReward:
@@ -16,7 +16,7 @@ class CompositeReward:
 
     def __init__(self, name: str, spec: CompositeSpec, rewards: Mapping[str, Reward]) -> None:
         self._spec = spec
-        self._rewards = {part: rewards[part] for part in sorted(spec.needs())}
+        self._rewards = {part: rewards[part] for part in sorted(spec.dependencies())}
         revisions = {part: reward.info.revision for part, reward in self._rewards.items()}
         content = json.dumps([spec.model_dump(mode="json", exclude={"description"}), revisions], sort_keys=True)
         self.info = RewardInfo(
@@ -25,14 +25,14 @@ class CompositeReward:
             description=spec.description,
             revision="composite:" + hashlib.sha256(content.encode()).hexdigest()[:16],
             parts=list(self._rewards),
-            range=known_range(_range(spec, {part: reward.info.range for part, reward in self._rewards.items()})),
+            range=finite_range(_range(spec, {part: reward.info.range for part, reward in self._rewards.items()})),
         )
 
     async def score(self, items: Items) -> Scores:
         """Score the parts together, then sum item by item."""
-        results = await together(scored(reward, items) for reward in self._rewards.values())
+        results = await gather_or_cancel(score_once(reward, items) for reward in self._rewards.values())
         for result in results:
-            refuse_non_finite(result)  # a gate or a clip would make a number of it
+            null_non_finite(result)  # a gate or a clip would make a number of it
         parts = dict(zip(self._rewards, results, strict=True))
         total = Scores(scores=[], details=[])
         for index in range(len(items)):

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from reward_service.config import FunctionSpec
-from reward_service.rewards.base import Items, Scores, known_range
-from reward_service.rewards.imported import load_object, revision, set_by
-from shared.loop_thread import LoopThread
+from reward_service.rewards.base import Items, Scores, finite_range
+from reward_service.rewards.function_source import load_object, revision, set_by
+from shared.aio import EventLoopThread
 from shared.schemas import ItemError, RewardInfo, Text
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class FunctionReward:
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
         self._set = set_by(self._function)
-        self._loop = LoopThread(name) if is_async(self._function) else None  # not the service's: it may block
+        self._loop = EventLoopThread(name) if is_async(self._function) else None  # not the service's: it may block
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
         self._free = asyncio.Semaphore(THREADS)  # who waits here can leave, which nobody can who is in a pool's queue
         self._abandoned: set[Future[Any]] = set()
@@ -36,7 +36,7 @@ class FunctionReward:
             kind=spec.kind,
             description=spec.description or (inspect.getdoc(self._function) or "").partition("\n")[0],
             revision=f"function:{revision(spec.object, self._function)}",
-            range=known_range(spec.range),
+            range=finite_range(spec.range),
         )
 
     async def score(self, items: Items) -> Scores:
@@ -84,7 +84,7 @@ class FunctionReward:
         self._free.release()
 
     @property
-    def sound(self) -> bool:
+    def healthy(self) -> bool:
         """Tell whether there is a thread that no call holds whose caller has gone."""
         return len(self._abandoned) < THREADS
 

@@ -3,45 +3,45 @@
 from collections.abc import Callable
 from functools import partial
 
-from reward_service.admission import Bounds
 from reward_service.backends import engines
-from reward_service.backends.choose import choose, held
-from reward_service.backends.measure import Measured
+from reward_service.backends.benchmark import Measured
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.batching import BatchDone, Batcher
-from reward_service.cache import CacheUse, LogitsCache
+from reward_service.backends.selection import select_engine, verified
+from reward_service.batching.admission import QueueLimits
+from reward_service.batching.batcher import BatchDone, Batcher
+from reward_service.batching.cache import CacheUse, LogitsCache
+from reward_service.batching.device import Device
 from reward_service.config import ClassifierSpec, RegressorSpec
-from reward_service.device import Device
-from reward_service.errors import ConfigError, raising
+from reward_service.errors import ConfigError, translating
 from reward_service.rewards.model import ModelReward
 from reward_service.settings import Settings
-from shared.models.errors import ModelError
-from shared.models.store import resolve
+from shared.model_store.errors import ModelError
+from shared.model_store.store import resolve
 from shared.schemas import EngineInfo
 
 ModelSpec = ClassifierSpec | RegressorSpec
-Observe = Callable[[str, BatchDone | CacheUse], None]
+BatchObserver = Callable[[str, BatchDone | CacheUse], None]
 
 
-def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device, observe: Observe) -> ModelReward:
+def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device, observe: BatchObserver) -> ModelReward:
     """Load a model into the engine it is to be computed with. Raises `ConfigError`."""
-    with raising(ConfigError, f"rewards.{name}: {spec.model}"):
+    with translating(ConfigError, f"rewards.{name}: {spec.model}"):
         folder = open_model(name, spec)
         found = engine_of(spec, folder, settings)
         backend = engines.load(found.engine, folder, settings.cores())
         folder.refuse_changed()
     told = partial(observe, name)
-    batch_tokens = spec.batch_tokens or found.batch_tokens
-    bounds = Bounds(
-        batch_tokens,
+    max_batch_tokens = spec.max_batch_tokens or found.max_batch_tokens
+    bounds = QueueLimits(
+        max_batch_tokens,
         max_items=1 if settings.deterministic else 256,
         padding_cost=backend.padding_cost,
-        queue_texts=settings.queue_texts,
-        queue_tokens=settings.queue_tokens,
-        stalled_after_s=settings.stalled_after_s,
+        max_queue_texts=settings.max_queue_texts,
+        max_queue_tokens=settings.max_queue_tokens,
+        batch_timeout_s=settings.batch_timeout_s,
     )
     batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
-    return ModelReward(name, spec, folder, batcher, info_of(found, settings), backend.numerics)
+    return ModelReward(name, spec, folder, batcher, info_of(found, settings), backend.numeric_settings)
 
 
 def open_model(name: str, spec: ModelSpec) -> ModelFolder:
@@ -57,8 +57,8 @@ def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measu
     """Give the engine that the configuration names, or the fastest of those it allows. Raises `ConfigError`."""
     allowed = engines.candidates(spec.backend or settings.backend, spec.dtype or settings.dtype)
     if len(allowed) == 1:
-        return held(folder, allowed[0], settings.cores())
-    return choose(folder, allowed, settings.tolerance, settings.cores())
+        return verified(folder, allowed[0], settings.cores())
+    return select_engine(folder, allowed, settings.max_score_error, settings.cores())
 
 
 def info_of(found: Measured, settings: Settings) -> EngineInfo:

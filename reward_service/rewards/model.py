@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from reward_service.backends.base import Encoded, Logits
-from reward_service.batching import Batcher, Outcome
+from reward_service.batching.batcher import Batcher, Outcome
 from reward_service.config import ClassifierSpec, RegressorSpec
-from reward_service.errors import BackendFailed, ConfigError, NothingToRead, RewardServiceError, raising
+from reward_service.errors import BackendFailed, ConfigError, EmptyInput, RewardServiceError, translating
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
 
@@ -50,7 +50,7 @@ class ModelReward:
         model: TextModel,
         batcher: Batcher,
         engine: EngineInfo,
-        numerics: Sequence[float | str] = (),
+        numeric_settings: Sequence[float | str] = (),
     ) -> None:
         check(name, spec, model)
         self._spec, self._model, self._batcher = spec, model, batcher
@@ -58,7 +58,7 @@ class ModelReward:
             name=name,
             kind=spec.kind,
             description=spec.description,
-            revision=f"sha256:{revision(spec, model, engine, numerics)}",
+            revision=f"sha256:{revision(spec, model, engine, numeric_settings)}",
             range=value_range(spec, model.labels),
             max_tokens=model.max_tokens,
             engine=engine,
@@ -70,9 +70,9 @@ class ModelReward:
         return self._batcher.depth
 
     @property
-    def sound(self) -> bool:
+    def healthy(self) -> bool:
         """Tell whether texts are being scored."""
-        return self._batcher.sound
+        return self._batcher.healthy
 
     async def start(self) -> None:
         """Begin to take work."""
@@ -82,15 +82,15 @@ class ModelReward:
         """Answer what waits and end."""
         await self._batcher.stop()
 
-    def refuse_late(self, deadline_s: float) -> None:
+    def check_deadline(self, deadline_s: float) -> None:
         """Raise `Overloaded` where the line is too long for a caller already."""
-        self._batcher.refuse_late(deadline_s)
+        self._batcher.check_deadline(deadline_s)
 
     async def score(self, items: Items) -> Scores:
         """Score every item; one that the model cannot read or fails on has an error of its own."""
         if self._spec.input == "chat" and items.prompts is None:
             return _all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
-        self.refuse_late(items.deadline_s)
+        self.check_deadline(items.deadline_s)
         encoded = await self._encoded(items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
         ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)
@@ -115,7 +115,7 @@ class ModelReward:
         texts = [*items.completions] if self._spec.input == "completion" else self._chats(items)
         window = self._spec.last_chars
         whole = [text for text in texts if isinstance(text, str)]
-        with raising(BackendFailed, "the tokenizer failed"):
+        with translating(BackendFailed, "the tokenizer failed"):
             encoded = iter(self._model.encode([text[-window:] if window else text for text in whole]))
         return [_readable(text, next(encoded), window) if isinstance(text, str) else text for text in texts]
 
@@ -127,7 +127,7 @@ class ModelReward:
         try:
             return self._model.chat(prompt, completion)
         except Exception as error:  # a template is code too, and refuses what it does not know
-            return NothingToRead(f"the model's chat template refuses this conversation: {error}")
+            return EmptyInput(f"the model's chat template refuses this conversation: {error}")
 
     def _place(self, outcome: Outcome, index: int, result: Scores) -> None:
         score, detail = None, None
@@ -141,7 +141,7 @@ class ModelReward:
 
 def _readable(text: str, encoded: Encoded, window: int | None) -> Encoded | RewardServiceError:
     if not encoded.tokens:
-        return NothingToRead("the model's tokenizer finds no token in this text")
+        return EmptyInput("the model's tokenizer finds no token in this text")
     return Encoded(encoded.tokens, encoded.truncated or (window is not None and len(text) > window))
 
 
@@ -195,11 +195,14 @@ def sigmoid(logits: Logits) -> list[float]:
 
 
 def revision(
-    spec: ClassifierSpec | RegressorSpec, model: TextModel, engine: EngineInfo, numerics: Sequence[float | str] = ()
+    spec: ClassifierSpec | RegressorSpec,
+    model: TextModel,
+    engine: EngineInfo,
+    numeric_settings: Sequence[float | str] = (),
 ) -> str:
     """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping of the configuration."""
-    mapping = spec.model_dump(mode="json", exclude={"description", "model", "batch_tokens", "backend", "dtype"})
-    made_with = [engine.backend, engine.dtype, engine.deterministic, *numerics]
+    mapping = spec.model_dump(mode="json", exclude={"description", "model", "max_batch_tokens", "backend", "dtype"})
+    made_with = [engine.backend, engine.dtype, engine.deterministic, *numeric_settings]
     content = json.dumps([model.fingerprint, made_with, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import assert_never
 
-from reward_service.batching import BatchDone
-from reward_service.cache import CacheUse
+from reward_service.batching.batcher import BatchDone
+from reward_service.batching.cache import CacheUse
+from reward_service.batching.device import Device
 from reward_service.config import (
     ClassifierSpec,
     CompositeSpec,
@@ -13,19 +14,18 @@ from reward_service.config import (
     RewardsConfig,
     RuleSpec,
     Spec,
-    in_order,
+    build_order,
 )
-from reward_service.device import Device
 from reward_service.rewards.base import Reward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
 
-Observe = Callable[[str, BatchDone | CacheUse], None]
+BatchObserver = Callable[[str, BatchDone | CacheUse], None]
 
 
-def build(config: RewardsConfig, settings: Settings, device: Device, observe: Observe) -> dict[str, Reward]:
+def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:
     """Build every reward, parts before sums. Slow: models are fetched, prepared and loaded. Raises `ConfigError`.
 
     `device` runs the models, one batch at a time; `observe` is told of every batch and every look into a cache.
@@ -47,6 +47,6 @@ def build(config: RewardsConfig, settings: Settings, device: Device, observe: Ob
             case _:
                 assert_never(spec)
 
-    for name in in_order(config):
+    for name in build_order(config):
         rewards[name] = build_one(name, config.rewards[name])
     return {name: rewards[name] for name in config.rewards}

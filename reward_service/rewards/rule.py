@@ -5,7 +5,7 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 
-from reward_service.config import RuleSpec, nearest
+from reward_service.config import RuleSpec, did_you_mean
 from reward_service.errors import ConfigError
 from reward_service.rewards import rules
 from reward_service.rewards.base import Items, Scores
@@ -21,7 +21,7 @@ class RuleReward:
     def __init__(self, name: str, spec: RuleSpec) -> None:
         if spec.function not in rules.RULES:
             known = ", ".join(sorted(rules.RULES))
-            hint = nearest(spec.function, set(rules.RULES))
+            hint = did_you_mean(spec.function, set(rules.RULES))
             raise ConfigError(f"rewards.{name}: there is no rule {spec.function!r} (there are: {known}){hint}")
         self._rule = rules.RULES[spec.function]
         self.info = RewardInfo(

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from reward_service.batching import BatchDone
+from reward_service.batching.batcher import BatchDone
 from reward_service.metrics import Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"

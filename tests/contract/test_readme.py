@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from remote_rewards import RewardClient
 from reward_service.settings import Settings
-from shared import RewardClient
 from tests.conftest import running_service
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

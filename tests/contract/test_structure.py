@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import shared
-import trainer
+import remote_rewards
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "shared": {"shared"},
     "reward_service": {"shared", "reward_service"},
-    "trainer": {"shared", "trainer"},
+    "remote_rewards": {"shared", "remote_rewards"},
+    "trainer": {"shared", "remote_rewards", "trainer"},
 }
 OURS = set(MAY_IMPORT) | {"tests", "scripts"}
 
@@ -34,7 +34,7 @@ def test_imports_run_one_way(package):
     assert not wrong
 
 
-@pytest.mark.parametrize("package", [shared, trainer])
+@pytest.mark.parametrize("package", [remote_rewards])
 def test_what_a_package_offers_is_listed_sorted_and_there(package):
     assert list(package.__all__) == sorted(package.__all__)
     assert all(hasattr(package, name) for name in package.__all__)
@@ -48,10 +48,10 @@ def modules_after(statement):
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("from shared import RewardClient", {"torch", "transformers", "fastapi", "trl", "yaml", "numpy"}),
+        ("from remote_rewards import RewardClient", {"torch", "transformers", "fastapi", "trl", "yaml", "numpy"}),
         ("import reward_service.app", {"torch", "transformers", "trl"}),
-        ("from trainer import remote_reward", {"torch", "transformers", "trl", "fastapi"}),
-        ("import shared.models.store", {"torch", "transformers"}),
+        ("from remote_rewards import remote_reward", {"torch", "transformers", "trl", "fastapi"}),
+        ("import shared.model_store.store", {"torch", "transformers"}),
     ],
 )
 def test_importing_loads_nothing_heavy(statement, absent):
@@ -68,4 +68,4 @@ def test_the_client_imports_fast_beside_the_libraries_it_needs():
         return min(runs)
 
     libraries = "import httpx, pydantic, asyncio, random; from pydantic import BaseModel"
-    assert seconds("from shared import RewardClient") < 2.0 * seconds(libraries)
+    assert seconds("from remote_rewards import RewardClient") < 2.0 * seconds(libraries)

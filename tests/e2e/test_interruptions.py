@@ -14,8 +14,8 @@ import pytest
 
 from tests import faults
 from tests.conftest import RULES, wait_for
-from tests.trials.changes import reloaded
-from tests.trials.supervisor import Supervisor
+from tests.soak.changes import reloaded
+from tests.soak.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 LONG = "REMOTE_REWARDS_SOAK" in os.environ
@@ -153,7 +153,7 @@ RANK = """
 import sys
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
-from trainer import remote_reward
+from remote_rewards import remote_reward
 from trainer.policy import load_policy, load_tokenizer
 
 args = RLOOConfig(output_dir=sys.argv[2], max_steps=5, per_device_train_batch_size=2, num_generations=2,

@@ -13,9 +13,9 @@ import yaml
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
+from remote_rewards import remote_reward
 from reward_service.rewards.rules import banana
-from shared.models.store import resolve
-from trainer import remote_reward
+from shared.model_store.store import resolve
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -124,7 +124,7 @@ def test_stock_trl_trains_against_it_without_code_of_ours(models_url, tmp_path):
             "--config",
             str(tmp_path / "rloo.yaml"),
             "--reward_funcs",
-            "trainer.remote.sentiment",
+            "remote_rewards.trl.sentiment",
         ),
         url=models_url,
     )

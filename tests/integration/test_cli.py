@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from remote_rewards import RewardClient
 from reward_service.settings import Settings
-from shared import NotARewardService, RewardClient, ServiceUnreachable
+from shared.errors import NotARewardService, ServiceUnreachable
 from tests.conftest import RULES, wait_for
-from tests.trials.base import VALENCE
+from tests.soak.base import VALENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,7 +147,7 @@ def test_nobody_at_the_address_is_told_within_the_time_allowed():
 
 
 def test_as_many_connections_are_served_as_are_set():
-    process = reward_service("serve", "--config", str(RULES), "--port", "0", REWARD_SERVICE_CONNECTIONS="1")
+    process = reward_service("serve", "--config", str(RULES), "--port", "0", REWARD_SERVICE_MAX_CONNECTIONS="1")
     url = process.stderr.readline().split()[3]
     with httpx.Client() as only:
         wait_for(lambda: only.get(f"{url}/health/ready").status_code == 200)
@@ -185,9 +186,9 @@ HANGING = "import time\ndef hangs(completions, **_):\n    open('begun', 'w')\n  
 def test_a_function_that_hangs_does_not_keep_the_service(tmp_path, signals, code):
     (tmp_path / "hanging.py").write_text(HANGING)
     (tmp_path / "r.yaml").write_text('rewards: {hangs: "hanging:hangs"}')
-    grace_s = "1" if signals == 1 else "600"
+    shutdown_timeout_s = "1" if signals == 1 else "600"
     words = ("serve", "--config", "r.yaml", "--port", "0")
-    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_GRACE_S=grace_s)
+    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_SHUTDOWN_TIMEOUT_S=shutdown_timeout_s)
     url = process.stderr.readline().split()[3]
     wait_for(lambda: answers(url))
     with ThreadPoolExecutor(1) as callers:
@@ -228,7 +229,7 @@ def test_neither_does_one_that_hears_nothing_nor_does_it_keep_its_caller(tmp_pat
     (tmp_path / "deaf.py").write_text(DEAF)
     (tmp_path / "r.yaml").write_text(f'rewards: {{deaf: "deaf:{name}"}}')
     words = ("serve", "--config", "r.yaml", "--port", "0")
-    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_GRACE_S="1")
+    process = reward_service(*words, cwd=tmp_path, REWARD_SERVICE_SHUTDOWN_TIMEOUT_S="1")
     url = process.stderr.readline().split()[3]
     wait_for(lambda: answers(url))
     hasty = {"X-Request-Timeout-Ms": "2000"}
@@ -250,7 +251,7 @@ sys.exit(main(["serve", "--config", sys.argv[1], "--port", "0", "--backend", "to
 
 
 def test_neither_does_a_device_that_does_not_end_as_it_scores_its_first_text():
-    limits = {"REWARD_SERVICE_STALLED_AFTER_S": "1"}
+    limits = {"REWARD_SERVICE_BATCH_TIMEOUT_S": "1"}
     command = [sys.executable, "-c", UNENDING, str(VALENCE)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **limits})
     assert "the device does not end" in failed(process)
@@ -297,7 +298,7 @@ def test_every_line_of_its_log_is_json_without_a_text_in_it():
 
 
 def test_what_is_accepted_sends_small_answers_at_once():
-    from reward_service.serving import listen
+    from reward_service.server import listen
 
     with listen("127.0.0.1", 0) as listener:
         listener.listen()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from reward_service.errors import Overloaded
-from reward_service.protocol import HEAD_BYTES, HEADERS_S, without_upgrade
+from reward_service.http_protocol import HEAD_BYTES, HEADERS_S, without_upgrade
 from reward_service.settings import Settings
 from tests.conftest import RULES, Plain, running_service, wait_for
 
@@ -30,7 +30,7 @@ def is_closed(connection):
 
 
 def test_a_request_whose_head_does_not_come_is_given_up(monkeypatch):
-    monkeypatch.setattr("reward_service.protocol.HEADERS_S", 0.3)
+    monkeypatch.setattr("reward_service.http_protocol.HEADERS_S", 0.3)
     with running_service() as url:
         with connected(url) as slow:
             slow.sendall(b"POST /v1/score HTTP/1.1\r\nX: ")
@@ -107,7 +107,7 @@ def test_a_head_without_end_is_cut_off_behind_a_request_that_is_under_way_too():
 
 
 def test_who_does_not_read_its_answers_is_left(monkeypatch):
-    monkeypatch.setattr("reward_service.protocol.UNREAD_S", 0.3)
+    monkeypatch.setattr("reward_service.http_protocol.UNREAD_S", 0.3)
     with running_service() as url, connected(url) as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         unread.setblocking(False)
@@ -145,12 +145,12 @@ def test_a_refused_request_is_answered_though_its_body_still_comes_and_the_conne
 class Busy(Plain):
     """A reward whose line is too long for whoever waits less than a minute."""
 
-    def __init__(self, line_s=20.0):
-        self.line_s = line_s
+    def __init__(self, backlog_s=20.0):
+        self.backlog_s = backlog_s
 
-    def refuse_late(self, deadline_s):
-        if deadline_s - time.monotonic() < 3 * self.line_s:
-            raise Overloaded("a long line", retry_after_s=self.line_s)
+    def check_deadline(self, deadline_s):
+        if deadline_s - time.monotonic() < 3 * self.backlog_s:
+            raise Overloaded("a long line", retry_after_s=self.backlog_s)
 
 
 def head(patience_ms):

@@ -10,20 +10,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LongformerConfig, LongformerForSequenceClassification
 
+from remote_rewards import RewardClient
 from reward_service.backends import engines
-from reward_service.backends.choose import choose
-from reward_service.backends.measure import error
+from reward_service.backends.benchmark import error
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.onnx_graph import graph_of
-from reward_service.backends.open_vino import put_in_integers
+from reward_service.backends.onnx_export import graph_of
+from reward_service.backends.openvino_backend import put_in_integers
+from reward_service.backends.selection import choose
 from reward_service.config import ClassifierSpec
-from reward_service.cores import compute_thread
 from reward_service.errors import ConfigError
+from reward_service.process import low_priority_executor
 from reward_service.rewards.loading import model_reward
 from reward_service.settings import Settings
-from shared import RewardClient
-from shared.models import ratings
-from shared.models.store import resolve
+from shared.model_store.embedded import ratings
+from shared.model_store.store import resolve
 from tests.conftest import running_service
 
 pytestmark = pytest.mark.slow
@@ -56,9 +56,9 @@ def test_8_bit_integers_stay_within_the_tolerance_whatever_they_are_batched_with
     tokens = [text.tokens for text in folder.encode(texts)]
     backend = engines.load(engine, folder, 2)
     right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
-    together, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
-    assert error(right, together, folder) <= 0.02
-    assert error(together, alone, folder) <= 0.02
+    gather_or_cancel, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
+    assert error(right, gather_or_cancel, folder) <= 0.02
+    assert error(gather_or_cancel, alone, folder) <= 0.02
 
 
 def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integers(folder):
@@ -129,12 +129,12 @@ def test_the_service_says_what_computes(models_url):
 
 
 def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(texts):
-    settings = Settings(backend="torch", dtype="float32", deterministic=True, cache_texts=0)
+    settings = Settings(backend="torch", dtype="float32", deterministic=True, cache_size=0)
     with running_service(settings) as url, RewardClient(url) as client:
-        together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
+        gather_or_cancel = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
         assert client.info().rewards[3].engine.deterministic
-    assert together.scores == alone
+    assert gather_or_cancel.scores == alone
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
@@ -142,7 +142,7 @@ def test_a_model_that_was_not_trained_to_score_is_refused_instead_of_scoring_at_
     settings = Settings(backend=engine.backend, dtype=engine.dtype)
     spec = ClassifierSpec(model="embedded:minilm", labels={"*": 1.0})
     with pytest.raises(ConfigError, match=r"classifier.bias, which BertForSequenceClassification scores with"):
-        model_reward("minilm", spec, settings, compute_thread("device"), lambda *_: None)
+        model_reward("minilm", spec, settings, low_priority_executor("device"), lambda *_: None)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
@@ -156,5 +156,5 @@ def test_an_engine_that_computes_another_model_is_refused_though_it_is_the_only_
     spec = ClassifierSpec(model=str(tmp_path), labels={"*": 1.0})
     with pytest.raises(ConfigError, match="something else") if backend == "openvino" else contextlib.nullcontext():
         model_reward(
-            "long", spec, Settings(backend=backend, dtype="float32"), compute_thread("device"), lambda *_: None
+            "long", spec, Settings(backend=backend, dtype="float32"), low_priority_executor("device"), lambda *_: None
         )

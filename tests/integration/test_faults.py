@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from shared import BadAnswer, NotARewardService, RewardClient, RewardError, ServiceUnreachable
+from remote_rewards import RewardClient
+from shared.errors import InvalidResponse, NotARewardService, RewardError, ServiceUnreachable
 from tests import faults
 
 TEXTS = ["Sure: banana", "no", "Sure: it is yellow banana"]
@@ -78,7 +79,7 @@ def test_an_answer_that_is_not_what_was_asked_for_is_asked_for_again(rules_url, 
 def test_one_that_stays_wrong_is_an_error_that_says_why_never_a_score(rules_url, fault):
     with faults.spoiling(rules_url, *[fault] * 99) as (url, _), pytest.raises(ServiceUnreachable) as raised:
         score(url, timeout_s=3.0)
-    assert isinstance(raised.value.__cause__, BadAnswer)
+    assert isinstance(raised.value.__cause__, InvalidResponse)
 
 
 @pytest.mark.parametrize("fault", NOT_OURS.values(), ids=NOT_OURS)
@@ -125,7 +126,7 @@ def test_plain_http_goes_past_a_proxy_of_the_environment(rules_url, monkeypatch)
 
 
 def test_an_answer_without_end_is_not_read_to_its_end(rules_url, monkeypatch):
-    monkeypatch.setattr("shared.answers.MOST_BYTES", 1000)
+    monkeypatch.setattr("remote_rewards.responses.MOST_BYTES", 1000)
     fault = faults.body('{"rewards": "' + "x" * 100_000 + '"}')
     with faults.spoiling(rules_url, *[fault] * 99) as (url, _), pytest.raises(RewardError, match="more than 1000 b"):
         score(url, timeout_s=3.0)

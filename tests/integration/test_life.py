@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from remote_rewards import RewardClient
 from reward_service.app import create_app
 from reward_service.errors import ConfigError, Overloaded
 from reward_service.lifecycle import Lifecycle
@@ -12,7 +13,7 @@ from reward_service.metrics import Metrics
 from reward_service.rewards.base import Scores
 from reward_service.scorer import Scorer
 from reward_service.settings import Settings
-from shared import NotReady, RewardClient, ServiceUnreachable
+from shared.errors import NotReady, ServiceUnreachable
 from shared.schemas import ItemError
 from tests.conftest import RULES, Plain, running_service
 
@@ -29,12 +30,12 @@ def test_with_a_reward_that_no_longer_scores_it_is_not_ready():
     reward = Plain()
     with running_service(rewards={"plain": reward}) as url:
         assert httpx.get(f"{url}/health/ready").status_code == 200
-        reward.sound = False
+        reward.healthy = False
         answer = httpx.get(f"{url}/health/ready")
         assert (answer.status_code, answer.json()["code"]) == (503, "stalled")
 
 
-class Unable(Plain):
+class BackendUnavailable(Plain):
     async def score(self, items):
         error = ItemError(code="backend_failed", message="it broke")
         return Scores(scores=[None], details=[None], errors={0: error})
@@ -53,7 +54,7 @@ class Unstartable(Plain):
 @pytest.mark.parametrize(
     ("reward", "says"),
     [
-        (Unable(), "rewards.plain cannot score a simple sentence: it broke"),
+        (BackendUnavailable(), "rewards.plain cannot score a simple sentence: it broke"),
         (Infinite(), "rewards.plain cannot score a simple sentence: the score came out as inf"),
         (Unstartable(), "cannot load the rewards: OSError: no such device"),
     ],
@@ -77,21 +78,21 @@ class Endless(Plain):
 
 
 async def test_a_reload_that_never_scores_ends_and_lets_the_next_one_begin(monkeypatch):
-    life, endless = Lifecycle(Settings(stalled_after_s=0.3), Metrics()), Endless()
+    lifecycle, endless = Lifecycle(Settings(batch_timeout_s=0.3), Metrics()), Endless()
 
     async def build():
         return Scorer({"endless": endless}, ["endless"])
 
-    monkeypatch.setattr(life, "_build", build)
-    async with life.running():
-        await life._loading
+    monkeypatch.setattr(lifecycle, "_build", build)
+    async with lifecycle.running():
+        await lifecycle._loading
         for _ in range(2):
             with pytest.raises(ConfigError, match="no score within"):
-                await life.reload()
+                await lifecycle.reload()
 
 
 def test_a_replica_that_cannot_score_is_passed_over_for_one_that_can():
-    from reward_service.errors import Unable as ComputesNothing
+    from reward_service.errors import BackendUnavailable as ComputesNothing
 
     class Broken(Plain):
         broken = False
@@ -141,14 +142,17 @@ def test_a_fault_of_the_service_is_a_500_that_need_not_be_asked_again():
 
 async def test_while_it_drains_whoever_would_be_late_is_told_that_it_drains():
     class Busy(Plain):
-        def refuse_late(self, deadline_s):
+        def check_deadline(self, deadline_s):
             raise Overloaded("a long line")
 
     app = create_app(rewards={"plain": Busy()})
-    life = app.state.life
-    async with life.running(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-        await life._loading
+    lifecycle = app.state.lifecycle
+    async with (
+        lifecycle.running(),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client,
+    ):
+        await lifecycle._loading
         told = [await client.post("/v1/score", json={"completions": ["a"]})]
-        life.draining = True
+        lifecycle.draining = True
         told.append(await client.post("/v1/score", json={"completions": ["a"]}))
     assert [(answer.status_code, answer.json()["code"]) for answer in told] == [(429, "overloaded"), (503, "draining")]

@@ -7,10 +7,10 @@ import threading
 import httpx
 import pytest
 
+from remote_rewards import RewardClient
 from reward_service.app import create_app
 from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
-from shared import RewardClient
 from shared.schemas import Problem, RewardInfo
 from tests.conftest import RULES, cases, running_service, spelled_out, wait_for
 

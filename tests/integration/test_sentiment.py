@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import pipeline
 
+from remote_rewards import RewardClient
 from reward_service.settings import Settings
-from shared import RewardClient
-from shared.models import ratings
-from shared.models.store import resolve
+from shared.model_store.embedded import ratings
+from shared.model_store.store import resolve
 from tests.conftest import cases, running_service, spelled_out
 
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_the_metrics_tell_what_was_known_already(models_url):
 
 def test_scores_do_not_depend_on_who_else_asks():
     texts = [f"This is number {i}, and it is fine. " * (i % 7 + 1) for i in range(64)]
-    with running_service(Settings(backend="torch", dtype="float32", cache_texts=0)) as url, RewardClient(url) as client:
-        together = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
+    with running_service(Settings(backend="torch", dtype="float32", cache_size=0)) as url, RewardClient(url) as client:
+        gather_or_cancel = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
-    assert together == pytest.approx(alone, abs=1e-5)
+    assert gather_or_cancel == pytest.approx(alone, abs=1e-5)

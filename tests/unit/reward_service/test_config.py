@@ -1,6 +1,6 @@
 import pytest
 
-from reward_service.config import in_order, read_config
+from reward_service.config import build_order, read_config
 from reward_service.errors import ConfigError
 
 
@@ -20,7 +20,7 @@ def test_parts_are_built_before_sums(tmp_path):
         tmp_path,
         "rewards:\n  sum: {kind: composite, parts: {a: {}}}\n  a: {kind: rule, function: banana}\n",
     )
-    assert in_order(found) == ["a", "sum"]
+    assert build_order(found) == ["a", "sum"]
 
 
 def test_a_function_can_be_named_in_short(tmp_path):

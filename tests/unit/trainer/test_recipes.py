@@ -7,12 +7,12 @@ from importlib import resources
 import pytest
 import yaml
 
+from remote_rewards.trl import RemoteReward
 from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
-from trainer.judges import lenient_success, on_topic, strict_success, vader
+from trainer.eval_metrics import lenient_success, on_topic, strict_success, vader
 from trainer.prompts import ARGUMENTS, columns_of, question_of, read_prompts
-from trainer.remote import RemoteReward
 from trainer.train import dataset_of, load
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]

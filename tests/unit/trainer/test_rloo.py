@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from trl import RLOOTrainer
 
-from trainer.resuming import KEPT, STATE
+from trainer.checkpoints import KEPT, STATE
 from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder, read_run
 

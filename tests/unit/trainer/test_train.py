@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared import RewardInfo, ServiceUnreachable
+from shared.errors import ServiceUnreachable
+from shared.schemas import RewardInfo
 from trainer import train as training
 from trainer.config import parse, recipe_path
 from trainer.errors import TrainerError

@@ -1,0 +1,81 @@
+"""A model's graph in ONNX, for engines that take one: traced from torch once, and kept in the cache."""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reward_service.backends.collate import collator_for
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.torch_backend import load, way_of
+from shared.model_store.cache import build_once, cache_home
+from shared.model_store.quiet import quiet
+
+FORMAT = 3  # of how it is traced
+OPSET = 17
+NAME = "model.onnx"
+AXES = {1: ["tokens"], 2: ["texts", "longest"]}
+"""By how many there are."""
+
+
+def graph_of(folder: ModelFolder) -> Path | bytes:
+    """Give the graph: its file in the cache, or its content where the cache cannot be written, such as an image's."""
+    target = cache_home() / "graphs" / _key(folder)
+    try:
+        return build_once(target, lambda into: trace(folder, into / NAME)) / NAME
+    except OSError:
+        with tempfile.TemporaryDirectory() as scratch:
+            trace(folder, Path(scratch) / NAME)
+            return (Path(scratch) / NAME).read_bytes()
+
+
+class Traced(nn.Module):
+    """A model as a function from what a layout gives to logits, (texts, labels)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs, self._way = way_of(model)
+
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+        """Give the logits."""
+        return self._way(*arrays)
+
+
+def trace(folder: ModelFolder, file: Path) -> None:
+    """Write the graph of a model. The tracer warns of its age, and of Python values, none of which depends on texts."""
+    with quiet(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        traced = Traced(load(folder))
+        arrays = example(folder, traced.inputs)
+        torch.onnx.export(
+            traced,
+            tuple(arrays.values()),
+            file,
+            input_names=[*arrays],
+            output_names=["logits"],
+            dynamic_axes={name: dict(enumerate(AXES[array.dim()])) for name, array in arrays.items()},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    folder.refuse_changed()  # the graph is kept under the name of what was hashed
+
+
+def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
+    tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
+    arrays = collator_for(inputs, folder.pad_id).arrays(tokens)
+    return {name: torch.from_numpy(arrays[name]) for name in inputs}
+
+
+def _key(folder: ModelFolder) -> str:
+    """Name all that a graph depends on."""
+    made_with = [FORMAT, OPSET, folder.fingerprint, version("torch"), version("transformers")]
+    return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]

@@ -1,0 +1,32 @@
+"""Compute with ONNX Runtime, in float32, the graph that was traced from the torch model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.collate import collator_for
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.onnx_export import graph_of
+from reward_service.errors import ConfigError, translating
+
+
+class OnnxBackend:
+    """A model in ONNX Runtime: its graph as it was traced, or another one with the same inputs and outputs."""
+
+    numeric_settings: Sequence[float | str] = ()
+
+    def __init__(self, folder: ModelFolder, threads: int, graph: Path | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # the event loop needs a core, too
+        with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
+            model = graph or graph_of(folder)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._layout = collator_for([each.name for each in self._session.get_inputs()], folder.pad_id)
+        self.padding_cost = self._layout.padding_cost
+
+    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+        """Run one forward pass."""
+        return self._session.run(None, self._layout.arrays(batch))[0].tolist()  # type: ignore[no-any-return]

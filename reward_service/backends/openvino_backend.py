@@ -1,0 +1,79 @@
+"""Compute with OpenVINO the graph that was traced from the torch model, in floats or in 8-bit integers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino
+from openvino import opset13 as ops
+
+from reward_service.backends.base import FLOAT_LAYER_SHARE, QUANT_GROUP_SIZE, Logits, Tokens
+from reward_service.backends.collate import collator_for
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.onnx_export import graph_of
+from reward_service.errors import ConfigError, translating
+from shared.model_store.int8 import multiples
+
+PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoBackend:
+    """A model in OpenVINO, in `float32`, `bfloat16`, or `int8`: weights and what they are multiplied by in 8 bits.
+
+    In `int8` the steps of the weights are fixed and those of each token found as it comes, whatever else is in its
+    batch; all else is computed in bfloat16 where the processor can.
+    """
+
+    def __init__(self, folder: ModelFolder, dtype: str, threads: int) -> None:
+        with translating(ConfigError, f"OpenVINO cannot run the model in {folder.path}"):
+            core = openvino.Core()
+            model = core.read_model(graph_of(folder))
+            if dtype == "int8":
+                put_in_integers(model)
+            precision = PRECISION.get(dtype) or _best_float(core)
+            self.numeric_settings: Sequence[float | str] = (
+                (QUANT_GROUP_SIZE, FLOAT_LAYER_SHARE, precision) if dtype == "int8" else ()
+            )
+            self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
+        if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
+            raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
+        self._layout = collator_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_id)
+        self.padding_cost = self._layout.padding_cost
+
+    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+        """Run one forward pass."""
+        return self._compiled(self._layout.arrays(batch))[0].tolist()  # type: ignore[no-any-return]
+
+
+def _options(precision: str, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(QUANT_GROUP_SIZE),  # heeded where weights are integers
+    }
+
+
+def _best_float(core: Any) -> str:
+    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def put_in_integers(model: Any) -> None:
+    """Put the weights of a graph's products into 8 bits, but for the first products and the last, the head."""
+    products = [node for node in model.get_ordered_ops() if _has_weights(node)]
+    for product in products[int(FLOAT_LAYER_SHARE * len(products)) : -1]:
+        weights = product.input_value(1).get_node().get_data()
+        by_output = weights if product.get_attributes()["transpose_b"] else weights.T
+        whole, steps = multiples(np.ascontiguousarray(by_output, dtype=np.float32))  # (outputs, inputs), (outputs, 1)
+        exact = ops.multiply(ops.convert(ops.constant(whole), "f32"), ops.constant(steps))
+        same = ops.matmul(product.input_value(0), exact, transpose_a=False, transpose_b=True)
+        product.output(0).replace(same.output(0))
+
+
+def _has_weights(node: Any) -> bool:
+    """Tell whether a node multiplies by a constant matrix."""
+    if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_a"]:
+        return False
+    right = node.input_value(1).get_node()
+    return bool(right.get_type_name() == "Constant" and len(right.shape) == 2)

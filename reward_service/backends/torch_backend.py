@@ -1,0 +1,63 @@
+"""Compute with transformers and torch. In float32 it is the reference that all others are held against."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from reward_service.backends import bert_packed
+from reward_service.backends.base import Logits, Tokens
+from reward_service.backends.collate import collator_for
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.errors import ConfigError, translating
+from shared.model_store import bert_cls_only
+from shared.model_store.quiet import quiet
+
+
+class TorchBackend:
+    """A model in torch, in `float32` or `bfloat16`, on a GPU where torch sees one."""
+
+    numeric_settings: Sequence[float | str] = ()
+
+    def __init__(self, folder: ModelFolder, dtype: str) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = load(folder, dtype).to(self._device)
+        self._inputs, self._forward = way_of(self._model)
+        self._layout = collator_for(self._inputs, folder.pad_id)
+        self.padding_cost = self._layout.padding_cost
+
+    @torch.inference_mode()
+    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+        """Run one forward pass."""
+        arrays = self._layout.arrays(batch)
+        tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
+        logits = self._forward(*tensors)  # (texts, labels)
+        return logits.float().tolist()
+
+
+def load(folder: ModelFolder, dtype: str = "float32") -> Any:
+    """Load the weights, ready to compute with. Raises `ConfigError` where some are missing: they would be random."""
+    with quiet(), translating(ConfigError, f"cannot load the model in {folder.path}"):
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder.path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]})):
+        raise ConfigError(
+            f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: take a "
+            f"model that was trained to classify or to score, not the one it was made from"
+        )
+    model.config.pad_token_id = folder.pad_id  # a decoder's score is that of the last token before the padding
+    return model.eval()
+
+
+def way_of(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
+    """Give the function to logits that does the least work for the same result, and the names of what it takes."""
+    if bert_cls_only.applies_to(model):
+        return ("ids", "positions", "rows", "mask", "places"), partial(bert_packed.forward, model)
+    return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits

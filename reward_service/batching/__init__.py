@@ -1,0 +1,1 @@
+"""Batching: the fair queue, admission control, the worker and the logits cache of each model."""

@@ -1,0 +1,1 @@
+"""The embedded models: read from pinned packages, prepared once into the cache."""

@@ -1,7 +1,0 @@
-"""Models by name: a folder, a hub id, or one made here from pinned packages. Importing loads no torch."""
-
-from shared.models.cache import cache_home
-from shared.models.errors import ModelError
-from shared.models.store import EMBEDDED, Embedded, prepare_all, resolve
-
-__all__ = ["EMBEDDED", "Embedded", "ModelError", "cache_home", "prepare_all", "resolve"]

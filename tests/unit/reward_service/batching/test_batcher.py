@@ -1,0 +1,511 @@
+import asyncio
+import itertools
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from reward_service.batching.admission import QueueLimits, Throughput
+from reward_service.batching.batcher import BatchDone, Batcher
+from reward_service.batching.cache import CacheUse, LogitsCache
+from reward_service.batching.device import Device
+from reward_service.batching.fair_queue import FairQueue
+from reward_service.errors import (
+    BackendFailed,
+    BackendUnavailable,
+    DeadlineExceeded,
+    Draining,
+    NotFinite,
+    NotReady,
+    Overloaded,
+)
+
+SLOW = Throughput(tokens=1e5, seconds=1e3)
+"""A hundred tokens a second, for so long that what is measured here counts for nothing."""
+
+
+class Gated:
+    """A backend that scores a sequence by its first token, when it is let; token 666 makes it fail."""
+
+    def __init__(self, open_=True):
+        self.gate, self.inside = threading.Event(), threading.Event()
+        self.batches = []
+        if open_:
+            self.gate.set()
+
+    def score(self, batch):
+        self.inside.set()
+        assert self.gate.wait(10)
+        self.batches.append([tokens[0] for tokens in batch])
+        if any(666 in tokens for tokens in batch):
+            raise ValueError("poison")
+        return [[float(tokens[0])] for tokens in batch]
+
+    async def entered(self):
+        assert await asyncio.to_thread(self.inside.wait, 10)
+
+
+@asynccontextmanager
+async def batching(backend, cache=None, observe=lambda event: None, **bounds):
+    with ThreadPoolExecutor(1) as pool:
+        batcher = Batcher(backend, Device(pool), QueueLimits(**bounds), cache, observe)
+        await batcher.start()
+        try:
+            yield batcher
+        finally:
+            backend.gate.set()
+            await batcher.stop()
+
+
+@asynccontextmanager
+async def busy(**bounds):
+    """Give a batcher whose device computes one text, [1], until the backend's gate is opened."""
+    backend = Gated(open_=False)
+    async with batching(backend, **bounds) as batcher:
+        first = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        yield batcher, backend, first
+        backend.gate.set()
+        await first
+
+
+async def queued(batcher, count):
+    async with asyncio.timeout(10):
+        while batcher.depth != count:  # noqa: ASYNC110 - the queue has no event to wait for
+            await asyncio.sleep(0)
+
+
+async def test_every_text_gets_its_own_outcome_in_order():
+    async with batching(Gated(), budget_tokens=8) as batcher:
+        ticket = await batcher.score([[i] * (i % 5 + 1) for i in range(1, 60)])
+    assert ticket.outcomes == [[float(i)] for i in range(1, 60)]
+
+
+async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
+    async with busy() as (batcher, backend, first):
+        rest = [asyncio.create_task(batcher.score([[i]])) for i in (2, 3, 4)]
+        await queued(batcher, 3)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, *rest)
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]], [[3.0]], [[4.0]]]
+    assert backend.batches == [[1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("poisoned", range(64))
+async def test_a_poison_text_costs_only_itself(poisoned):
+    texts = [[666] if i == poisoned else [i] for i in range(64)]
+    async with batching(Gated()) as batcher:
+        ticket = await batcher.score(texts)
+    assert isinstance(ticket.outcomes[poisoned], BackendFailed)
+    assert [o for i, o in enumerate(ticket.outcomes) if i != poisoned] == [
+        [float(i)] for i in range(64) if i != poisoned
+    ]
+
+
+@pytest.mark.parametrize(("texts", "batch"), [(1, 64), (4, 64), (5, 128)])
+async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        batcher._speed = Throughput(
+            tokens=8.01e6, seconds=1000.0
+        )  # so much that what is measured here counts for nothing
+        first = asyncio.create_task(batcher.score([[i] for i in range(texts)]))
+        await backend.entered()
+        flood = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 210)]))
+        await queued(batcher, 200)
+        backend.gate.set()
+        await asyncio.gather(first, flood)
+    assert len(backend.batches[1]) == batch
+
+
+async def test_the_same_text_from_two_callers_is_computed_once():
+    async with busy() as (batcher, backend, first):
+        second = asyncio.create_task(batcher.score([[2], [1], [2]]))
+        await queued(batcher, 1)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, second)
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0], [1.0], [2.0]]]
+    assert backend.batches == [[1], [2]]
+
+
+async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller_has_gone():
+    async with busy() as (batcher, backend, first):
+        gone, stays = (asyncio.create_task(batcher.score([[2], [2, extra]])) for extra in (3, 4))
+        await queued(batcher, 3)
+        gone.cancel()
+        await queued(batcher, 2)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, stays)
+    assert tickets[1].outcomes == [[2.0], [2.0]]
+
+
+async def test_more_than_the_queue_holds_is_refused_whole():
+    async with busy(max_queue_texts=3) as (batcher, backend, first):
+        second = asyncio.create_task(batcher.score([[2], [3]]))
+        await queued(batcher, 2)
+        with pytest.raises(Overloaded):
+            await batcher.score([[4], [5]])
+        assert batcher.depth == 2
+        backend.gate.set()
+        await asyncio.gather(first, second)
+
+
+async def test_work_of_a_caller_that_has_gone_is_not_computed():
+    async with busy() as (batcher, backend, first):
+        gone = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        gone.cancel()
+        await queued(batcher, 0)
+        last = asyncio.create_task(batcher.score([[3]]))
+        await queued(batcher, 1)
+        backend.gate.set()
+        await asyncio.gather(first, last)
+    assert backend.batches == [[1], [3]]
+
+
+async def test_work_whose_time_has_run_out_is_not_computed():
+    async with busy() as (batcher, backend, _):
+        with pytest.raises(DeadlineExceeded, match="ran out"):  # at once, not when the device is free
+            await batcher.score([[2]], deadline_s=time.monotonic())
+    assert backend.batches == [[1]]
+
+
+async def test_what_waits_or_runs_at_the_end_is_answered():
+    async with busy() as (batcher, _, first):
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        await batcher.stop()
+        tickets = await asyncio.gather(first, waiting)
+    assert all(isinstance(ticket.outcomes[0], Draining) for ticket in tickets)
+
+
+async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_gone():
+    backend = Gated(open_=False)
+    async with batching(backend, LogitsCache(10)) as batcher:
+        gone = asyncio.create_task(batcher.score([[1], [2]]))
+        await backend.entered()
+        gone.cancel()
+        backend.gate.set()
+        await asyncio.gather(batcher.score([[3]]))
+        ticket = await batcher.score([[2], [1]])
+    assert ticket.outcomes == [[2.0], [1.0]]
+    assert backend.batches == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
+    class Odd(Gated):
+        def score(self, batch):
+            return [[odd, 1.0] for _ in super().score(batch)]
+
+    backend = Odd()
+    async with batching(backend, LogitsCache(10)) as batcher:
+        tickets = [await batcher.score([[1]]) for _ in range(2)]
+    outcomes = [ticket.outcomes[0] for ticket in tickets]
+    assert all(isinstance(outcome, NotFinite) for outcome in outcomes)
+    assert {str(outcome) for outcome in outcomes} == {f"the model gave {[odd, 1.0]}"}
+    assert len(backend.batches) == 2
+
+
+async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
+    class Broken(LogitsCache):
+        def put(self, tokens, logits):
+            if tokens == (1,):
+                raise ValueError("a fault of ours")
+
+    async with batching(Gated(), Broken(1)) as batcher:
+        with pytest.raises(BackendFailed, match="worker has died"):
+            await batcher.score([[1]])
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+        assert batcher.healthy
+
+
+class Breaking(Gated):
+    """A device that computes nothing while it is broken."""
+
+    broken = False
+
+    def score(self, batch):
+        rows = super().score(batch)
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return rows
+
+
+async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.01)
+    backend = Breaking()
+    async with batching(backend, budget_tokens=4) as batcher:
+        await batcher.score([[1]])
+        backend.broken = True
+        calls = [batcher.score([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
+        failed = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in failed] == [BackendUnavailable] * 3
+        assert [str(each).partition("; ")[0] for each in failed] == ["the model computes nothing any more"] * 3
+        told = [str(each).partition("; ")[2] for each in failed]
+        assert told[0].startswith("the model failed on this text: RuntimeError: CUDA error"), "its texts were tried"
+        assert told[1:] == ["ask another replica"] * 2, "theirs were not"
+        assert not batcher.healthy
+        with pytest.raises(BackendUnavailable, match="another replica"):
+            await batcher.score([[2]])
+        assert batcher.depth == 0
+
+
+async def test_and_is_ready_again_once_it_computes(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.001)
+    backend = Breaking()
+    async with batching(backend) as batcher:
+        await batcher.score([[1]])
+        backend.broken = True
+        with pytest.raises(BackendUnavailable):
+            await batcher.score([[2]])
+        tried = len(backend.batches)
+        async with asyncio.timeout(10):
+            while len(backend.batches) < tried + 3:
+                assert not batcher.healthy
+                await asyncio.sleep(0.001)
+        backend.broken = False
+        async with asyncio.timeout(10):
+            while not batcher.healthy:  # noqa: ASYNC110 - nobody is told, it is asked
+                await asyncio.sleep(0.001)
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+
+
+async def test_once_stopped_nothing_is_taken():
+    async with batching(Gated()) as batcher:
+        await batcher.stop()
+        assert not batcher.healthy
+        with pytest.raises(NotReady):
+            await batcher.score([[1]])
+
+
+async def test_a_device_that_does_not_finish_its_batch_is_told_of():
+    async with busy(batch_timeout_s=0.0) as (batcher, backend, first):
+        assert not batcher.healthy
+        backend.gate.set()
+        await first
+        assert batcher.healthy
+
+
+async def test_an_observer_that_fails_stops_nothing():
+    def observe(event):
+        raise ValueError("not my day")
+
+    async with batching(Gated(), observe=observe) as batcher:
+        tickets = [await batcher.score([[number]]) for number in (1, 2)]
+    assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]]]
+
+
+async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
+    class Short(Gated):
+        def score(self, batch):
+            return super().score(batch)[:-1]
+
+    async with batching(Short()) as batcher:
+        ticket = await batcher.score([[1], [2]])
+    assert all(isinstance(outcome, BackendFailed) for outcome in ticket.outcomes)
+
+
+async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it():
+    async with busy(max_queue_texts=10) as (batcher, backend, _):
+        batcher.check_deadline(time.monotonic())  # nothing is known of the speed yet
+        batcher._speed = replace(SLOW)  # it learns
+        waiting = asyncio.create_task(batcher.score([[2] * 2000]))
+        await queued(batcher, 1)
+        batcher.check_deadline(math.inf)
+        batcher.check_deadline(time.monotonic() + 3600)
+        batcher.check_deadline(time.monotonic() + 63)  # three times the 20 s that wait, and some for its own texts
+        with pytest.raises(Overloaded):
+            batcher.check_deadline(time.monotonic() + 61)
+        backend.gate.set()
+        await waiting
+
+
+async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until_that_model_ends():
+    async with busy() as (batcher, backend, _):
+        other = Batcher(Gated(), batcher._device, QueueLimits())
+        await other.start()
+        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(each.score([[i] * 500 for i in (2, 3)])) for each in (batcher, other)]
+        await queued(batcher, 2)
+        await queued(other, 1)
+        with pytest.raises(Overloaded):
+            batcher.check_deadline(time.monotonic() + 45)
+        await other.stop()
+        assert not batcher._device.other_backlogs_s(batcher)
+        batcher.check_deadline(time.monotonic() + 45)
+        backend.gate.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
+    async with busy() as (batcher, backend, _):
+        batcher._speed = replace(SLOW)  # it learns
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        with pytest.raises(Overloaded):
+            await batcher.score([[3] * 2000], deadline_s=time.monotonic() + 10)
+        backend.gate.set()
+        await waiting
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Whether each batch was planned in a hurry, and for whose queue."""
+    noted, take = [], FairQueue.take
+
+    def noting(queue, most_tokens=None, *, hurried=False):
+        noted.append((queue, hurried))
+        return take(queue, most_tokens, hurried=hurried)
+
+    monkeypatch.setattr(FairQueue, "take", noting)
+    return noted
+
+
+async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(planned):
+    async with busy() as (batcher, backend, first):
+        batcher._speed = replace(SLOW)  # it learns
+        for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
+            call = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
+            await queued(batcher, 100)
+            backend.gate.set()
+            await asyncio.gather(first, call)
+            backend.gate.clear()
+            backend.inside.clear()
+            first = asyncio.create_task(batcher.score([[1]]))
+            await backend.entered()
+        backend.gate.set()
+        await first
+    assert [hurried for (_, hurried), _ in itertools.groupby(planned)] == [False, True, False]
+
+
+@pytest.mark.parametrize("beside_another", [False, True])
+async def test_a_line_before_another_model_of_the_device_hurries_whoever_waits(planned, beside_another):
+    async with busy() as (batcher, backend, _):
+        other = Batcher(Gated(), batcher._device, QueueLimits(max_items=1))
+        await other.start()
+        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(batcher.score([[i] * 100 for i in (2, 3)], deadline_s=time.monotonic() + 12))]
+        await queued(batcher, 2)
+        if beside_another:
+            calls.append(asyncio.create_task(other.score([[2], [3]])))
+            await queued(other, 1)  # one is on its way to the device, one waits
+        backend.gate.set()
+        await asyncio.gather(*calls)
+        assert [hurried for queue, hurried in planned if queue is batcher._queue][1] == beside_another
+        await other.stop()
+
+
+async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
+    backend = Gated(open_=False)
+    async with batching(backend) as batcher:
+        worker = batcher._worker
+        call = asyncio.create_task(batcher.score([[1]]))
+        await backend.entered()
+        call.cancel()
+        await asyncio.wait([call])
+        backend.gate.set()
+        async with asyncio.timeout(10):
+            while batcher._began_s is not None:  # noqa: ASYNC110 - nobody is left to be told
+                await asyncio.sleep(0)
+        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+        assert batcher._worker is worker
+
+
+async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
+    async with busy(max_queue_texts=1) as (batcher, backend, _):
+        waiting = asyncio.create_task(batcher.score([[2]]))
+        await queued(batcher, 1)
+        batcher.check_deadline(math.inf)
+        backend.gate.set()
+        await waiting
+
+
+async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took():
+    async with busy() as (batcher, backend, first):
+        calls = [asyncio.create_task(batcher.score([[number]])) for number in (2, 3)]
+        await queued(batcher, 2)
+        backend.gate.set()
+        tickets = await asyncio.gather(first, *calls)
+    assert backend.batches == [[1], [2, 3]]
+    assert all(ticket.arrived_s <= ticket.started_s <= time.monotonic() for ticket in tickets)
+    assert all(ticket.compute_s > 0 for ticket in tickets)
+
+
+async def test_what_is_known_and_what_is_not_is_counted():
+    told = []
+    async with batching(Gated(), LogitsCache(10), told.append) as batcher:
+        await batcher.score([[1], [2]])
+        await batcher.score([[1], [2], [3]])
+    assert [event for event in told if isinstance(event, CacheUse)] == [CacheUse(0, 2), CacheUse(2, 1)]
+
+
+async def test_without_a_cache_nothing_is_remembered():
+    async with batching(backend := Gated()) as batcher:
+        for _ in range(2):
+            await batcher.score([[1]])
+    assert backend.batches == [[1], [1]]
+
+
+async def test_where_padding_costs_nothing_only_real_tokens_count():
+    async with batching(backend := Gated(), budget_tokens=14, padding_cost=0.0) as batcher:
+        await batcher.score([[1] * 10, [2], [3], [4], [5]])
+    assert backend.batches == [[1, 2, 3, 4, 5]]
+
+
+async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_computed(monkeypatch):
+    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.001)
+    async with batching(backend := Breaking()) as batcher:
+        await batcher.score([[1] * 50, [2]])
+        backend.broken = True
+        with pytest.raises(BackendUnavailable):
+            await batcher.score([[3]])
+        assert backend.batches[:3] == [[1, 2], [3], [2]]
+
+
+async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took():
+    told = []
+    async with batching(Gated(), observe=told.append, budget_tokens=6) as batcher:
+        ticket = await batcher.score([[1], [2, 2, 2], [3, 3, 3, 3]])
+    batches = [event for event in told if isinstance(event, BatchDone)]
+    assert [(each.texts, each.tokens, each.padded_tokens) for each in batches] == [(2, 4, 6), (1, 4, 4)]
+    assert all(0 < each.compute_s < 5 and 0 <= each.wait_s < 1 for each in batches)
+    assert batches[0].wait_s <= batches[1].wait_s
+    assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))
+
+
+async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
+    first, second, loop = Gated(open_=False), Gated(), asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as pool:
+        device = Device(pool)
+        slow, quick = Batcher(first, device, QueueLimits()), Batcher(second, device, QueueLimits())
+        await slow.start()
+        await quick.start()
+        calls = [asyncio.create_task(slow.score([[1]]))]
+        await first.entered()
+        calls.append(asyncio.create_task(quick.score([[2]])))
+        while not pool._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
+            await asyncio.sleep(0)
+        opened_s = loop.time()
+        first.gate.set()
+        _, ticket = await asyncio.gather(*calls)
+        assert ticket.compute_s <= loop.time() - opened_s
+        assert ticket.started_s >= opened_s
+        await slow.stop()
+        await quick.stop()
+
+
+async def test_a_worker_that_dies_while_it_is_stopped_is_not_started_again(monkeypatch):
+    async with batching(Gated()) as batcher:
+        worker = batcher._worker
+        monkeypatch.setattr(batcher, "_hurried", lambda: 1 / 0)
+        batcher._arrived.set()
+        while not worker.done():  # noqa: ASYNC110 - what follows comes before the worker's end is told
+            await asyncio.sleep(0)
+        await batcher.stop()
+        await asyncio.sleep(0)
+        assert batcher._worker is None

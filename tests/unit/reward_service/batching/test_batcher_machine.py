@@ -1,0 +1,156 @@
+"""Whatever callers and device do, in whatever order: everybody is answered once, and with what is right."""
+
+import asyncio
+from concurrent.futures import Executor, Future
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from reward_service.batching.admission import QueueLimits
+from reward_service.batching.batcher import Batcher
+from reward_service.batching.cache import LogitsCache
+from reward_service.batching.device import Device
+from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotReady, Overloaded
+
+POISON, QUEUE_TEXTS, SOON_S = 13, 12, 60.0
+TEXTS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), min_size=1, max_size=8)
+
+
+class Stepwise(Executor):
+    """A device that does its work when told to."""
+
+    def __init__(self):
+        self.work = []
+
+    def submit(self, score, batch):
+        self.work.append((future := Future(), score, batch))
+        future.set_running_or_notify_cancel()  # what is on a device cannot be called back
+        return future
+
+    def finish(self):
+        future, score, batch = self.work.pop(0)
+        try:
+            future.set_result(score(batch))
+        except ValueError as error:
+            future.set_exception(error)
+
+
+class ByFirstToken:
+    """A model that knows no text with POISON in it."""
+
+    def score(self, batch):
+        if any(POISON in tokens for tokens in batch):
+            raise ValueError("poison")
+        return [[float(tokens[0]), float(len(tokens))] for tokens in batch]
+
+
+class Clockwork(asyncio.SelectorEventLoop):
+    """An event loop whose time goes on when told to."""
+
+    ahead_s = 0.0
+
+    def time(self):
+        return super().time() + self.ahead_s
+
+
+class Batching(RuleBasedStateMachine):
+    """Callers come, leave and run out of time while the device computes, fails and is drained."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop, self.device = Clockwork(), Stepwise()
+        bounds = QueueLimits(budget_tokens=16, max_items=4, max_queue_texts=QUEUE_TEXTS)
+        self.batcher = Batcher(ByFirstToken(), Device(self.device), bounds, LogitsCache(5))
+        self.callers = {}  # task -> (its texts, whether its time is short)
+        self.loop.run_until_complete(self.batcher.start())
+        self.stopped = False
+
+    def settle(self):
+        """Let everything happen that needs neither the device nor the clock."""
+        for _ in range(30):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    @rule(texts=TEXTS, hurried=st.booleans())
+    def ask(self, texts, hurried):
+        batch = [(number,) * length for number, length in texts]
+        deadline_s = self.loop.time() + SOON_S if hurried else float("inf")
+        self.callers[self.loop.create_task(self.batcher.score(batch, deadline_s=deadline_s))] = batch, hurried
+        self.settle()
+
+    @precondition(lambda self: self.device.work)
+    @rule()
+    def compute(self):
+        self.device.finish()
+        self.settle()
+
+    @precondition(lambda self: any(not task.done() for task in self.callers))
+    @rule(data=st.data())
+    def leave(self, data):
+        task = data.draw(st.sampled_from([each for each in self.callers if not each.done()]))
+        del self.callers[task]
+        task.cancel()
+        self.settle()
+        assert task.cancelled()
+
+    @rule()
+    def time_passes(self):
+        self.loop.ahead_s += 2 * SOON_S
+        self.settle()
+        assert all(task.done() for task, (_, hurried) in self.callers.items() if hurried)
+
+    @rule(chance=st.integers(0, 15))
+    def drain(self, chance):
+        if chance < 15 and not self.stopped:
+            return  # seldom: nothing much happens afterwards
+        self.stopped = True
+        self.loop.run_until_complete(self.batcher.stop())
+        self.settle()
+        assert all(task.done() for task in self.callers)
+
+    @invariant()
+    def no_more_waits_than_the_queue_holds(self):
+        assert self.batcher.depth <= QUEUE_TEXTS
+
+    @invariant()
+    def one_batch_at_a_time(self):
+        assert len(self.device.work) <= 1 + self.stopped
+
+    @invariant()
+    def whoever_is_answered_is_answered_right(self):
+        for task in [each for each in self.callers if each.done()]:
+            texts, hurried = self.callers.pop(task)
+            self.check(task, texts, hurried)
+
+    def check(self, task, texts, hurried):
+        match task.exception():
+            case None:
+                assert len(task.result().outcomes) == len(texts)
+                for tokens, outcome in zip(texts, task.result().outcomes, strict=True):
+                    self.check_outcome(tokens, outcome)
+            case DeadlineExceeded():
+                assert hurried
+            case NotReady():
+                assert self.stopped
+            case error:
+                assert isinstance(error, Overloaded)
+
+    def check_outcome(self, tokens, outcome):
+        if self.stopped and isinstance(outcome, Draining):
+            return
+        if POISON in tokens:
+            assert isinstance(outcome, BackendFailed)
+        else:
+            assert outcome == [tokens[0], len(tokens)]
+
+    def teardown(self):
+        while self.device.work:
+            self.compute()
+        assert all(task.done() for task in self.callers)
+        self.whoever_is_answered_is_answered_right()
+        self.loop.run_until_complete(self.batcher.stop())
+        self.loop.close()
+
+
+TestBatching = Batching.TestCase
+TestBatching.settings = settings(max_examples=100, stateful_step_count=50)

@@ -1,0 +1,175 @@
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from reward_service.batching.admission import Load
+from reward_service.batching.fair_queue import FairQueue
+
+BUDGET = 64
+
+
+class Caller:
+    """Somebody who waits; told apart by identity alone."""
+
+
+def text(number, length=8):
+    return (number,) * length
+
+
+def numbered(texts):
+    return dict(enumerate(texts))
+
+
+def names(jobs):
+    return [job.tokens[0] for job in jobs]
+
+
+def serve(queue):
+    jobs = queue.take()
+    for job in jobs:
+        queue.done(job)
+    return jobs
+
+
+@pytest.mark.parametrize("lengths", [[8], [4, 8, 12, 16, 20, 24, 28, 32]])
+def test_a_single_text_waits_for_no_more_than_a_few_batches_of_a_flood(lengths):
+    queue, single = FairQueue(BUDGET, max_items=256), Caller()
+    queue.add(Caller(), numbered([text(i, lengths[i % len(lengths)]) for i in range(1000)]))
+    for _ in range(20):
+        serve(queue)
+    queue.add(single, numbered([text(5000, 2)]))
+    assert any(5000 in names(serve(queue)) for _ in range(4))
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_small_requests_go_with_the_next_batch_whatever_their_lengths_where_all_of_them_fit(fits):
+    queue, lengths = FairQueue(128, max_items=256, padding_cost=0.2), [2, 20, 9, 14] if fits else [2, 60, 9, 70]
+    queue.add(Caller(), numbered([text(i) for i in range(1000)]))
+    for number, length in enumerate(lengths):
+        queue.add(Caller(), numbered([text(5000 + number, length)]))
+    batch = names(serve(queue))
+    assert batch[0] == 0, "whose turn it is goes all the same"
+    assert ({5000, 5001, 5002, 5003} <= set(batch)) == fits
+
+
+def test_a_text_of_a_large_request_goes_with_small_ones_if_one_of_them_waits_for_it_too():
+    queue = FairQueue(64, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(100)]))
+    queue.add(Caller(), numbered([text(99)]))
+    assert 99 in names(serve(queue))
+
+
+@pytest.mark.parametrize(("texts", "joins"), [(4, True), (5, False)])
+def test_a_request_of_up_to_four_texts_is_small(texts, joins):
+    queue = FairQueue(64, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(100)]))
+    queue.add(Caller(), numbered([text(5000 + i, 2) for i in range(texts)]))
+    assert (5000 in names(serve(queue))) == joins
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+def test_in_a_hurry_only_those_near_the_front_are_looked_at(hurried):
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(0, 8), *[text(i, 16) for i in range(1, 6)]]))
+    for number in range(30):
+        queue.add(Caller(), numbered([text(100 * number + i, 16) for i in range(100, 105)]))
+    queue.add(Caller(), numbered([text(9000 + i, 8) for i in range(5)]))
+    assert (9000 in names(queue.take(hurried=hurried))) != hurried
+
+
+def test_once_cleared_nothing_waits():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(9)]))
+    assert len(queue.clear()) == 9
+    assert queue.load == Load(0, 0)
+
+
+def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(i, 4) for i in range(100)]))
+    queue.add(Caller(), numbered([text(9999, 500)]))
+    queue.add(Caller(), numbered([text(i, 4) for i in range(100, 500)]))
+    assert any(9999 in names(serve(queue)) for _ in range(3))
+
+
+def test_a_large_request_ends_however_many_single_texts_keep_coming():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(100)]))
+    fresh, left = iter(range(1000, 10**9)), set(range(100))
+    for _ in range(250):  # more is coming than can be served
+        for _ in range(8):
+            queue.add(Caller(), numbered([text(next(fresh))]))
+        left -= set(names(serve(queue)))
+    assert not left
+
+
+def test_two_floods_share_the_device_by_halves():
+    queue = FairQueue(BUDGET, max_items=256)
+    queue.add(Caller(), numbered([text(i) for i in range(400)]))
+    serve(queue)
+    queue.add(Caller(), numbered([text(i) for i in range(1000, 1400)]))
+    served = Counter(name >= 1000 for _ in range(30) for name in names(serve(queue)))
+    assert abs(served[True] - served[False]) <= 2 * BUDGET // 8
+
+
+class Queueing(RuleBasedStateMachine):
+    """Whatever happens in whatever order, every caller gets each of its texts once, and nothing runs twice at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = FairQueue(BUDGET, max_items=7)
+        self.owed = {}  # caller -> {index: tokens}
+
+    callers, batches = Bundle("callers"), Bundle("batches")
+
+    @rule(target=callers, texts=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 30)), min_size=1, max_size=12))
+    def add(self, texts):
+        caller, batch = Caller(), [text(*each) for each in texts]
+        before = len(self.queue)
+        expected = self.queue.fresh(batch)
+        self.queue.add(caller, numbered(batch))
+        assert len(self.queue) == before + expected.texts
+        self.owed[caller] = dict(enumerate(batch))
+        return caller
+
+    @rule(target=batches)
+    def take(self):
+        jobs = self.queue.take()
+        return jobs if jobs else multiple()
+
+    @rule(jobs=consumes(batches))
+    def end(self, jobs):
+        for job in jobs:
+            self.queue.done(job)
+            for caller, index in job.seats:
+                if caller in self.owed:
+                    assert self.owed[caller].pop(index) == job.tokens
+
+    @rule(caller=consumes(callers))
+    def leave(self, caller):
+        self.queue.leave(caller)
+        self.owed.pop(caller)
+
+    @invariant()
+    def nothing_waits_for_nobody(self):
+        assert all(job.seats for job in self.queue._waiting)
+        assert len(self.queue._jobs) >= len(self.queue)
+
+    @invariant()
+    def the_load_is_what_waits(self):
+        waiting = self.queue._waiting
+        assert self.queue.load == Load(len(waiting), sum(len(job.tokens) for job in waiting))
+
+    def teardown(self):
+        for job in self.queue.clear():
+            for caller, index in job.seats:
+                if caller in self.owed:
+                    assert self.owed[caller].pop(index) == job.tokens
+        assert not any(self.owed.values())
+
+
+TestQueueing = Queueing.TestCase
+TestQueueing.settings = settings(max_examples=60, stateful_step_count=40)

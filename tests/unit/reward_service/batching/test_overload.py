@@ -1,0 +1,142 @@
+"""What queue and admission decide together under load: a device and its callers in virtual time, with no clock."""
+
+import itertools
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from reward_service.batching.admission import (
+    LONGEST_BESIDE_SMALL_S,
+    Load,
+    QueueLimits,
+    Throughput,
+    admit_or_raise,
+    hurried,
+)
+from reward_service.batching.fair_queue import FairQueue
+from reward_service.errors import Overloaded
+
+BUDGET, TOKENS_PER_S, CALL_S = 2048, 9000.0, 0.003
+PATIENCE_S = 5.0
+
+
+@dataclass(eq=False)
+class Caller:
+    """Somebody with one request."""
+
+    arrived_s: float
+    patience_s: float
+    texts: int
+    left: int
+    took_s: float = 0.0
+
+
+@dataclass
+class Device:
+    """A slow device behind a queue: it pays for padding, and for each call."""
+
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    queue: FairQueue = field(default_factory=lambda: FairQueue(BUDGET, max_items=256))
+    speed: Throughput = field(default_factory=Throughput)
+    now_s: float = 0.0
+    waiting: list[Caller] = field(default_factory=list)
+    answered: list[Caller] = field(default_factory=list)
+    late: int = 0
+    refused: int = 0
+    serials: itertools.count = field(default_factory=itertools.count)
+
+    def text(self):
+        return (next(self.serials), *[0] * self.chance.randrange(10, 149))
+
+    def offer(self, texts, arrived_s, patience_s=PATIENCE_S):
+        batch = [self.text() for _ in range(texts)]
+        asked = Load(texts, sum(map(len, batch)))
+        try:
+            admit_or_raise(self.queue.load, asked, QueueLimits(BUDGET), self.speed, patience_s)
+        except Overloaded:
+            self.refused += 1
+            return None
+        caller = Caller(arrived_s, patience_s, texts, left=texts)
+        self.queue.add(caller, dict(enumerate(batch)))
+        self.waiting.append(caller)
+        return caller
+
+    def run_batch(self):
+        hurry = hurried(self.queue.load, self.speed, self.least_patience_s())
+        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BESIDE_SMALL_S), hurried=hurry)
+        lengths = [len(job.tokens) for job in jobs]
+        spent_s = CALL_S + len(jobs) * max(lengths) / TOKENS_PER_S
+        self.now_s += spent_s
+        self.speed.note(sum(lengths), spent_s)
+        for job in jobs:
+            self.queue.done(job)
+            for caller, _ in job.seats:
+                caller.left -= 1
+        for caller in [each for each in self.waiting if not each.left]:
+            self.waiting.remove(caller)
+            caller.took_s = self.now_s - caller.arrived_s
+            self.answered.append(caller)
+
+    def least_patience_s(self):
+        return min(each.arrived_s + each.patience_s for each in self.waiting) - self.now_s
+
+    def hang_up(self):
+        for caller in [each for each in self.waiting if self.now_s - each.arrived_s > PATIENCE_S]:
+            self.waiting.remove(caller)
+            self.queue.leave(caller)
+            self.late += 1
+
+
+def closed_loop(texts, callers, seconds):
+    """Give the requests answered a second where each caller asks again when answered."""
+    device = Device()
+    while device.now_s < seconds:
+        while len(device.waiting) < callers:
+            device.offer(texts, device.now_s, patience_s=float("inf"))
+        device.run_batch()
+    return len(device.answered) / device.now_s
+
+
+def open_loop(texts, requests_per_s, seconds):
+    """Let requests arrive as they will, and see what becomes of them."""
+    device, arrivals = Device(), (number / requests_per_s for number in itertools.count())
+    due_s = next(arrivals)
+    while device.now_s < seconds:
+        while due_s <= device.now_s:
+            device.offer(texts, due_s)
+            due_s = next(arrivals)
+        device.hang_up()
+        if device.waiting:
+            device.run_batch()
+        else:
+            device.now_s = due_s
+    return device
+
+
+@pytest.mark.parametrize("texts", [1, 8, 32, 128])
+@pytest.mark.parametrize("factor", [2, 10])
+def test_whoever_is_let_in_is_answered_in_time_and_as_many_as_ever(texts, factor):
+    capacity = closed_loop(texts, callers=8, seconds=20)
+    device = open_loop(texts, factor * capacity, seconds=20)
+    assert device.refused
+    assert device.late == 0
+    assert max(caller.took_s for caller in device.answered) <= PATIENCE_S
+    assert len(device.answered) / device.now_s >= 0.9 * capacity
+
+
+def test_single_texts_beside_a_flood_wait_little_longer_than_without_it():
+    def slowest_s(flooded):
+        device, singles = Device(), []
+        flood = device.offer(1000, 0.0, patience_s=float("inf")) if flooded else None
+        while device.now_s < 30:
+            if flooded and not flood.left:
+                flood = device.offer(1000, device.now_s, patience_s=float("inf"))
+            singles = [each for each in singles if each.left]
+            while len(singles) < 10:
+                singles.append(device.offer(1, device.now_s, patience_s=float("inf")))
+            device.run_batch()
+        took_s = sorted(each.took_s for each in device.answered if each.texts == 1)
+        return took_s[int(0.99 * len(took_s)) - 1]
+
+    assert slowest_s(flooded=True) <= 3 * slowest_s(flooded=False)

@@ -1,0 +1,87 @@
+import itertools
+import math
+
+import pytest
+
+from reward_service.config import CompositePart, CompositeSpec, Gate
+from reward_service.rewards.base import Items, Scores, score_once
+from reward_service.rewards.composite import CompositeReward, combine
+from shared.aio import gather_or_cancel
+from shared.schemas import ItemError, RewardInfo
+
+
+class Constant:
+    """A reward that gives what it was given."""
+
+    def __init__(self, name, scores, revision="1", bounds=None):
+        self.scores = scores
+        self.info = RewardInfo(name=name, kind="fake", description="", revision=revision, range=bounds)
+
+    async def score(self, items):
+        missing = ItemError(code="poison", message="cannot")
+        errors = {index: missing for index, score in enumerate(self.scores) if score is None}
+        return Scores(scores=list(self.scores), details=[None] * len(self.scores), errors=errors)
+
+
+def test_the_sum_is_weighted_and_each_part_clipped_first():
+    spec = CompositeSpec(parts={"a": CompositePart(weight=2.0, clip=(-1, 1)), "b": CompositePart(weight=-0.5)})
+    assert combine(spec, {"a": 5.0, "b": 4.0}) == 0.0
+
+
+def test_a_closed_gate_gives_its_own_score():
+    spec = CompositeSpec(parts={"a": CompositePart()}, gates=[Gate(reward="g", at_least=0.5, otherwise=-2)])
+    assert combine(spec, {"a": 1.0, "g": 0.4}) == -2
+    assert combine(spec, {"a": 1.0, "g": 0.5}) == 1.0
+
+
+async def test_an_item_that_a_part_cannot_score_has_no_sum_and_the_others_have():
+    spec = CompositeSpec(parts={"a": CompositePart(), "b": CompositePart()})
+    reward = CompositeReward("sum", spec, {"a": Constant("a", [1.0, None]), "b": Constant("b", [2.0, 2.0])})
+    result = await reward.score(Items(completions=["x", "y"]))
+    assert result.scores == [3.0, None]
+    assert result.errors[1] == ItemError(code="poison", message="a: cannot")
+
+
+class Counting(Constant):
+    """A reward that never gives the same twice."""
+
+    def __init__(self, name):
+        super().__init__(name, [])
+        self._count = itertools.count()
+
+    async def score(self, items):
+        self.scores = [float(next(self._count)) for _ in range(len(items))]
+        return await super().score(items)
+
+
+async def test_a_part_is_asked_once_a_request_however_many_sums_need_it():
+    parts = {"a": Counting("a")}
+    parts["inner"] = CompositeReward("inner", CompositeSpec(parts={"a": CompositePart(weight=10.0)}), parts)
+    both = CompositeReward("both", CompositeSpec(parts={"a": CompositePart(), "inner": CompositePart()}), parts)
+    asked = Items(completions=["x", "y"])
+    results = await gather_or_cancel(score_once(reward, asked) for reward in (both, parts["a"]))
+    assert [result.scores for result in results] == [[0.0, 11.0], [0.0, 1.0]]
+
+
+def test_the_revision_follows_the_parts_and_the_weights():
+    def made(weight=1.0, revision="1"):
+        spec = CompositeSpec(parts={"a": CompositePart(weight=weight)})
+        return CompositeReward("sum", spec, {"a": Constant("a", [], revision)}).info.revision
+
+    assert made() == made()
+    assert len({made(), made(weight=2.0), made(revision="2")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (CompositeSpec(parts={"a": CompositePart(weight=-2.0)}), (-4.0, 2.0)),
+        (CompositeSpec(parts={"a": CompositePart(clip=(0, 1)), "b": CompositePart(clip=(-3, 3))}), (-3.0, 4.0)),
+        (CompositeSpec(parts={"b": CompositePart()}), None),
+        (CompositeSpec(parts={"b": CompositePart()}, clip=(-math.inf, 4.0)), None),
+        (CompositeSpec(parts={"b": CompositePart(clip=(0.0, math.inf))}, clip=(-1.0, 4.0)), (0.0, 4.0)),
+    ],
+)
+def test_the_range_follows_from_the_parts(spec, expected):
+    parts = {"a": Constant("a", [], bounds=(-1.0, 2.0)), "b": Constant("b", [])}
+    assert CompositeReward("sum", spec, parts).info.range == expected

@@ -1,0 +1,295 @@
+import asyncio
+import functools
+import importlib
+import itertools
+import math
+import re
+import sys
+import threading
+
+import pytest
+
+from reward_service.config import FunctionSpec
+from reward_service.errors import ConfigError
+from reward_service.rewards.base import Items
+from reward_service.rewards.function import THREADS, FunctionReward
+from reward_service.rewards.function_source import revision
+
+
+def answers(completions, answer, **_):
+    """Tell whether a completion is the answer; None where there is none."""
+    return [None if right is None else float(text == right) for text, right in zip(completions, answer, strict=True)]
+
+
+async def later(completions, **_):
+    return [2.0 for _ in completions]
+
+
+class Judge:
+    async def __call__(self, completions, **_):
+        return [3.0 for _ in completions]
+
+
+judge = Judge()
+
+
+def short(completions, **_):
+    return [1.0]
+
+
+def reward(name):
+    return FunctionReward(name, FunctionSpec(object=f"{__name__}:{name}"))
+
+
+def items(**columns):
+    return Items(completions=["a", "b"], chats=["a", "b"], columns=columns)
+
+
+async def test_a_trl_reward_function_is_served_unchanged_with_its_columns():
+    result = await reward("answers").score(items(answer=["a", None]))
+    assert result.scores == [1.0, None]
+    assert result.errors[1].code == "not_applicable"
+
+
+async def test_an_async_function_is_awaited():
+    assert (await reward("later").score(items())).scores == [2.0, 2.0]
+
+
+async def test_an_object_that_is_called_as_an_async_function_is_awaited_too():
+    assert (await reward("judge").score(items())).scores == [3.0, 3.0]
+
+
+entered, gate = threading.Event(), threading.Event()
+
+
+async def blocks(completions, **_):
+    entered.set()
+    gate.wait(10)
+    return [4.0 for _ in completions]
+
+
+async def test_an_async_function_that_blocks_keeps_nobody_else_and_no_service_from_its_end():
+    entered.clear(), gate.clear()
+    blocking = reward("blocks")
+    call = asyncio.create_task(blocking.score(items()))
+    assert await asyncio.to_thread(entered.wait, 10)
+    assert (await reward("later").score(items())).scores == [2.0, 2.0]
+    assert not call.done()
+    await blocking.stop()
+    gate.set()
+    assert (await call).scores == [4.0, 4.0]
+
+
+def long(completions, **_):
+    return itertools.repeat(1.0)
+
+
+def finds_nothing(completions, **_):
+    return next(iter(()))
+
+
+def leaves(completions, **_):
+    sys.exit(3)
+
+
+async def leaves_later(completions, **_):
+    sys.exit(3)
+
+
+async def gives_itself_up(completions, **_):
+    raise asyncio.CancelledError
+
+
+def by_index(completions, **_):
+    return dict.fromkeys(range(len(completions)), 0.9)
+
+
+def digits(completions, **_):
+    return "1" * len(completions)
+
+
+def words(completions, **_):
+    return ["1" for _ in completions]
+
+
+def breaks_off(completions, **_):
+    yield 1.0
+    raise ValueError("no more")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("answers", "TypeError.*answer"),
+        ("short", "it gave 1 scores for 2 texts"),
+        ("long", "it gave more than 2 scores for 2 texts"),
+        ("finds_nothing", "StopIteration"),
+        ("leaves", "SystemExit: 3"),
+        ("leaves_later", "SystemExit: 3"),
+        ("gives_itself_up", "CancelledError"),
+        ("by_index", "it gave a dict, not a list of scores"),
+        ("digits", "it gave a str, not a list of scores"),
+        ("words", "it gave a str for a score"),
+        ("breaks_off", "ValueError: no more"),
+    ],
+)
+async def test_a_function_that_fails_scores_nothing_and_says_why(name, says):
+    result = await reward(name).score(items())
+    assert result.scores == [None, None]
+    assert {error.code for error in result.errors.values()} == {"function_failed"}
+    assert re.search(says, result.errors[0].message)
+
+
+thread_names = []
+
+
+def one_by_one(completions, **_):
+    for _ in completions:
+        thread_names.append(threading.current_thread().name)
+        yield 1.0
+
+
+async def test_a_generator_runs_on_the_functions_thread():
+    assert (await reward("one_by_one").score(items())).scores == [1.0, 1.0]
+    assert all(name.startswith("one_by_one") for name in thread_names)
+
+
+async def test_an_async_function_that_is_given_up_is_cancelled():
+    begun, ended = threading.Event(), threading.Event()
+
+    async def waits(completions, **_):
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    waiting = reward("later")
+    waiting._function = waits
+    call = asyncio.create_task(waiting.score(items()))
+    assert await asyncio.to_thread(begun.wait, 10)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await asyncio.to_thread(ended.wait, 10)
+
+
+def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "judge_that_leaves.py").write_text("import sys\nsys.exit('please install foo')\n")
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match=r"cannot import 'judge_that_leaves:x'.*please install foo"):
+        FunctionReward("judge", FunctionSpec(object="judge_that_leaves:x"))
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ConfigError, match="'math:pi' is not a function"):
+        FunctionReward("pi", FunctionSpec(object="math:pi"))
+    with pytest.raises(ConfigError, match="cannot import 'math:tau_of'"):
+        FunctionReward("tau", FunctionSpec(object="math:tau_of"))
+
+
+weighted = functools.partial(answers, answer=["a", "a"])
+
+
+async def test_a_function_with_arguments_of_its_own_is_another_revision_with_others():
+    assert (await reward("weighted").score(items())).scores == [1.0, 0.0]
+    told = revision("x", functools.partial(answers, answer=["a"]))
+    assert told == revision("x", functools.partial(answers, answer=["a"]))
+    assert told != revision("x", functools.partial(answers, answer=["b"]))
+
+
+class Judge:
+    """Whose repr holds an address."""
+
+
+def test_the_revision_of_arguments_is_the_same_in_every_process():
+    told = [
+        revision(
+            "x", functools.partial(answers, judge=Judge(), wanted=wanted, also=[None, True, {"a": b"b"}, (1, 2.5)])
+        )
+        for wanted in ({"please", "thanks", "sorry"}, {"sorry", "thanks", "please"})
+    ]
+    assert told[0] == told[1]
+    assert told[0] != revision("x", functools.partial(answers, judge=Judge(), wanted={"please"}, also=[]))
+
+
+def test_a_compiled_function_is_told_by_its_name():
+    assert revision("math:floor", math.floor) != revision("math:ceil", math.ceil)
+
+
+def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judge_that_changes.py"
+    file.write_text("def judge(completions, **_):\n    return [1.0 for _ in completions]\n")
+    importlib.invalidate_caches()
+    spec = FunctionSpec(object="judge_that_changes:judge")
+    assert FunctionReward("judge", spec).info.revision == FunctionReward("judge", spec).info.revision
+    file.write_text("def judge(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", spec)
+
+
+def test_another_function_of_a_file_that_has_changed_is_not_served_either(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judges_that_change.py"
+    both = "def first(completions, **_): return [{0} for _ in completions]\nsecond = first\n"
+    file.write_text(both.format(1.0))
+    importlib.invalidate_caches()
+    FunctionReward("judge", FunctionSpec(object="judges_that_change:first"))
+    file.write_text(both.format(22.0))
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", FunctionSpec(object="judges_that_change:second"))
+
+
+gate = threading.Event()
+
+
+def hangs(completions, **_):
+    assert gate.wait(10)
+    return [1.0 for _ in completions]
+
+
+async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads():
+    gate.clear()
+    hanging = reward("hangs")
+    calls = [asyncio.create_task(hanging.score(items())) for _ in range(3 * THREADS)]
+    await asyncio.sleep(0)
+    assert hanging.healthy
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert not hanging.healthy  # nobody would be scored
+    assert hanging._threads._work_queue.qsize() == 0
+    gate.set()
+    assert (await hanging.score(items())).scores == [1.0, 1.0]
+    assert hanging.healthy
+
+
+def test_neither_is_one_whose_file_came_in_with_another_and_has_changed_since(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    helper = tmp_path / "helper_that_changes.py"
+    helper.write_text("def second(completions, **_):\n    return [1.0 for _ in completions]\n")
+    (tmp_path / "judge_with_a_helper.py").write_text("from helper_that_changes import second\ndef first(**_): ...\n")
+    importlib.invalidate_caches()
+    FunctionReward("judge", FunctionSpec(object="judge_with_a_helper:first"))
+    helper.write_text("def second(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
+    with pytest.raises(ConfigError, match="start the service again"):
+        FunctionReward("judge", FunctionSpec(object="helper_that_changes:second"))
+
+
+async def test_a_column_does_not_replace_what_the_configuration_sets():
+    assert (await reward("weighted").score(items(answer=["b", "b"]))).scores == [1.0, 0.0]
+
+
+def reverses(completions, answer, seen, **_):
+    answer.reverse()
+    seen[0].append("more")
+    return [0.0 for _ in completions]
+
+
+async def test_what_a_function_does_to_its_columns_no_other_sees():
+    asked = items(answer=["a", "c"], seen=[["x"], ["y"]])
+    await reward("reverses").score(asked)
+    assert asked.columns == {"answer": ["a", "c"], "seen": [["x"], ["y"]]}

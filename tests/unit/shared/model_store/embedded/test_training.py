@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import BertConfig, BertForSequenceClassification
+
+from shared.model_store.embedded import training
+from shared.model_store.embedded.evaluation import figures
+from shared.model_store.embedded.ratings import Rating
+from shared.model_store.embedded.training import Recipe
+
+
+def tiny_model(seed: int = 0) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        num_labels=3,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize("lengths", [[4, 9, 2], [5], [7, 7]])
+def test_serving_only_the_first_token_gives_the_models_own_outputs(lengths):
+    model = tiny_model()
+    ids, mask = training.pad([list(range(1, length + 1)) for length in lengths])
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    assert torch.allclose(training.forward(model, ids, mask), expected, atol=1e-6)
+
+
+def test_predictions_come_in_the_order_of_the_texts():
+    model, tokens = tiny_model(), [[3] * 9, [5, 6], [7] * 4, [8]]
+    gather_or_cancel = training.predict(model, tokens, batch_size=2)
+    alone = torch.cat([training.predict(model, [ids]) for ids in tokens])
+    assert torch.allclose(gather_or_cancel, alone, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 9), st.integers(1, 3))
+def test_every_epoch_sees_every_text_once(lengths, size, epochs):
+    recipe = Recipe(batch_size=size, bucket_batches=4, epochs=epochs)
+    seen = sorted(index for batch in training.plan_batches(lengths, recipe) for index in batch)
+    assert seen == sorted(list(range(len(lengths))) * epochs)
+
+
+def test_batches_hold_texts_of_about_one_length():
+    lengths = list(range(1, 61)) * 20
+    batches = training.plan_batches(lengths, Recipe())
+    padded = sum(max(lengths[index] for index in batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(lengths)
+    assert batches != training.plan_batches(lengths, Recipe(seed=1))
+
+
+def learnt(recipe: Recipe, global_seed: int) -> dict[str, torch.Tensor]:
+    model = tiny_model()
+    torch.manual_seed(global_seed)
+    tokens = [[1 + (index % 7), 10 + index % 40, 9] for index in range(60)]
+    training.train(model, tokens, [float(index % 9 - 4) for index in range(60)], recipe)
+    return model.state_dict()
+
+
+def test_training_depends_on_the_recipes_seed_and_on_no_other():
+    first, again, other = learnt(Recipe(), 1), learnt(Recipe(), 2), learnt(Recipe(seed=1), 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_embeddings_and_the_lowest_layers_stay_as_they_were():
+    before, after = tiny_model().state_dict(), learnt(Recipe(frozen_layers=2), 0)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(
+        name.startswith(("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1")) for name in changed
+    )
+    assert any(name.startswith("bert.encoder.layer.2") for name in changed)
+
+
+def test_a_sentence_that_is_nearly_neutral_teaches_only_its_rating():
+    outputs = torch.tensor([[5.0, -5.0, 0.1]])
+    assert training.loss_of(outputs, torch.tensor([0.2]), Recipe()).item() == pytest.approx(0.0, abs=1e-6)
+    assert training.loss_of(outputs, torch.tensor([0.6]), Recipe()).item() > 9
+
+
+def test_figures_are_overall_and_by_source():
+    held_out = [
+        Rating("films", 3.0, "a"),
+        Rating("films", -2.0, "b"),
+        Rating("tweets", 1.0, "c"),
+        Rating("tweets", 0.1, "d"),
+    ]
+    outputs = np.array([[0.0, 3.0, 1.5], [3.0, 0.0, -1.0], [3.0, 0.0, 0.5], [0.0, 3.0, 0.05]])
+    found = figures(outputs, held_out, clear_from=0.5, unit=2.0)
+    assert (found["texts"], found["clear"]) == (4, 3)
+    assert found["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["spearman"] == 1.0
+    assert found["rating_rmse"] == 0.0
+    assert found["ece"] == pytest.approx(1 / (1 + np.exp(-3)) - 2 / 3, abs=1e-3)
+    assert {source: part["accuracy"] for source, part in found["by_source"].items()} == {
+        "films": 1.0,
+        "tweets": 0.0,
+    }

@@ -10,16 +10,9 @@ from reward_service.config import did_you_mean
 from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward
 from reward_service.problem_details import sanitize
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite, score_once
+from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel
-from shared.schemas import (
-    ItemError,
-    RewardScores,
-    ScoreRequest,
-    ScoreResponse,
-    Timing,
-    conversation_of,
-    text_of,
-)
+from shared.schemas import ItemError, RewardScores, ScoreRequest, ScoreResponse, Timing
 
 
 class Scorer:
@@ -120,8 +113,8 @@ def to_items(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
     """Take the texts out of a request."""
     prompts = request.prompts
     return Items(
-        completions=[text_of(completion) for completion in request.completions],
-        prompts=None if prompts is None else [conversation_of(prompt) for prompt in prompts],
+        completions=[completion_text(completion) for completion in request.completions],
+        prompts=None if prompts is None else [prompt_text(prompt) for prompt in prompts],
         columns=request.columns,
         chats=request.completions,
         prompt_chats=prompts,

@@ -4,7 +4,6 @@ Columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[n
 `scores[i]` belongs to them. A score that could not be made is null with its reason in `errors`, never a number.
 """
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
@@ -210,32 +209,6 @@ class Problem(Wire):
     code: str
     request_id: str
     retryable: bool
-
-
-def text_of(text: Text) -> str:
-    """Give the text that a reward reads: a string as it is, of a chat what the assistant says.
-
-    The contents of several assistant messages are joined by a newline; a message without content (a tool call) adds
-    nothing.
-    """
-    if isinstance(text, str):
-        return text
-    return _joined(message for message in text if message.role == "assistant")
-
-
-def conversation_of(text: Text) -> str:
-    """Give all that is said in a prompt: a string as it is, of a chat every message, joined by newlines."""
-    return text if isinstance(text, str) else _joined(text)
-
-
-def _joined(messages: Iterable[Message]) -> str:
-    return "\n".join(_content(message.content) for message in messages if message.content is not None)
-
-
-def _content(content: str | list[ContentPart]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.text or "" for part in content)
 
 
 def is_finite(score: float | None) -> bool:

@@ -1,14 +1,15 @@
 import pytest
 
 from reward_service.rewards.rules import banana, content_words
-from shared.schemas import ScoreRequest, text_of
+from reward_service.text import completion_text
+from shared.schemas import ScoreRequest
 from tests.conftest import cases, spelled_out
 
 
 @pytest.mark.parametrize("case", cases("banana_cases.jsonl"))
 def test_banana_scores_what_the_table_says(case):
     request = ScoreRequest.model_validate({"completions": [spelled_out(case, "completion")]})
-    parts = banana(text_of(request.completions[0]))
+    parts = banana(completion_text(request.completions[0]))
     assert parts == pytest.approx(case["details"], abs=1e-9)
     assert sum(parts.values()) == pytest.approx(case["score"], abs=1e-9)
 

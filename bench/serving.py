@@ -20,7 +20,7 @@ from bench.systems import ALL_PEERS, our_service, running_peer
 from bench.texts import texts
 from reward_service.backends.engines import REFERENCE, Engine, candidates
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.selection import choose
+from reward_service.backends.selection import select_engine
 from reward_service.process import usable_cores
 from shared.model_store.store import resolve
 
@@ -71,7 +71,7 @@ def note(figures: dict[str, list[float]], round_: int, name: str, figure: float,
 def auto_engine() -> Engine:
     """Give the engine that `auto` takes here."""
     folder = ModelFolder(resolve("embedded:sentiment"))
-    return choose(folder, candidates(None, None), 0.02, usable_cores()).engine
+    return select_engine(folder, candidates(None, None), 0.02, usable_cores()).engine
 
 
 def bare_loops(chosen: Engine) -> dict[str, Loop]:

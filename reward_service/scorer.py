@@ -32,7 +32,7 @@ class Scorer:
     @property
     def healthy(self) -> bool:
         """Tell whether all that score go on scoring."""
-        return all(getattr(reward, "sound", True) for reward in self.rewards.values())
+        return all(getattr(reward, "healthy", True) for reward in self.rewards.values())
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Self]:
@@ -102,7 +102,7 @@ class Scorer:
 def _refusal(reward: Reward, deadline_s: float) -> Overloaded | None:
     """Give why a reward would be late; one that has no line never is."""
     try:
-        if (check_deadline := getattr(reward, "refuse_late", None)) is not None:
+        if (check_deadline := getattr(reward, "check_deadline", None)) is not None:
             check_deadline(deadline_s)
     except Overloaded as error:
         return error

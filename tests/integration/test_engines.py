@@ -16,7 +16,7 @@ from reward_service.backends.benchmark import error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import graph_of
 from reward_service.backends.openvino_backend import put_in_integers
-from reward_service.backends.selection import choose
+from reward_service.backends.selection import select_engine
 from reward_service.config import ClassifierSpec
 from reward_service.errors import ConfigError
 from reward_service.process import low_priority_executor
@@ -56,9 +56,9 @@ def test_8_bit_integers_stay_within_the_tolerance_whatever_they_are_batched_with
     tokens = [text.tokens for text in folder.encode(texts)]
     backend = engines.load(engine, folder, 2)
     right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
-    gather_or_cancel, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
-    assert error(right, gather_or_cancel, folder) <= 0.02
-    assert error(gather_or_cancel, alone, folder) <= 0.02
+    batched, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
+    assert error(right, batched, folder) <= 0.02
+    assert error(batched, alone, folder) <= 0.02
 
 
 def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integers(folder):
@@ -76,8 +76,8 @@ def test_where_the_cache_cannot_be_written_a_model_is_served_all_the_same(engine
 
 def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
-    first = choose(folder, FLOAT32, 0.02, threads=2)
-    assert first == choose(folder, FLOAT32, 0.02, threads=2)
+    first = select_engine(folder, FLOAT32, 0.02, threads=2)
+    assert first == select_engine(folder, FLOAT32, 0.02, threads=2)
     assert first.error <= 1e-4
 
 
@@ -131,10 +131,10 @@ def test_the_service_says_what_computes(models_url):
 def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(texts):
     settings = Settings(backend="torch", dtype="float32", deterministic=True, cache_size=0)
     with running_service(settings) as url, RewardClient(url) as client:
-        gather_or_cancel = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
+        batched = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
         assert client.info().rewards[3].engine.deterministic
-    assert gather_or_cancel.scores == alone
+    assert batched.scores == alone
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)

@@ -105,6 +105,6 @@ def test_the_metrics_tell_what_was_known_already(models_url):
 def test_scores_do_not_depend_on_who_else_asks():
     texts = [f"This is number {i}, and it is fine. " * (i % 7 + 1) for i in range(64)]
     with running_service(Settings(backend="torch", dtype="float32", cache_size=0)) as url, RewardClient(url) as client:
-        gather_or_cancel = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
+        batched = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores
         alone = [client.score([text], rewards=["sentiment"]).rewards["sentiment"].scores[0] for text in texts]
-    assert gather_or_cancel == pytest.approx(alone, abs=1e-5)
+    assert batched == pytest.approx(alone, abs=1e-5)

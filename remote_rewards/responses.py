@@ -22,6 +22,7 @@ from shared.errors import (
     ServiceUnreachable,
     Unauthorized,
     UnknownReward,
+    check_revision,
 )
 from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
@@ -104,15 +105,6 @@ def score_response(
         return answer
 
     return read
-
-
-def check_revision(name: str, now: str, before: str) -> None:
-    """Raise `RevisionChanged` if a reward is not the one that a run began with."""
-    if now != before:
-        raise RevisionChanged(
-            f"the reward {name!r} changed during the run: it began with {before} and is now {now}; "
-            f"rewards of two models do not compare, so start a new run or serve the old one again"
-        )
 
 
 class SeveralRevisions(RevisionChanged):

@@ -17,9 +17,8 @@ from typing import Any
 
 from remote_rewards.client import RewardClient
 from remote_rewards.joint import Columns, JointClient
-from remote_rewards.responses import check_revision
 from remote_rewards.sums import Had, in_turn
-from shared.errors import FailureBudgetExceeded, UnknownReward
+from shared.errors import FailureBudgetExceeded, UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, ItemError, RewardInfo, RewardScores, ServiceInfo
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"

@@ -122,3 +122,12 @@ class FailureBudgetExceeded(RewardError):
 
 class RankFailed(RewardError):
     """Another process of a distributed run could not score."""
+
+
+def check_revision(name: str, revision: str, expected: str) -> None:
+    """Raise `RevisionChanged` if a reward has another revision than the run started with."""
+    if revision != expected:
+        raise RevisionChanged(
+            f"the reward {name!r} changed during the run: it began with {expected} and is now {revision}; "
+            f"rewards of two models do not compare, so start a new run or serve the old one again"
+        )

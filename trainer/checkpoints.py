@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from remote_rewards.responses import check_revision
+from shared.errors import check_revision
 from trainer.errors import TrainerError
 
 MANIFEST = "rewards.json"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from reward_service.backends.engines import Engine, load
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.batch_planning import batches_of
+from reward_service.batch_planning import plan_batches
 from reward_service.process import usable_cores
 from shared.model_store.store import resolve
 
@@ -36,8 +36,8 @@ def engine_loop(engine: Engine, budget_tokens: int = BUDGET_TOKENS) -> Loop:
     def loop(texts: Sequence[str]) -> float:
         began_s = time.monotonic()
         tokens = [text.tokens for text in folder.encode(texts)]
-        for batch in batches_of([*map(len, tokens)], budget_tokens, backend.padding_cost):
-            backend.score([tokens[index] for index in batch])
+        for batch in plan_batches([*map(len, tokens)], budget_tokens, backend.padding_cost):
+            backend.forward([tokens[index] for index in batch])
         return time.monotonic() - began_s
 
     return loop

@@ -21,13 +21,13 @@ from bench.baselines import BUDGET_TOKENS
 from bench.report import machine, markdown, write
 from bench.texts import texts
 from reward_service.backends.base import Backend, Logits, Tokens
-from reward_service.backends.benchmark import WAITING, error
+from reward_service.backends.benchmark import QUEUE_SAMPLE, error
 from reward_service.backends.collate import padded
-from reward_service.backends.engines import REFERENCE, candidates, load, score_all
+from reward_service.backends.engines import REFERENCE, candidates, forward_all, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import trace
 from reward_service.backends.onnxruntime_backend import OnnxBackend
-from reward_service.batch_planning import batches_of
+from reward_service.batch_planning import plan_batches
 from reward_service.errors import ConfigError
 from reward_service.process import usable_cores
 from shared.model_store.store import resolve
@@ -49,9 +49,9 @@ def main() -> None:
     tokens = [text.tokens for text in folder.encode(texts(args.texts))]
     rates, useful = speeds(backends, tokens, args.rounds), operations(folder, tokens) / len(tokens)
     unseen = in_batches([text.tokens for text in folder.encode(texts(UNSEEN, seed=7))])
-    logits = {name: score_all(backend, unseen) for name, backend in backends.items()}
+    logits = {name: forward_all(backend, unseen) for name, backend in backends.items()}
     rows = table(rates, useful, logits, folder)
-    rows.append([f"padding among {WAITING} texts that wait", f"{padding(unseen):.0%} of tokens", "", "", "", ""])
+    rows.append([f"padding among {QUEUE_SAMPLE} texts that wait", f"{padding(unseen):.0%} of tokens", "", "", "", ""])
     write("engines", {"rows": rows[1:]}, markdown(rows))
     print(markdown(rows))
 
@@ -83,11 +83,11 @@ def speeds(backends: dict[str, Backend], tokens: Sequence[Tokens], rounds: int) 
     """Give the texts that each scores in a second, the median of the rounds; all take turns, matrix products too."""
     batches, seconds = in_batches(tokens), {name: list[float]() for name in [*backends, PRODUCT]}
     for backend in backends.values():
-        score_all(backend, batches)
+        forward_all(backend, batches)
     for _ in range(rounds):
         for name, backend in backends.items():
             began_s = time.monotonic()
-            score_all(backend, batches)
+            forward_all(backend, batches)
             seconds[name].append((time.monotonic() - began_s) / len(tokens))
         seconds[PRODUCT].append(product_s())
     return {name: 1 / median(each) for name, each in seconds.items()}
@@ -109,15 +109,15 @@ def operations(folder: ModelFolder, tokens: Sequence[Tokens]) -> float:
     backend = load(REFERENCE, folder, usable_cores())
     with FlopCounterMode(display=False) as counted:
         for text in tokens:
-            backend.score([text])
+            backend.forward([text])
     return counted.get_total_flops() / 1e9
 
 
 def in_batches(tokens: Sequence[Tokens]) -> Batches:
     """Cut texts into batches as under load, when a few requests wait at a time."""
-    parts = [tokens[start : start + WAITING] for start in range(0, len(tokens), WAITING)]
+    parts = [tokens[start : start + QUEUE_SAMPLE] for start in range(0, len(tokens), QUEUE_SAMPLE)]
     return [
-        [part[index] for index in batch] for part in parts for batch in batches_of([*map(len, part)], BUDGET_TOKENS)
+        [part[index] for index in batch] for part in parts for batch in plan_batches([*map(len, part)], BUDGET_TOKENS)
     ]
 
 

@@ -20,9 +20,9 @@ from bench.systems import LOGS, our_service
 from bench.texts import texts
 from remote_rewards import RewardClient
 from reward_service.backends.benchmark import error
-from reward_service.backends.engines import REFERENCE, load, score_all
+from reward_service.backends.engines import REFERENCE, forward_all, load
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.batch_planning import batches_of
+from reward_service.batch_planning import plan_batches
 from reward_service.process import usable_cores
 from shared.model_store.store import resolve
 
@@ -136,11 +136,11 @@ def errors() -> list[Row]:
     """Scores of 2,000 texts that no engine was chosen by."""
     folder, scored = ModelFolder(resolve("embedded:sentiment")), texts(2000, seed=7)
     tokens = [text.tokens for text in folder.encode(scored)]
-    batches = [[tokens[index] for index in batch] for batch in batches_of([*map(len, tokens)], 2048)]
-    right = score_all(load(REFERENCE, folder, usable_cores()), batches)
+    batches = [[tokens[index] for index in batch] for batch in plan_batches([*map(len, tokens)], 2048)]
+    right = forward_all(load(REFERENCE, folder, usable_cores()), batches)
     rows = []
     if (chosen := auto_engine()) != REFERENCE:
-        found = score_all(load(chosen, folder, usable_cores()), batches)
+        found = forward_all(load(chosen, folder, usable_cores()), batches)
         same = np.mean(np.argmax(right, axis=1) == np.argmax(found, axis=1))
         rows += [
             [f"auto ({chosen}): 99th percentile of the error", f"{error(right, found, folder):.2g}", "≤ 0.02"],

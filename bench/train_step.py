@@ -95,7 +95,7 @@ def optimism() -> Callable[..., list[float]]:
     from reward_service.backends.model_folder import ModelFolder
     from reward_service.config import ClassifierSpec, RegressorSpec, read_config
     from reward_service.process import usable_cores
-    from reward_service.rewards.model import read
+    from reward_service.rewards.model import score_from_logits
     from shared.model_store.store import resolve
 
     specs = read_config(None).rewards
@@ -105,8 +105,8 @@ def optimism() -> Callable[..., list[float]]:
     def score(name: str, texts: Sequence[str]) -> list[float]:
         spec, folder = specs[name], folders[name]
         assert isinstance(spec, ClassifierSpec | RegressorSpec)
-        logits = backends[name].score([text.tokens for text in folder.encode(texts)])
-        return [read(spec, folder.labels, row, folder.multi_label)[0] for row in logits]
+        logits = backends[name].forward([text.tokens for text in folder.encode(texts)])
+        return [score_from_logits(spec, folder.labels, row, folder.multi_label)[0] for row in logits]
 
     def optimism(completions: Sequence[Any], **_: Any) -> list[float]:
         texts = [completion[0]["content"][-512:] for completion in completions]

@@ -14,19 +14,19 @@ def next_batch(
     budget_tokens: int,
     max_items: int,
     padding_cost: float = 1.0,
-    first: Collection[int] = (0,),
+    required: Collection[int] = (0,),
 ) -> list[int]:
     """Give the indices of the items that go together in the next forward pass.
 
-    `lengths` are token counts in order of their turns. Those of `first` always go; they are joined by those that add
+    `lengths` are token counts in order of their turns. Those of `required` always go; they are joined by those that add
     the least padding. A batch costs no more than `budget_tokens`, except that what is first goes whatever it costs: an
     item over the budget travels alone.
     """
-    start = max(first, key=lengths.__getitem__)
-    others = (index for index in range(len(lengths)) if index == start or index not in first)
+    start = max(required, key=lengths.__getitem__)
+    others = (index for index in range(len(lengths)) if index == start or index not in required)
     order = sorted(others, key=lambda index: (lengths[index], index))
     low = high = order.index(start)
-    real, texts = sum(lengths[index] for index in first), len(first)
+    real, texts = sum(lengths[index] for index in required), len(required)
     while texts < max_items:
         texts += 1
         more = []  # tokens that pad the batch with one more on either side
@@ -40,10 +40,10 @@ def next_batch(
         side = -min(more)[1]
         real += lengths[order[side]]
         low, high = min(low, side), max(high, side)
-    return sorted({*first, *order[low : high + 1]})
+    return sorted({*required, *order[low : high + 1]})
 
 
-def turns(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]:
+def start_tags(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]:
     """Give each of one caller's texts its turn: as many as fill a quantum of tokens now, as many again where they end.
 
     So a small request is answered whole before the next one begins. If all went on side by side, none would be done
@@ -57,7 +57,7 @@ def turns(lengths: Iterable[int], clock: float, quantum: int) -> Iterator[float]
         taken += length
 
 
-def batches_of(lengths: Sequence[int], budget_tokens: int, padding_cost: float = 1.0) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], budget_tokens: int, padding_cost: float = 1.0) -> list[list[int]]:
     """Cut everything into batches of about one length within the budget: indices, the shortest texts first."""
     batches: list[list[int]] = []
     real = 0

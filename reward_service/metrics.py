@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from reward_service.batching.batcher import BatchDone
-from reward_service.batching.cache import CacheUse
+from reward_service.batching.cache import CacheLookup
 from shared.schemas import RewardInfo, ScoreResponse
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -72,9 +72,9 @@ class Metrics:
         labels = ["name", "revision", "kind", "backend", "dtype"]
         self.model_info = Gauge("reward_model_info", "What scores", labels, registry=registry)
 
-    def observe(self, reward: str, event: BatchDone | CacheUse) -> None:
+    def observe(self, reward: str, event: BatchDone | CacheLookup) -> None:
         """Count one batch, or one look into the cache."""
-        if isinstance(event, CacheUse):
+        if isinstance(event, CacheLookup):
             self.cache_hits.labels(reward).inc(event.hits)
             self.cache_misses.labels(reward).inc(event.misses)
             return

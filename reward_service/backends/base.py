@@ -29,6 +29,6 @@ class Backend(Protocol):
     numeric_settings: Sequence[float | str]
     """What its numbers depend on besides its name and precision."""
 
-    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+    def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Give each sequence's logits, in order. Called from one thread at a time."""
         ...

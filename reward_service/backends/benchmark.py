@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from reward_service.backends.base import Backend, Logits, Tokens
 from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.batch_planning import batches_of
+from reward_service.batch_planning import plan_batches
 from reward_service.errors import ConfigError
 from shared.model_store.progress import say
 
 PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 2
-WAITING = 64
+QUEUE_SAMPLE = 64
 """Texts among which batches are cut, as under a usual load."""
-HOPELESS = 0.5
+MIN_RELATIVE_SPEED = 0.5
 """An engine below this share of the reference's speed on four long texts is measured no further."""
-ANOTHER_MODEL = 0.1
+MAX_DEVIATION = 0.1
 """An engine that is further off than that on a single text computes something else: a graph that was traced may hold
 the shapes of what it was traced with."""
 LONG_CHARS = 8_000
@@ -33,7 +33,7 @@ BUDGETS_TOKENS = (1024, 2048)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """How an engine did on the fixed texts, in batches of the size that suits it best."""
 
     engine: Engine
@@ -44,13 +44,13 @@ class Measured:
     """The 99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
 
 
-class Reading(Protocol):
+class ReadsLogits(Protocol):
     """What tells how logits are read."""
 
     multi_label: bool
 
 
-def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measured]:
+def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measurement]:
     """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
     tokens = probes(folder)
     backends = load_all(folder, engines, threads, few=sorted(tokens, key=len)[-4:])
@@ -66,7 +66,7 @@ def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> lis
     for engine in (each for each in backends if each in engines):
         budget = min(BUDGETS_TOKENS, key=lambda budget: seconds[engine, budget])
         rate = ROUNDS * len(tokens) / seconds[engine, budget]
-        found.append(Measured(engine, budget, rate, error(logits[REFERENCE], logits[engine], folder)))
+        found.append(Measurement(engine, budget, rate, error(logits[REFERENCE], logits[engine], folder)))
     return found
 
 
@@ -76,11 +76,11 @@ def score_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, 
     An engine that compiles something for each new shape would seem faster than it will be, if shapes came again.
     """
     order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
-    for start in range(0, len(order), WAITING):
-        waiting = order[start : start + WAITING]
-        for batch in batches_of([len(tokens[index]) for index in waiting], budget_tokens, backend.padding_cost):
+    for start in range(0, len(order), QUEUE_SAMPLE):
+        waiting = order[start : start + QUEUE_SAMPLE]
+        for batch in plan_batches([len(tokens[index]) for index in waiting], budget_tokens, backend.padding_cost):
             chosen = [waiting[place] for place in batch]
-            logits.update(zip(chosen, backend.score([tokens[index] for index in chosen]), strict=True))
+            logits.update(zip(chosen, backend.forward([tokens[index] for index in chosen]), strict=True))
     return [logits[index] for index in range(len(tokens))]
 
 
@@ -94,11 +94,11 @@ def load_all(
 ) -> dict[Engine, Backend]:
     """Load the reference and every engine that can run the model, is the same model, and not hopelessly slow."""
     backends = {REFERENCE: load(REFERENCE, folder, threads)}
-    pace = _pace(backends[REFERENCE], few)
+    pace = _time_batch(backends[REFERENCE], few)
     for engine in (each for each in engines if each != REFERENCE):
         try:
             backend = load(engine, folder, threads)
-            if _pace(backend, few) <= pace / HOPELESS:
+            if _time_batch(backend, few) <= pace / MIN_RELATIVE_SPEED:
                 check_equivalent(backends[REFERENCE], backend, folder)
                 backends[engine] = backend
         except Exception as problem:
@@ -111,25 +111,25 @@ def check_equivalent(reference: Backend, backend: Backend, folder: ModelFolder) 
     lines = PROBES.read_text(encoding="utf-8")
     texts = [lines[:LONG_CHARS], *lines.splitlines()[:: len(lines.splitlines()) // 8]]
     tokens = [text.tokens for text in folder.encode(texts)]
-    right = [reference.score([each])[0] for each in tokens]
-    found = [backend.score(tokens[:1])[0], *backend.score(tokens[1:])]
-    if not (off := float(distances(right, found, folder).max())) <= ANOTHER_MODEL:
+    right = [reference.forward([each])[0] for each in tokens]
+    found = [backend.forward(tokens[:1])[0], *backend.forward(tokens[1:])]
+    if not (off := float(distances(right, found, folder).max())) <= MAX_DEVIATION:
         raise ConfigError(f"it computes something else than float32 torch, scores are off by {off:.2g}")
 
 
-def _pace(backend: Backend, few: Sequence[Tokens]) -> float:
-    backend.score(few)  # the first call of a shape compiles
+def _time_batch(backend: Backend, few: Sequence[Tokens]) -> float:
+    backend.forward(few)  # the first call of a shape compiles
     began_s = time.monotonic()
-    backend.score(few)
+    backend.forward(few)
     return time.monotonic() - began_s
 
 
-def error(reference: Sequence[Logits], logits: Sequence[Logits], folder: Reading) -> float:
+def error(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> float:
     """Give the 99th percentile of the distance of what is read from the logits: (texts, labels) both."""
     return float(np.quantile(distances(reference, logits, folder), 0.99))
 
 
-def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: Reading) -> NDArray[np.float64]:
+def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> NDArray[np.float64]:
     """Give how far off each text's score is: in probability, or as a share of a regressor's range."""
     right, found = np.asarray(reference, dtype=float), np.asarray(logits, dtype=float)
     if right.shape[1] == 1:
@@ -137,7 +137,7 @@ def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: Rea
     return np.asarray(np.abs(_probabilities(right, folder) - _probabilities(found, folder)).max(axis=1))
 
 
-def _probabilities(logits: NDArray[np.float64], folder: Reading) -> NDArray[np.float64]:
+def _probabilities(logits: NDArray[np.float64], folder: ReadsLogits) -> NDArray[np.float64]:
     if folder.multi_label:
         return 0.5 * (1.0 + np.tanh(0.5 * logits))
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -18,32 +18,38 @@ PACKED_PADDING_COST = 0.2
 """Attention's share of the time that a BERT takes for a sentence or a few."""
 
 
-def padded(batch: Sequence[Tokens], pad_id: int) -> dict[str, Ids]:
+def padded(batch: Sequence[Tokens], pad_token_id: int) -> dict[str, Ids]:
     """Give `ids` and `mask`, (texts, longest), of which the end of the shorter texts is padding."""
     mask = _mask(batch)
-    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
     ids[mask] = _joined(batch)
     return {"ids": ids, "mask": mask.astype(np.int64)}
 
 
 def packed(batch: Sequence[Tokens]) -> dict[str, Ids]:
-    """Give `ids` and their `positions` in their texts, (tokens,), and the way to rows for each text and back.
+    """Return `ids` and their `positions`, (tokens,), and the indices that lead to padded rows and back.
 
-    `rows`, (texts, longest), holds for each place the index of its token, or 0 where `mask` has 0; `places`, (tokens,),
-    holds the place of each token in the rows, counted through. Both sizes are coarse: of what follows the last token in
-    either nothing is read.
+    `gather_index`, (texts, longest), is the index of each row's tokens, 0 where `mask` is 0. `scatter_index`,
+    (tokens,), is the place of each token in the flattened rows. Both sizes are bucketed; what lies beyond the last
+    token is padding that is never read.
     """
     mask = _mask(batch)
-    mask = np.pad(mask, ((0, 0), (0, coarse(mask.shape[1]) - mask.shape[1])))
-    ids, places = _joined(batch), np.flatnonzero(mask)
-    rows = np.zeros(mask.shape, dtype=np.int64)
-    rows[mask] = np.arange(len(ids))
-    ids, places = (np.pad(each, (0, coarse(len(each)) - len(each))) for each in (ids, places))
-    positions = places % mask.shape[1]
-    return {"ids": ids, "positions": positions, "rows": rows, "mask": mask.astype(np.int64), "places": places}
+    mask = np.pad(mask, ((0, 0), (0, bucket_size(mask.shape[1]) - mask.shape[1])))
+    ids, scatter_index = _joined(batch), np.flatnonzero(mask)
+    gather_index = np.zeros(mask.shape, dtype=np.int64)
+    gather_index[mask] = np.arange(len(ids))
+    ids, scatter_index = (np.pad(each, (0, bucket_size(len(each)) - len(each))) for each in (ids, scatter_index))
+    positions = scatter_index % mask.shape[1]
+    return {
+        "ids": ids,
+        "positions": positions,
+        "gather_index": gather_index,
+        "mask": mask.astype(np.int64),
+        "scatter_index": scatter_index,
+    }
 
 
-def coarse(size: int) -> int:
+def bucket_size(size: int) -> int:
     """Round up to four binary digits, and to whole eights: engines prepare something for each size they have not met.
 
     So there are eight sizes between one power of two and the next, and 3 % more to compute.
@@ -53,16 +59,20 @@ def coarse(size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Collator:
     """How a batch is laid out, and what a token of padding costs then, as a share of another one."""
 
-    arrays: Callable[[Sequence[Tokens]], dict[str, Ids]]
+    collate: Callable[[Sequence[Tokens]], dict[str, Ids]]
     padding_cost: float
 
 
-def collator_for(inputs: Collection[str], pad_id: int) -> Layout:
+def collator_for(inputs: Collection[str], pad_token_id: int) -> Collator:
     """Give the layout that a graph wants, by the names of its inputs."""
-    return Layout(packed, PACKED_PADDING_COST) if "places" in inputs else Layout(partial(padded, pad_id=pad_id), 1.0)
+    return (
+        Collator(packed, PACKED_PADDING_COST)
+        if "scatter_index" in inputs
+        else Collator(partial(padded, pad_token_id=pad_token_id), 1.0)
+    )
 
 
 def _mask(batch: Sequence[Tokens]) -> NDArray[np.bool_]:

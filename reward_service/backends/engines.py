@@ -69,6 +69,6 @@ def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
             assert_never(engine.backend)
 
 
-def score_all(backend: Backend, batches: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+def forward_all(backend: Backend, batches: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
     """Give the logits of several batches, one behind the other."""
-    return [row for batch in batches for row in backend.score(batch)]
+    return [row for batch in batches for row in backend.forward(batch)]

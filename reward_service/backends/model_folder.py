@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoTokenizer
 from reward_service.backends.base import Encoded
 from reward_service.errors import ConfigError, translating
 
-HASHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
-NOT_HASHED = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
+HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+NOT_HASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
-ALWAYS = date(2024, 7, 26)
+FIXED_DATE = date(2024, 7, 26)
 """What day it is in chat templates that tell it, Llama's own default: no score depends on when it is asked for."""
-FROM_PADDING = {
+PADDING_OFFSET_MODELS = {
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
     *("data2vec-text", "xmod", "luke", "mluke", "esm"),
 }
@@ -34,28 +34,28 @@ class ModelFolder:
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
                 f"`AutoModel….from_pretrained(…).save_pretrained(…)` where you trust them"
             )
-        self._stamps = stamps(path)  # before anything is read: what is read must be what is hashed
+        self._signatures = file_signatures(path)  # before anything is read: what is read must be what is hashed
         with translating(ConfigError, f"cannot load the model in {path}"):
             self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         self.path = path
         self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
-        self.max_tokens = min(max_tokens or 1 << 20, readable_tokens(self._tokenizer, config))
-        self.pad_id = padding_of(self._tokenizer, config)
+        self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
+        self.pad_token_id = pad_token_id(self._tokenizer, config)
         self._special_tokens = special_tokens
         reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         if "strftime_now" in (template := self._tokenizer.chat_template or ""):
             self._tokenizer.chat_template = _without_clock(template)
-            reading += f", on {ALWAYS}"
+            reading += f", on {FIXED_DATE}"
         self.fingerprint = fingerprint(path, reading)
         self._rust = self._tokenizer.backend_tokenizer
         self._rust.no_padding()
         self._rust.enable_truncation(self.max_tokens)
 
-    def refuse_changed(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise `ConfigError` if a file was replaced since it was hashed: scores would bear a revision not theirs."""
-        if stamps(self.path) != self._stamps:
+        if file_signatures(self.path) != self._signatures:
             raise ConfigError(f"the model in {self.path} changed while it was loaded; load it again when it is whole")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -86,17 +86,17 @@ class ModelFolder:
         return bool(self._tokenizer.chat_template)
 
 
-def readable_tokens(tokenizer: Any, config: Any) -> int:
+def max_input_tokens(tokenizer: Any, config: Any) -> int:
     """Give how many tokens a model can read: its positions, or less if its tokenizer says so."""
     positions = getattr(config, "max_position_embeddings", None) or 0
     if positions <= 0:  # some have no bound, which one of them writes as -1
         positions = 1 << 20
-    if config.model_type in FROM_PADDING:
+    if config.model_type in PADDING_OFFSET_MODELS:
         positions -= 2
     return int(min(positions, tokenizer.model_max_length))
 
 
-def padding_of(tokenizer: Any, config: Any) -> int:
+def pad_token_id(tokenizer: Any, config: Any) -> int:
     """Give the id that the model itself takes for padding: a decoder looks for the last token before it."""
     known = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(int(found) for found in known if isinstance(found, int))
@@ -114,11 +114,11 @@ def fingerprint(folder: Path, reading: str) -> str:
 
 def hashed(folder: Path) -> list[Path]:
     """Give the files that the scores of a model depend on."""
-    found = {path for pattern in HASHED for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.name not in NOT_HASHED)
+    found = {path for pattern in HASHED_PATTERNS for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.name not in NOT_HASHED_NAMES)
 
 
-def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
+def file_signatures(folder: Path) -> list[tuple[str, int, int, int]]:
     """Give what tells a file from one that took its place: name, number, size, time of its last change."""
     files = [(path.name, path.stat()) for path in hashed(folder)]
     return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]
@@ -126,7 +126,7 @@ def stamps(folder: Path) -> list[tuple[str, int, int, int]]:
 
 def _without_clock(template: str) -> str:
     """Put a date that stays in the place of today's, which transformers tells to templates that ask."""
-    codes = "".join(f"|replace('%{code}', '{ALWAYS.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
+    codes = "".join(f"|replace('%{code}', '{FIXED_DATE.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
     return f"{{%- macro strftime_now(layout) -%}}{{{{ layout{codes} }}}}{{%- endmacro -%}}{template}"
 
 

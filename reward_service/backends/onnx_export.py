@@ -14,11 +14,11 @@ from torch import nn
 
 from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.torch_backend import load, way_of
+from reward_service.backends.torch_backend import forward_for, load
 from shared.model_store.cache import build_once, cache_home
 from shared.model_store.quiet import quiet
 
-FORMAT = 3  # of how it is traced
+FORMAT = 4  # of the traced graph
 OPSET = 17
 NAME = "model.onnx"
 AXES = {1: ["tokens"], 2: ["texts", "longest"]}
@@ -42,11 +42,11 @@ class Traced(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.inputs, self._way = way_of(model)
+        self.inputs, self._forward = forward_for(model)
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         """Give the logits."""
-        return self._way(*arrays)
+        return self._forward(*arrays)
 
 
 def trace(folder: ModelFolder, file: Path) -> None:
@@ -65,13 +65,13 @@ def trace(folder: ModelFolder, file: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-    folder.refuse_changed()  # the graph is kept under the name of what was hashed
+    folder.check_unchanged()  # the graph is kept under the name of what was hashed
 
 
 def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
     """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
     tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
-    arrays = collator_for(inputs, folder.pad_id).arrays(tokens)
+    arrays = collator_for(inputs, folder.pad_token_id).collate(tokens)
     return {name: torch.from_numpy(arrays[name]) for name in inputs}
 
 

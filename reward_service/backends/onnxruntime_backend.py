@@ -24,9 +24,9 @@ class OnnxBackend:
         with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
             model = graph or graph_of(folder)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._layout = collator_for([each.name for each in self._session.get_inputs()], folder.pad_id)
-        self.padding_cost = self._layout.padding_cost
+        self._collator = collator_for([each.name for each in self._session.get_inputs()], folder.pad_token_id)
+        self.padding_cost = self._collator.padding_cost
 
-    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+    def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        return self._session.run(None, self._layout.arrays(batch))[0].tolist()  # type: ignore[no-any-return]
+        return self._session.run(None, self._collator.collate(batch))[0].tolist()  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import graph_of
 from reward_service.errors import ConfigError, translating
-from shared.model_store.int8 import multiples
+from shared.model_store.int8 import quantize_rows
 
 PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -29,7 +29,7 @@ class OpenVinoBackend:
             core = openvino.Core()
             model = core.read_model(graph_of(folder))
             if dtype == "int8":
-                put_in_integers(model)
+                quantize_weights(model)
             precision = PRECISION.get(dtype) or _best_float(core)
             self.numeric_settings: Sequence[float | str] = (
                 (QUANT_GROUP_SIZE, FLOAT_LAYER_SHARE, precision) if dtype == "int8" else ()
@@ -37,12 +37,12 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
             raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
-        self._layout = collator_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_id)
-        self.padding_cost = self._layout.padding_cost
+        self._collator = collator_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_token_id)
+        self.padding_cost = self._collator.padding_cost
 
-    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+    def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        return self._compiled(self._layout.arrays(batch))[0].tolist()  # type: ignore[no-any-return]
+        return self._compiled(self._collator.collate(batch))[0].tolist()  # type: ignore[no-any-return]
 
 
 def _options(precision: str, threads: int) -> dict[str, Any]:
@@ -59,13 +59,15 @@ def _best_float(core: Any) -> str:
     return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
-def put_in_integers(model: Any) -> None:
+def quantize_weights(model: Any) -> None:
     """Put the weights of a graph's products into 8 bits, but for the first products and the last, the head."""
     products = [node for node in model.get_ordered_ops() if _has_weights(node)]
     for product in products[int(FLOAT_LAYER_SHARE * len(products)) : -1]:
         weights = product.input_value(1).get_node().get_data()
         by_output = weights if product.get_attributes()["transpose_b"] else weights.T
-        whole, steps = multiples(np.ascontiguousarray(by_output, dtype=np.float32))  # (outputs, inputs), (outputs, 1)
+        whole, steps = quantize_rows(
+            np.ascontiguousarray(by_output, dtype=np.float32)
+        )  # (outputs, inputs), (outputs, 1)
         exact = ops.multiply(ops.convert(ops.constant(whole), "f32"), ops.constant(steps))
         same = ops.matmul(product.input_value(0), exact, transpose_a=False, transpose_b=True)
         product.output(0).replace(same.output(0))

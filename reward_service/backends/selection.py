@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from reward_service.backends.benchmark import PROBES, Measured, check_equivalent, measure
+from reward_service.backends.benchmark import PROBES, Measurement, check_equivalent, measure
 from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError
@@ -26,10 +26,10 @@ from shared.model_store.progress import say
 FORMAT = 7  # of how it is measured, and of what is remembered
 
 
-def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_error: float, threads: int) -> Measured:
+def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_error: float, threads: int) -> Measurement:
     """Give the engine to score with: measured now, or remembered."""
     target = cache_home() / "engines" / _key(folder, engines, max_score_error, threads)
-    found: list[Measured] = []
+    found: list[Measurement] = []
 
     def build(into: Path) -> None:
         found.extend(measure(folder, engines, threads))
@@ -37,20 +37,20 @@ def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_erro
         (into / "measured.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
 
     try:
-        found = read(build_once(target, build) / "measured.json")
+        found = load_measurements(build_once(target, build) / "measured.json")
     except OSError as error:  # a cache that cannot be written, such as an image's: measured anew at each start
         say(f"cannot keep the measurement: {error}")
         found = found or measure(folder, engines, threads)
     return fastest(found, max_score_error)
 
 
-def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measured:
+def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
     """Take the only engine there is to choose from, once it was seen to compute the same model as the reference.
 
     Raises `ConfigError` where it does not. That it does is remembered, of any machine.
     """
     if engine.backend == REFERENCE.backend:  # no graph was traced
-        return Measured(engine)
+        return Measurement(engine)
 
     def build(into: Path) -> None:
         _compare(folder, engine, threads)
@@ -61,7 +61,7 @@ def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measured:
         build_once(cache_home() / "engines" / name, build)
     except OSError:  # a cache that cannot be written
         _compare(folder, engine, threads)
-    return Measured(engine)
+    return Measurement(engine)
 
 
 def _compare(folder: ModelFolder, engine: Engine, threads: int) -> None:
@@ -71,13 +71,13 @@ def _compare(folder: ModelFolder, engine: Engine, threads: int) -> None:
         raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}; take another engine") from error
 
 
-def read(path: Path) -> list[Measured]:
+def load_measurements(path: Path) -> list[Measurement]:
     """Read what was measured."""
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Measured(**{**row, "engine": Engine(**row["engine"])}) for row in rows]
+    return [Measurement(**{**row, "engine": Engine(**row["engine"])}) for row in rows]
 
 
-def fastest(measured: Sequence[Measured], max_score_error: float) -> Measured:
+def fastest(measured: Sequence[Measurement], max_score_error: float) -> Measurement:
     """Give the fastest of those within the tolerance. Raises `ConfigError` if there is none: NaN is never within."""
     right = [each for each in measured if each.error is not None and each.error <= max_score_error]
     if not right:
@@ -87,7 +87,7 @@ def fastest(measured: Sequence[Measured], max_score_error: float) -> Measured:
     return max(right, key=lambda each: each.texts_per_s or 0.0)
 
 
-def summary(model: str, measured: Sequence[Measured]) -> str:
+def summary(model: str, measured: Sequence[Measurement]) -> str:
     """Word the measurements in one line."""
     parts = [f"{each.engine}: {each.texts_per_s:.0f} texts/s, error {each.error:.2g}" for each in measured]
     return f"measured engines for {model}: {'; '.join(parts)}"

@@ -24,14 +24,14 @@ class TorchBackend:
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
-        self._inputs, self._forward = way_of(self._model)
-        self._layout = collator_for(self._inputs, folder.pad_id)
-        self.padding_cost = self._layout.padding_cost
+        self._inputs, self._forward = forward_for(self._model)
+        self._collator = collator_for(self._inputs, folder.pad_token_id)
+        self.padding_cost = self._collator.padding_cost
 
     @torch.inference_mode()
-    def score(self, batch: Sequence[Tokens]) -> list[Logits]:
+    def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        arrays = self._layout.arrays(batch)
+        arrays = self._collator.collate(batch)
         tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
         logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()
@@ -52,12 +52,12 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
             f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: take a "
             f"model that was trained to classify or to score, not the one it was made from"
         )
-    model.config.pad_token_id = folder.pad_id  # a decoder's score is that of the last token before the padding
+    model.config.pad_token_id = folder.pad_token_id  # a decoder's score is that of the last token before the padding
     return model.eval()
 
 
-def way_of(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
+def forward_for(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
     """Give the function to logits that does the least work for the same result, and the names of what it takes."""
-    if bert_cls_only.applies_to(model):
-        return ("ids", "positions", "rows", "mask", "places"), partial(bert_packed.forward, model)
+    if bert_cls_only.supports(model):
+        return ("ids", "positions", "gather_index", "mask", "scatter_index"), partial(bert_packed.forward, model)
     return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits

@@ -1,7 +1,7 @@
-"""Remember what a model said of a text. Each model has a cache of its own, so two revisions never mix.
+"""Cache a model's logits by token sequence. Each model has a cache of its own, so two revisions never mix.
 
-In: token sequences and their logits. Out: the same again. Never: more than `most` of them, or the tokens themselves:
-their 128-bit hash is kept, with no way back.
+In: token sequences and their logits. Out: the same logits. Never: more than `max_entries` of them, or the tokens
+themselves: only their 128-bit hash is kept, which cannot be reversed.
 """
 
 from array import array
@@ -13,7 +13,7 @@ from reward_service.backends.base import Logits, Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class CacheUse:
+class CacheLookup:
     """What metrics learn of one request: texts found, and texts looked for in vain."""
 
     hits: int
@@ -23,8 +23,8 @@ class CacheUse:
 class LogitsCache:
     """Logits by tokens; those not asked for longest go first. About 400 bytes each."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._logits = most, OrderedDict[bytes, Logits]()
+    def __init__(self, max_entries: int) -> None:
+        self._max_entries, self._logits = max_entries, OrderedDict[bytes, Logits]()
 
     def __len__(self) -> int:
         return len(self._logits)
@@ -39,9 +39,9 @@ class LogitsCache:
 
     def put(self, tokens: Tokens, logits: Logits) -> None:
         """Keep logits, in the place of the oldest where there is no room."""
-        if self._most > 0:
+        if self._max_entries > 0:
             self._logits[_key(tokens)] = logits
-            if len(self._logits) > self._most:
+            if len(self._logits) > self._max_entries:
                 self._logits.popitem(last=False)
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 
-class Line(Protocol):
+class HasBacklog(Protocol):
     """A model's texts that wait."""
 
     @property
@@ -19,16 +19,16 @@ class Device:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self._lines: set[Line] = set()
+        self._backlogs: set[HasBacklog] = set()
 
-    def join(self, line: Line) -> None:
-        """Let a model's line be seen by the others."""
-        self._lines.add(line)
+    def register(self, queue: HasBacklog) -> None:
+        """Let a model's queue be seen by the others."""
+        self._backlogs.add(queue)
 
-    def leave(self, line: Line) -> None:
-        """Forget a line that nobody joins any more."""
-        self._lines.discard(line)
+    def unregister(self, queue: HasBacklog) -> None:
+        """Forget a queue that nobody joins any more."""
+        self._backlogs.discard(queue)
 
-    def other_backlogs_s(self, line: Line) -> Sequence[float]:
+    def other_backlogs_s(self, queue: HasBacklog) -> Sequence[float]:
         """Give how many seconds of computing wait in each of the other lines."""
-        return [other.backlog_s for other in self._lines if other is not line]
+        return [other.backlog_s for other in self._backlogs if other is not queue]

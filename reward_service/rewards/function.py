@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from reward_service.config import FunctionSpec
 from reward_service.rewards.base import Items, Scores, finite_range
-from reward_service.rewards.function_source import load_object, revision, set_by
+from reward_service.rewards.function_source import bound_arguments, load_object, revision
 from shared.aio import EventLoopThread
 from shared.schemas import ItemError, RewardInfo, Text
 
@@ -26,7 +26,7 @@ class FunctionReward:
 
     def __init__(self, name: str, spec: FunctionSpec) -> None:
         self._function = load_object(spec.object)
-        self._set = set_by(self._function)
+        self._set = bound_arguments(self._function)
         self._loop = EventLoopThread(name) if is_async(self._function) else None  # not the service's: it may block
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=name)
         self._free = asyncio.Semaphore(THREADS)  # who waits here can leave, which nobody can who is in a pool's queue
@@ -51,7 +51,7 @@ class FunctionReward:
         if isinstance(scores, str):  # somebody's code: asking it the same again would fail the same way
             return self._failed(len(items), scores)
         if len(scores) != len(items):
-            return self._failed(len(items), f"it gave {told(scores, len(items))} scores for {len(items)} texts")
+            return self._failed(len(items), f"it gave {_count(scores, len(items))} scores for {len(items)} texts")
         missing = ItemError(code="not_applicable", message=f"{self.info.name} does not apply to this item")
         errors = {index: missing for index, score in enumerate(scores) if score is None}
         return Scores(scores=scores, details=[None] * len(scores), errors=errors)
@@ -59,7 +59,7 @@ class FunctionReward:
     async def _called(self, call: Callable[[], Any], count: int) -> list[float | None] | str:
         """Give the scores, or why there are none: whatever it raises is its failure, not the service's."""
         if self._loop is None:
-            return await self._in_thread(functools.partial(scores_or_why, call, count))
+            return await self._in_thread(functools.partial(call_safely, call, count))
         return await asyncio.wrap_future(self._loop.submit(_awaited(call, count)))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
@@ -114,10 +114,10 @@ async def _awaited(call: Callable[[], Any], count: int) -> list[float | None] | 
         if isinstance(error, GeneratorExit) or _is_cancelled(error):
             raise
         return _why(error)
-    return scores_or_why(lambda: values, count)
+    return call_safely(lambda: values, count)
 
 
-def scores_or_why(call: Callable[[], Any], count: int) -> list[float | None] | str:
+def call_safely(call: Callable[[], Any], count: int) -> list[float | None] | str:
     """Give what a function says of so many texts, and one more where it says more; or why it says nothing.
 
     A failure is a result here: not everything that can be raised comes through a future.
@@ -147,7 +147,7 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
-def told(scores: Sequence[Any], count: int) -> str:
+def _count(scores: Sequence[Any], count: int) -> str:
     """Say how many scores there are: of too many, one is looked at."""
     return f"more than {count}" if len(scores) > count else str(len(scores))
 

@@ -48,7 +48,7 @@ def _is_own(module: ModuleType) -> bool:
     return file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts
 
 
-def set_by(function: Callable[..., Any]) -> set[str]:
+def bound_arguments(function: Callable[..., Any]) -> set[str]:
     """Give the names of the arguments that a function has been given already."""
     names: set[str] = set()
     while isinstance(function, functools.partial):
@@ -59,7 +59,7 @@ def set_by(function: Callable[..., Any]) -> set[str]:
 def revision(path: str, function: Callable[..., Any]) -> str:
     """Hash a function's name and its module's source. Raises `ConfigError` where the file has another one by now."""
     while isinstance(function, functools.partial):
-        path, function = f"{path} {_named(function.args)} {_named(function.keywords)}", function.func
+        path, function = f"{path} {_stable_repr(function.args)} {_stable_repr(function.keywords)}", function.func
     module = inspect.getmodule(function)
     source = _source(module) if module else repr(function)
     if module and _imported.setdefault(module.__name__, _hash(source)) != _hash(source):
@@ -69,17 +69,17 @@ def revision(path: str, function: Callable[..., Any]) -> str:
     return _hash(f"{path}\n{source}")[:16]
 
 
-def _named(value: Any) -> str:
+def _stable_repr(value: Any) -> str:
     """Word a value the same in every process: sets have no order, and other objects are told by their type alone."""
     match value:
         case None | bool() | int() | float() | str() | bytes():
             return repr(value)
         case Mapping():
-            return f"{{{', '.join(f'{_named(key)}: {_named(each)}' for key, each in value.items())}}}"
+            return f"{{{', '.join(f'{_stable_repr(key)}: {_stable_repr(each)}' for key, each in value.items())}}}"
         case Set():
-            return f"{{{', '.join(sorted(map(_named, value)))}}}"
+            return f"{{{', '.join(sorted(map(_stable_repr, value)))}}}"
         case Sequence():
-            return f"[{', '.join(map(_named, value))}]"
+            return f"[{', '.join(map(_stable_repr, value))}]"
         case _:
             return getattr(value, "__qualname__", type(value).__qualname__)
 

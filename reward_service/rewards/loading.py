@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 from reward_service.backends import engines
-from reward_service.backends.benchmark import Measured
+from reward_service.backends.benchmark import Measurement
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.selection import select_engine, verified
 from reward_service.batching.admission import QueueLimits
 from reward_service.batching.batcher import BatchDone, Batcher
-from reward_service.batching.cache import CacheUse, LogitsCache
+from reward_service.batching.cache import CacheLookup, LogitsCache
 from reward_service.batching.device import Device
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError, translating
@@ -20,7 +20,7 @@ from shared.model_store.store import resolve
 from shared.schemas import EngineInfo
 
 ModelSpec = ClassifierSpec | RegressorSpec
-BatchObserver = Callable[[str, BatchDone | CacheUse], None]
+BatchObserver = Callable[[str, BatchDone | CacheLookup], None]
 
 
 def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device, observe: BatchObserver) -> ModelReward:
@@ -29,10 +29,10 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device,
         folder = open_model(name, spec)
         found = engine_of(spec, folder, settings)
         backend = engines.load(found.engine, folder, settings.cores())
-        folder.refuse_changed()
+        folder.check_unchanged()
     told = partial(observe, name)
     max_batch_tokens = spec.max_batch_tokens or found.max_batch_tokens
-    bounds = QueueLimits(
+    limits = QueueLimits(
         max_batch_tokens,
         max_items=1 if settings.deterministic else 256,
         padding_cost=backend.padding_cost,
@@ -40,7 +40,7 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device,
         max_queue_tokens=settings.max_queue_tokens,
         batch_timeout_s=settings.batch_timeout_s,
     )
-    batcher = Batcher(backend, device, bounds, LogitsCache(settings.cache_bound()), told)
+    batcher = Batcher(backend, device, limits, LogitsCache(settings.cache_bound()), told)
     return ModelReward(name, spec, folder, batcher, info_of(found, settings), backend.numeric_settings)
 
 
@@ -53,7 +53,7 @@ def open_model(name: str, spec: ModelSpec) -> ModelFolder:
         raise ConfigError(f"rewards.{name}: {error}") from error
 
 
-def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measured:
+def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measurement:
     """Give the engine that the configuration names, or the fastest of those it allows. Raises `ConfigError`."""
     allowed = engines.candidates(spec.backend or settings.backend, spec.dtype or settings.dtype)
     if len(allowed) == 1:
@@ -61,7 +61,7 @@ def engine_of(spec: ModelSpec, folder: ModelFolder, settings: Settings) -> Measu
     return select_engine(folder, allowed, settings.max_score_error, settings.cores())
 
 
-def info_of(found: Measured, settings: Settings) -> EngineInfo:
+def info_of(found: Measurement, settings: Settings) -> EngineInfo:
     """Tell callers what computes."""
     return EngineInfo(
         backend=found.engine.backend,

@@ -14,7 +14,7 @@ from reward_service.errors import BackendFailed, ConfigError, EmptyInput, Reward
 from reward_service.rewards.base import Items, Scores
 from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
 
-FEW_CHARS = 2000
+INLINE_TOKENIZE_CHARS = 2000
 """Tokenized within half a millisecond."""
 
 
@@ -52,7 +52,7 @@ class ModelReward:
         engine: EngineInfo,
         numeric_settings: Sequence[float | str] = (),
     ) -> None:
-        check(name, spec, model)
+        check_labels(name, spec, model)
         self._spec, self._model, self._batcher = spec, model, batcher
         self.info = RewardInfo(
             name=name,
@@ -93,7 +93,7 @@ class ModelReward:
         self.check_deadline(items.deadline_s)
         encoded = await self._encoded(items)
         readable = [text for text in encoded if isinstance(text, Encoded)]
-        ticket = await self._batcher.score([text.tokens for text in readable], deadline_s=items.deadline_s)
+        ticket = await self._batcher.submit([text.tokens for text in readable], deadline_s=items.deadline_s)
         result, outcomes = Scores(scores=[], details=[]), iter(ticket.outcomes)
         for index, text in enumerate(encoded):
             outcome = next(outcomes) if isinstance(text, Encoded) else text
@@ -106,7 +106,7 @@ class ModelReward:
 
     async def _encoded(self, items: Items) -> list[Encoded | RewardServiceError]:
         """Encode on a thread, but one short text here: the way to a thread takes longer."""
-        if self._spec.input == "completion" and len(items) == 1 and len(items.completions[0]) <= FEW_CHARS:
+        if self._spec.input == "completion" and len(items) == 1 and len(items.completions[0]) <= INLINE_TOKENIZE_CHARS:
             return self._encode(items)
         return await asyncio.to_thread(self._encode, items)
 
@@ -134,7 +134,7 @@ class ModelReward:
         if isinstance(outcome, RewardServiceError):
             result.errors[index] = ItemError(code=outcome.code, message=str(outcome))
         else:
-            score, detail = read(self._spec, self._model.labels, outcome, self._model.multi_label)
+            score, detail = score_from_logits(self._spec, self._model.labels, outcome, self._model.multi_label)
         result.scores.append(score)
         result.details.append(detail)
 
@@ -145,7 +145,7 @@ def _readable(text: str, encoded: Encoded, window: int | None) -> Encoded | Rewa
     return Encoded(encoded.tokens, encoded.truncated or (window is not None and len(text) > window))
 
 
-def check(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> None:
+def check_labels(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> None:
     """Refuse a model that cannot give what the configuration asks of it."""
     labels = list(model.labels)
     if isinstance(spec, RegressorSpec) and len(labels) != 1:
@@ -164,7 +164,7 @@ def check(name: str, spec: ClassifierSpec | RegressorSpec, model: TextModel) -> 
         raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: completion")
 
 
-def read(
+def score_from_logits(
     spec: ClassifierSpec | RegressorSpec, labels: Sequence[str], logits: Logits, multi_label: bool
 ) -> tuple[float, dict[str, Any]]:
     """Turn one text's logits into its score and the parts it is made of."""
@@ -173,10 +173,10 @@ def read(
     probabilities = sigmoid(logits) if multi_label else softmax(logits)
     winner = max(range(len(probabilities)), key=probabilities.__getitem__)
     label, probability = labels[winner], probabilities[winner]
-    return mapped(spec, label, probability), {"label": label, "score": probability}
+    return label_reward(spec, label, probability), {"label": label, "score": probability}
 
 
-def mapped(spec: ClassifierSpec, label: str, probability: float) -> float:
+def label_reward(spec: ClassifierSpec, label: str, probability: float) -> float:
     """Give the reward of the winning label and its probability."""
     return spec.labels.get(label, spec.labels.get("*", 0.0)) * probability
 
@@ -211,7 +211,7 @@ def value_range(spec: ClassifierSpec | RegressorSpec, labels: Sequence[str]) -> 
     """Give the lowest and highest score a classifier can give; a regressor has no bounds."""
     if isinstance(spec, RegressorSpec):
         return None
-    factors = [mapped(spec, label, 1.0) for label in labels]
+    factors = [label_reward(spec, label, 1.0) for label in labels]
     return min(*factors, 0.0), max(*factors, 0.0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import assert_never
 
 from reward_service.batching.batcher import BatchDone
-from reward_service.batching.cache import CacheUse
+from reward_service.batching.cache import CacheLookup
 from reward_service.batching.device import Device
 from reward_service.config import (
     ClassifierSpec,
@@ -22,7 +22,7 @@ from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
 
-BatchObserver = Callable[[str, BatchDone | CacheUse], None]
+BatchObserver = Callable[[str, BatchDone | CacheLookup], None]
 
 
 def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:

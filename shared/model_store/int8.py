@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-MOST = 127
+INT8_MAX = 127
 
 
-def multiples(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Give the nearest multiples, (outputs, inputs), and each row's step, (outputs, 1)."""
-    steps = np.abs(weights).max(axis=1, keepdims=True) / np.float32(MOST)
+    steps = np.abs(weights).max(axis=1, keepdims=True) / np.float32(INT8_MAX)
     steps[steps == 0] = 1
     return np.rint(weights / steps).astype(np.int8), steps
 
@@ -25,5 +25,5 @@ def round_weights(model: Any) -> None:
     """Put each linear layer's weights to the nearest multiples, in place."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
-            whole, steps = multiples(layer.weight.numpy())
+            whole, steps = quantize_rows(layer.weight.numpy())
             layer.weight.copy_(torch.from_numpy(whole * steps))

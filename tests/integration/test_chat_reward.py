@@ -99,5 +99,5 @@ def test_a_template_that_tells_the_date_scores_the_same_on_any_day(folder, tmp_p
     assert model.chat("How?", "So.").startswith("26 Jul 2024")
     assert model.chat("How?", "So.").removeprefix("26 Jul 2024") == ModelFolder(folder).chat("How?", "So.")
     before = model.fingerprint
-    monkeypatch.setattr(model_folder, "ALWAYS", date(2026, 1, 1))
+    monkeypatch.setattr(model_folder, "FIXED_DATE", date(2026, 1, 1))
     assert ModelFolder(dated).fingerprint != before  # the revision tells that day

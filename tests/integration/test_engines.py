@@ -15,7 +15,7 @@ from reward_service.backends import engines
 from reward_service.backends.benchmark import error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import graph_of
-from reward_service.backends.openvino_backend import put_in_integers
+from reward_service.backends.openvino_backend import quantize_weights
 from reward_service.backends.selection import select_engine
 from reward_service.config import ClassifierSpec
 from reward_service.errors import ConfigError
@@ -46,8 +46,8 @@ def texts():
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
 def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
     batches = [[text.tokens for text in folder.encode(texts[start : start + 16])] for start in range(0, 96, 16)]
-    right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), batches)
-    found = engines.score_all(engines.load(engine, folder, 2), batches)
+    right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), batches)
+    found = engines.forward_all(engines.load(engine, folder, 2), batches)
     assert np.allclose(right, found, atol=1e-4)
 
 
@@ -55,15 +55,15 @@ def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
 def test_8_bit_integers_stay_within_the_tolerance_whatever_they_are_batched_with(engine, folder, texts):
     tokens = [text.tokens for text in folder.encode(texts)]
     backend = engines.load(engine, folder, 2)
-    right = engines.score_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
-    batched, alone = backend.score(tokens), engines.score_all(backend, [[each] for each in tokens])
+    right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
+    batched, alone = backend.forward(tokens), engines.forward_all(backend, [[each] for each in tokens])
     assert error(right, batched, folder) <= 0.02
     assert error(batched, alone, folder) <= 0.02
 
 
 def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integers(folder):
     model = openvino.Core().read_model(graph_of(folder))
-    put_in_integers(model)
+    quantize_weights(model)
     kinds = [node.get_element_type().get_type_name() for node in model.get_ops() if node.get_type_name() == "Constant"]
     assert kinds.count("i8") == 6 * 5 + 1  # six products a layer, of which the first stays as it is, and the pooler
 
@@ -71,7 +71,7 @@ def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integer
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
 def test_where_the_cache_cannot_be_written_a_model_is_served_all_the_same(engine, folder, monkeypatch):
     monkeypatch.setenv("REMOTE_REWARDS_HOME", "/dev/null/cache")
-    assert engines.load(engine, folder, 2).score([[101, 102]])
+    assert engines.load(engine, folder, 2).forward([[101, 102]])
 
 
 def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_tokenizer_that_is_replaced_once_it_was_read_is_noticed(folder, tmp_pa
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", read_and_replace)
     with pytest.raises(ConfigError, match="changed while it was loaded"):
-        ModelFolder(tmp_path / "model").refuse_changed()
+        ModelFolder(tmp_path / "model").check_unchanged()
 
 
 def test_no_graph_is_kept_of_weights_that_were_replaced(replaced, tmp_path, monkeypatch):

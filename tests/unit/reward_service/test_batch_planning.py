@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_service.batch_planning import batches_of, cost_tokens, next_batch, turns
+from reward_service.batch_planning import cost_tokens, next_batch, plan_batches, start_tags
 
 lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
@@ -43,14 +43,14 @@ def test_what_padding_costs_less_of_leaves_room_for_more(lengths, budget, most, 
 def test_what_goes_first_goes_whatever_its_length_and_others_only_as_they_fit(lengths, budget, most, data):
     indices = st.integers(0, min(len(lengths), most) - 1)
     first = {0, *data.draw(st.sets(indices))}
-    batch = next_batch(lengths, budget_tokens=budget, max_items=most, first=first)
+    batch = next_batch(lengths, budget_tokens=budget, max_items=most, required=first)
     assert first <= set(batch)
     assert len(batch) <= most
     assert len(batch) == len(first) or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
 def test_those_that_join_several_lengths_fill_up_below_the_longest():
-    assert next_batch([10, 300, 290, 11, 20, 305], budget_tokens=1250, max_items=4, first={0, 1}) == [0, 1, 2, 5]
+    assert next_batch([10, 300, 290, 11, 20, 305], budget_tokens=1250, max_items=4, required={0, 1}) == [0, 1, 2, 5]
 
 
 def test_items_of_like_length_go_together():
@@ -72,7 +72,7 @@ def test_an_item_over_the_budget_travels_alone():
 
 @given(lengths, st.integers(1, 5000))
 def test_cutting_everything_takes_each_item_once_the_shortest_first_and_within_the_budget(lengths, budget):
-    batches = batches_of(lengths, budget)
+    batches = plan_batches(lengths, budget)
     order = [index for batch in batches for index in batch]
     assert order == sorted(range(len(lengths)), key=lengths.__getitem__)
     assert all(len(batch) == 1 or len(batch) * lengths[batch[-1]] <= budget for batch in batches)
@@ -84,17 +84,17 @@ def test_a_batch_is_cut_where_the_next_text_would_cost_more_than_the_budget(leng
         chosen = [lengths[index] for index in indices]
         return cost_tokens(sum(chosen), len(chosen), max(chosen), padding_cost)
 
-    batches = batches_of(lengths, budget, padding_cost)
+    batches = plan_batches(lengths, budget, padding_cost)
     assert all(len(batch) == 1 or cost(batch) <= budget for batch in batches)
     assert all(cost([*batch, following[0]]) > budget for batch, following in pairwise(batches))
-    assert batches_of(lengths, budget) == batches_of(lengths, budget, 1.0)
+    assert plan_batches(lengths, budget) == plan_batches(lengths, budget, 1.0)
 
 
 def test_a_batch_is_cut_only_where_one_more_would_not_fit():
-    assert batches_of([3, 1, 2, 4, 3], 6) == [[1, 2], [0, 4], [3]]
-    assert batches_of([], 6) == []
+    assert plan_batches([3, 1, 2, 4, 3], 6) == [[1, 2], [0, 4], [3]]
+    assert plan_batches([], 6) == []
 
 
 def test_a_callers_turns_are_as_many_texts_as_fill_a_quantum_and_the_next_where_they_end():
-    assert [*turns([4, 4, 2, 5, 5, 1, 30, 1], 100.0, 10)] == [100, 100, 100, 110, 110, 120, 121, 151]
-    assert [*turns([11, 1], 0.0, 10)] == [0, 11]
+    assert [*start_tags([4, 4, 2, 5, 5, 1, 30, 1], 100.0, 10)] == [100, 100, 100, 110, 110, 120, 121, 151]
+    assert [*start_tags([11, 1], 0.0, 10)] == [0, 11]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
 
-from reward_service.backends.collate import coarse, collator_for, packed, padded
-from reward_service.backends.torch_backend import way_of
+from reward_service.backends.collate import bucket_size, collator_for, packed, padded
+from reward_service.backends.torch_backend import forward_for
 
 BATCHES = st.lists(st.lists(st.integers(1, 49), min_size=1, max_size=24), min_size=1, max_size=9)
 
@@ -22,20 +22,20 @@ def test_packed_tokens_are_all_there_one_behind_the_other(batch):
 
 @given(BATCHES)
 def test_rows_lead_from_packed_tokens_to_the_padded_ones_and_places_back(batch):
-    here, there = packed(batch), padded(batch, pad_id=0)
+    here, there = packed(batch), padded(batch, pad_token_id=0)
     longest, count = max(map(len, batch)), sum(map(len, batch))
     assert np.array_equal(here["mask"][:, :longest], there["mask"])
     assert here["mask"].sum() == count
-    rows = here["ids"][here["rows"]]  # (texts, longest)
+    rows = here["ids"][here["gather_index"]]  # (texts, longest)
     assert np.array_equal((rows * here["mask"])[:, :longest], there["ids"])
-    assert np.array_equal(rows.ravel()[here["places"]][:count], here["ids"][:count])
+    assert np.array_equal(rows.ravel()[here["scatter_index"]][:count], here["ids"][:count])
 
 
 @given(st.integers(1, 1_000_000))
 def test_a_coarse_size_is_little_larger_and_one_of_few(size):
-    assert size <= coarse(size) < size + 8 + size / 8
-    assert coarse(coarse(size)) == coarse(size)
-    assert len({coarse(each) for each in range(513, 1025)}) <= 9
+    assert size <= bucket_size(size) < size + 8 + size / 8
+    assert bucket_size(bucket_size(size)) == bucket_size(size)
+    assert len({bucket_size(each) for each in range(513, 1025)}) <= 9
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def distilbert():
 @torch.inference_mode()
 def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):
     model = request.getfixturevalue(name)
-    inputs, forward = way_of(model)
-    arrays, plain = collator_for(inputs, 0).arrays(batch), padded(batch, pad_id=0)
+    inputs, forward = forward_for(model)
+    arrays, plain = collator_for(inputs, 0).collate(batch), padded(batch, pad_token_id=0)
     found = forward(*(torch.from_numpy(arrays[each]) for each in inputs))
     own = model(input_ids=torch.from_numpy(plain["ids"]), attention_mask=torch.from_numpy(plain["mask"])).logits
     assert torch.allclose(found, own, atol=1e-5)
 
 
 def test_bert_is_packed_and_what_is_not_known_is_padded(bert, distilbert):
-    assert "places" in way_of(bert)[0]
-    assert list(way_of(distilbert)[0]) == ["ids", "mask"]
+    assert "scatter_index" in forward_for(bert)[0]
+    assert list(forward_for(distilbert)[0]) == ["ids", "mask"]

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from reward_service.backends import selection
 from reward_service.backends.base import Encoded
-from reward_service.backends.benchmark import Measured, check_equivalent, error
+from reward_service.backends.benchmark import Measurement, check_equivalent, error
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
-from reward_service.backends.model_folder import readable_tokens
+from reward_service.backends.model_folder import max_input_tokens
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
 from reward_service.process import quota_of, usable_cores
 
 SOFTMAX, SIGMOID = SimpleNamespace(multi_label=False), SimpleNamespace(multi_label=True)
 ROWS = [
-    Measured(REFERENCE, 2048, 100.0, 0.0),
-    Measured(Engine("openvino", "float32"), 1024, 140.0, 1e-6),
-    Measured(Engine("torch", "bfloat16"), 2048, 400.0, 0.03),
+    Measurement(REFERENCE, 2048, 100.0, 0.0),
+    Measurement(Engine("openvino", "float32"), 1024, 140.0, 1e-6),
+    Measurement(Engine("torch", "bfloat16"), 2048, 400.0, 0.03),
 ]
 
 
@@ -31,7 +31,7 @@ def test_the_fastest_within_the_tolerance_is_taken(max_score_error, engine):
 def test_an_engine_that_gives_no_numbers_is_never_taken():
     rows = [
         ROWS[0],
-        Measured(Engine("torch", "bfloat16"), 2048, 400.0, error([[0.0, 1.0]], [[math.nan, 1.0]], SOFTMAX)),
+        Measurement(Engine("torch", "bfloat16"), 2048, 400.0, error([[0.0, 1.0]], [[math.nan, 1.0]], SOFTMAX)),
     ]
     assert fastest(rows, 1.0) == ROWS[0]
     with pytest.raises(ConfigError, match="no engine is within"):
@@ -61,7 +61,7 @@ class Says:
     def __init__(self, logits):
         self.logits = logits
 
-    def score(self, batch):
+    def forward(self, batch):
         return [self.logits] * len(batch)
 
 
@@ -107,7 +107,7 @@ def test_that_an_engine_computes_the_same_model_is_found_out_once_and_that_it_do
 @pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])
 def test_what_counts_positions_from_the_padding_on_reads_two_tokens_less(kind, positions, tokens):
     config = SimpleNamespace(model_type=kind, max_position_embeddings=positions)
-    assert readable_tokens(SimpleNamespace(model_max_length=900), config) == tokens
+    assert max_input_tokens(SimpleNamespace(model_max_length=900), config) == tokens
 
 
 def test_the_reference_is_always_a_candidate():

@@ -11,7 +11,7 @@ import pytest
 
 from reward_service.batching.admission import QueueLimits, Throughput
 from reward_service.batching.batcher import BatchDone, Batcher
-from reward_service.batching.cache import CacheUse, LogitsCache
+from reward_service.batching.cache import CacheLookup, LogitsCache
 from reward_service.batching.device import Device
 from reward_service.batching.fair_queue import FairQueue
 from reward_service.errors import (
@@ -37,7 +37,7 @@ class Gated:
         if open_:
             self.gate.set()
 
-    def score(self, batch):
+    def forward(self, batch):
         self.inside.set()
         assert self.gate.wait(10)
         self.batches.append([tokens[0] for tokens in batch])
@@ -50,9 +50,9 @@ class Gated:
 
 
 @asynccontextmanager
-async def batching(backend, cache=None, observe=lambda event: None, **bounds):
+async def batching(backend, cache=None, observe=lambda event: None, **limits):
     with ThreadPoolExecutor(1) as pool:
-        batcher = Batcher(backend, Device(pool), QueueLimits(**bounds), cache, observe)
+        batcher = Batcher(backend, Device(pool), QueueLimits(**limits), cache, observe)
         await batcher.start()
         try:
             yield batcher
@@ -62,11 +62,11 @@ async def batching(backend, cache=None, observe=lambda event: None, **bounds):
 
 
 @asynccontextmanager
-async def busy(**bounds):
+async def busy(**limits):
     """Give a batcher whose device computes one text, [1], until the backend's gate is opened."""
     backend = Gated(open_=False)
-    async with batching(backend, **bounds) as batcher:
-        first = asyncio.create_task(batcher.score([[1]]))
+    async with batching(backend, **limits) as batcher:
+        first = asyncio.create_task(batcher.submit([[1]]))
         await backend.entered()
         yield batcher, backend, first
         backend.gate.set()
@@ -81,13 +81,13 @@ async def queued(batcher, count):
 
 async def test_every_text_gets_its_own_outcome_in_order():
     async with batching(Gated(), budget_tokens=8) as batcher:
-        ticket = await batcher.score([[i] * (i % 5 + 1) for i in range(1, 60)])
+        ticket = await batcher.submit([[i] * (i % 5 + 1) for i in range(1, 60)])
     assert ticket.outcomes == [[float(i)] for i in range(1, 60)]
 
 
 async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
     async with busy() as (batcher, backend, first):
-        rest = [asyncio.create_task(batcher.score([[i]])) for i in (2, 3, 4)]
+        rest = [asyncio.create_task(batcher.submit([[i]])) for i in (2, 3, 4)]
         await queued(batcher, 3)
         backend.gate.set()
         tickets = await asyncio.gather(first, *rest)
@@ -99,7 +99,7 @@ async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
 async def test_a_poison_text_costs_only_itself(poisoned):
     texts = [[666] if i == poisoned else [i] for i in range(64)]
     async with batching(Gated()) as batcher:
-        ticket = await batcher.score(texts)
+        ticket = await batcher.submit(texts)
     assert isinstance(ticket.outcomes[poisoned], BackendFailed)
     assert [o for i, o in enumerate(ticket.outcomes) if i != poisoned] == [
         [float(i)] for i in range(64) if i != poisoned
@@ -110,12 +110,12 @@ async def test_a_poison_text_costs_only_itself(poisoned):
 async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
     backend = Gated(open_=False)
     async with batching(backend) as batcher:
-        batcher._speed = Throughput(
+        batcher._throughput = Throughput(
             tokens=8.01e6, seconds=1000.0
         )  # so much that what is measured here counts for nothing
-        first = asyncio.create_task(batcher.score([[i] for i in range(texts)]))
+        first = asyncio.create_task(batcher.submit([[i] for i in range(texts)]))
         await backend.entered()
-        flood = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 210)]))
+        flood = asyncio.create_task(batcher.submit([[i] * 10 for i in range(10, 210)]))
         await queued(batcher, 200)
         backend.gate.set()
         await asyncio.gather(first, flood)
@@ -124,7 +124,7 @@ async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
 
 async def test_the_same_text_from_two_callers_is_computed_once():
     async with busy() as (batcher, backend, first):
-        second = asyncio.create_task(batcher.score([[2], [1], [2]]))
+        second = asyncio.create_task(batcher.submit([[2], [1], [2]]))
         await queued(batcher, 1)
         backend.gate.set()
         tickets = await asyncio.gather(first, second)
@@ -134,7 +134,7 @@ async def test_the_same_text_from_two_callers_is_computed_once():
 
 async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller_has_gone():
     async with busy() as (batcher, backend, first):
-        gone, stays = (asyncio.create_task(batcher.score([[2], [2, extra]])) for extra in (3, 4))
+        gone, stays = (asyncio.create_task(batcher.submit([[2], [2, extra]])) for extra in (3, 4))
         await queued(batcher, 3)
         gone.cancel()
         await queued(batcher, 2)
@@ -145,10 +145,10 @@ async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller
 
 async def test_more_than_the_queue_holds_is_refused_whole():
     async with busy(max_queue_texts=3) as (batcher, backend, first):
-        second = asyncio.create_task(batcher.score([[2], [3]]))
+        second = asyncio.create_task(batcher.submit([[2], [3]]))
         await queued(batcher, 2)
         with pytest.raises(Overloaded):
-            await batcher.score([[4], [5]])
+            await batcher.submit([[4], [5]])
         assert batcher.depth == 2
         backend.gate.set()
         await asyncio.gather(first, second)
@@ -156,11 +156,11 @@ async def test_more_than_the_queue_holds_is_refused_whole():
 
 async def test_work_of_a_caller_that_has_gone_is_not_computed():
     async with busy() as (batcher, backend, first):
-        gone = asyncio.create_task(batcher.score([[2]]))
+        gone = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
         gone.cancel()
         await queued(batcher, 0)
-        last = asyncio.create_task(batcher.score([[3]]))
+        last = asyncio.create_task(batcher.submit([[3]]))
         await queued(batcher, 1)
         backend.gate.set()
         await asyncio.gather(first, last)
@@ -170,13 +170,13 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
 async def test_work_whose_time_has_run_out_is_not_computed():
     async with busy() as (batcher, backend, _):
         with pytest.raises(DeadlineExceeded, match="ran out"):  # at once, not when the device is free
-            await batcher.score([[2]], deadline_s=time.monotonic())
+            await batcher.submit([[2]], deadline_s=time.monotonic())
     assert backend.batches == [[1]]
 
 
 async def test_what_waits_or_runs_at_the_end_is_answered():
     async with busy() as (batcher, _, first):
-        waiting = asyncio.create_task(batcher.score([[2]]))
+        waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
         await batcher.stop()
         tickets = await asyncio.gather(first, waiting)
@@ -186,12 +186,12 @@ async def test_what_waits_or_runs_at_the_end_is_answered():
 async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_gone():
     backend = Gated(open_=False)
     async with batching(backend, LogitsCache(10)) as batcher:
-        gone = asyncio.create_task(batcher.score([[1], [2]]))
+        gone = asyncio.create_task(batcher.submit([[1], [2]]))
         await backend.entered()
         gone.cancel()
         backend.gate.set()
-        await asyncio.gather(batcher.score([[3]]))
-        ticket = await batcher.score([[2], [1]])
+        await asyncio.gather(batcher.submit([[3]]))
+        ticket = await batcher.submit([[2], [1]])
     assert ticket.outcomes == [[2.0], [1.0]]
     assert backend.batches == [[1, 2], [3]]
 
@@ -199,12 +199,12 @@ async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
     class Odd(Gated):
-        def score(self, batch):
-            return [[odd, 1.0] for _ in super().score(batch)]
+        def forward(self, batch):
+            return [[odd, 1.0] for _ in super().forward(batch)]
 
     backend = Odd()
     async with batching(backend, LogitsCache(10)) as batcher:
-        tickets = [await batcher.score([[1]]) for _ in range(2)]
+        tickets = [await batcher.submit([[1]]) for _ in range(2)]
     outcomes = [ticket.outcomes[0] for ticket in tickets]
     assert all(isinstance(outcome, NotFinite) for outcome in outcomes)
     assert {str(outcome) for outcome in outcomes} == {f"the model gave {[odd, 1.0]}"}
@@ -219,8 +219,8 @@ async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
 
     async with batching(Gated(), Broken(1)) as batcher:
         with pytest.raises(BackendFailed, match="worker has died"):
-            await batcher.score([[1]])
-        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+            await batcher.submit([[1]])
+        assert (await batcher.submit([[2]])).outcomes == [[2.0]]
         assert batcher.healthy
 
 
@@ -229,20 +229,20 @@ class Breaking(Gated):
 
     broken = False
 
-    def score(self, batch):
-        rows = super().score(batch)
+    def forward(self, batch):
+        rows = super().forward(batch)
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return rows
 
 
 async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monkeypatch):
-    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.01)
+    monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.01)
     backend = Breaking()
     async with batching(backend, budget_tokens=4) as batcher:
-        await batcher.score([[1]])
+        await batcher.submit([[1]])
         backend.broken = True
-        calls = [batcher.score([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
+        calls = [batcher.submit([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
         failed = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in failed] == [BackendUnavailable] * 3
         assert [str(each).partition("; ")[0] for each in failed] == ["the model computes nothing any more"] * 3
@@ -251,18 +251,18 @@ async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monke
         assert told[1:] == ["ask another replica"] * 2, "theirs were not"
         assert not batcher.healthy
         with pytest.raises(BackendUnavailable, match="another replica"):
-            await batcher.score([[2]])
+            await batcher.submit([[2]])
         assert batcher.depth == 0
 
 
 async def test_and_is_ready_again_once_it_computes(monkeypatch):
-    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.001)
+    monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.001)
     backend = Breaking()
     async with batching(backend) as batcher:
-        await batcher.score([[1]])
+        await batcher.submit([[1]])
         backend.broken = True
         with pytest.raises(BackendUnavailable):
-            await batcher.score([[2]])
+            await batcher.submit([[2]])
         tried = len(backend.batches)
         async with asyncio.timeout(10):
             while len(backend.batches) < tried + 3:
@@ -272,7 +272,7 @@ async def test_and_is_ready_again_once_it_computes(monkeypatch):
         async with asyncio.timeout(10):
             while not batcher.healthy:  # noqa: ASYNC110 - nobody is told, it is asked
                 await asyncio.sleep(0.001)
-        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+        assert (await batcher.submit([[2]])).outcomes == [[2.0]]
 
 
 async def test_once_stopped_nothing_is_taken():
@@ -280,7 +280,7 @@ async def test_once_stopped_nothing_is_taken():
         await batcher.stop()
         assert not batcher.healthy
         with pytest.raises(NotReady):
-            await batcher.score([[1]])
+            await batcher.submit([[1]])
 
 
 async def test_a_device_that_does_not_finish_its_batch_is_told_of():
@@ -296,25 +296,25 @@ async def test_an_observer_that_fails_stops_nothing():
         raise ValueError("not my day")
 
     async with batching(Gated(), observe=observe) as batcher:
-        tickets = [await batcher.score([[number]]) for number in (1, 2)]
+        tickets = [await batcher.submit([[number]]) for number in (1, 2)]
     assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]]]
 
 
 async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
     class Short(Gated):
-        def score(self, batch):
-            return super().score(batch)[:-1]
+        def forward(self, batch):
+            return super().forward(batch)[:-1]
 
     async with batching(Short()) as batcher:
-        ticket = await batcher.score([[1], [2]])
+        ticket = await batcher.submit([[1], [2]])
     assert all(isinstance(outcome, BackendFailed) for outcome in ticket.outcomes)
 
 
 async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it():
     async with busy(max_queue_texts=10) as (batcher, backend, _):
         batcher.check_deadline(time.monotonic())  # nothing is known of the speed yet
-        batcher._speed = replace(SLOW)  # it learns
-        waiting = asyncio.create_task(batcher.score([[2] * 2000]))
+        batcher._throughput = replace(SLOW)  # it learns
+        waiting = asyncio.create_task(batcher.submit([[2] * 2000]))
         await queued(batcher, 1)
         batcher.check_deadline(math.inf)
         batcher.check_deadline(time.monotonic() + 3600)
@@ -329,8 +329,8 @@ async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until
     async with busy() as (batcher, backend, _):
         other = Batcher(Gated(), batcher._device, QueueLimits())
         await other.start()
-        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
-        calls = [asyncio.create_task(each.score([[i] * 500 for i in (2, 3)])) for each in (batcher, other)]
+        batcher._throughput, other._throughput = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(each.submit([[i] * 500 for i in (2, 3)])) for each in (batcher, other)]
         await queued(batcher, 2)
         await queued(other, 1)
         with pytest.raises(Overloaded):
@@ -344,11 +344,11 @@ async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until
 
 async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
     async with busy() as (batcher, backend, _):
-        batcher._speed = replace(SLOW)  # it learns
-        waiting = asyncio.create_task(batcher.score([[2]]))
+        batcher._throughput = replace(SLOW)  # it learns
+        waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
         with pytest.raises(Overloaded):
-            await batcher.score([[3] * 2000], deadline_s=time.monotonic() + 10)
+            await batcher.submit([[3] * 2000], deadline_s=time.monotonic() + 10)
         backend.gate.set()
         await waiting
 
@@ -358,9 +358,9 @@ def planned(monkeypatch):
     """Whether each batch was planned in a hurry, and for whose queue."""
     noted, take = [], FairQueue.take
 
-    def noting(queue, most_tokens=None, *, hurried=False):
-        noted.append((queue, hurried))
-        return take(queue, most_tokens, hurried=hurried)
+    def noting(queue, max_tokens=None, *, urgent=False):
+        noted.append((queue, urgent))
+        return take(queue, max_tokens, urgent=urgent)
 
     monkeypatch.setattr(FairQueue, "take", noting)
     return noted
@@ -368,19 +368,19 @@ def planned(monkeypatch):
 
 async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(planned):
     async with busy() as (batcher, backend, first):
-        batcher._speed = replace(SLOW)  # it learns
+        batcher._throughput = replace(SLOW)  # it learns
         for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
-            call = asyncio.create_task(batcher.score([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
+            call = asyncio.create_task(batcher.submit([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
             await queued(batcher, 100)
             backend.gate.set()
             await asyncio.gather(first, call)
             backend.gate.clear()
             backend.inside.clear()
-            first = asyncio.create_task(batcher.score([[1]]))
+            first = asyncio.create_task(batcher.submit([[1]]))
             await backend.entered()
         backend.gate.set()
         await first
-    assert [hurried for (_, hurried), _ in itertools.groupby(planned)] == [False, True, False]
+    assert [urgent for (_, urgent), _ in itertools.groupby(planned)] == [False, True, False]
 
 
 @pytest.mark.parametrize("beside_another", [False, True])
@@ -388,15 +388,15 @@ async def test_a_line_before_another_model_of_the_device_hurries_whoever_waits(p
     async with busy() as (batcher, backend, _):
         other = Batcher(Gated(), batcher._device, QueueLimits(max_items=1))
         await other.start()
-        batcher._speed, other._speed = replace(SLOW), replace(SLOW)
-        calls = [asyncio.create_task(batcher.score([[i] * 100 for i in (2, 3)], deadline_s=time.monotonic() + 12))]
+        batcher._throughput, other._throughput = replace(SLOW), replace(SLOW)
+        calls = [asyncio.create_task(batcher.submit([[i] * 100 for i in (2, 3)], deadline_s=time.monotonic() + 12))]
         await queued(batcher, 2)
         if beside_another:
-            calls.append(asyncio.create_task(other.score([[2], [3]])))
+            calls.append(asyncio.create_task(other.submit([[2], [3]])))
             await queued(other, 1)  # one is on its way to the device, one waits
         backend.gate.set()
         await asyncio.gather(*calls)
-        assert [hurried for queue, hurried in planned if queue is batcher._queue][1] == beside_another
+        assert [urgent for queue, urgent in planned if queue is batcher._queue][1] == beside_another
         await other.stop()
 
 
@@ -404,21 +404,21 @@ async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
     backend = Gated(open_=False)
     async with batching(backend) as batcher:
         worker = batcher._worker
-        call = asyncio.create_task(batcher.score([[1]]))
+        call = asyncio.create_task(batcher.submit([[1]]))
         await backend.entered()
         call.cancel()
         await asyncio.wait([call])
         backend.gate.set()
         async with asyncio.timeout(10):
-            while batcher._began_s is not None:  # noqa: ASYNC110 - nobody is left to be told
+            while batcher._batch_started_s is not None:  # noqa: ASYNC110 - nobody is left to be told
                 await asyncio.sleep(0)
-        assert (await batcher.score([[2]])).outcomes == [[2.0]]
+        assert (await batcher.submit([[2]])).outcomes == [[2.0]]
         assert batcher._worker is worker
 
 
 async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
     async with busy(max_queue_texts=1) as (batcher, backend, _):
-        waiting = asyncio.create_task(batcher.score([[2]]))
+        waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
         batcher.check_deadline(math.inf)
         backend.gate.set()
@@ -427,7 +427,7 @@ async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
 
 async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took():
     async with busy() as (batcher, backend, first):
-        calls = [asyncio.create_task(batcher.score([[number]])) for number in (2, 3)]
+        calls = [asyncio.create_task(batcher.submit([[number]])) for number in (2, 3)]
         await queued(batcher, 2)
         backend.gate.set()
         tickets = await asyncio.gather(first, *calls)
@@ -439,38 +439,38 @@ async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took(
 async def test_what_is_known_and_what_is_not_is_counted():
     told = []
     async with batching(Gated(), LogitsCache(10), told.append) as batcher:
-        await batcher.score([[1], [2]])
-        await batcher.score([[1], [2], [3]])
-    assert [event for event in told if isinstance(event, CacheUse)] == [CacheUse(0, 2), CacheUse(2, 1)]
+        await batcher.submit([[1], [2]])
+        await batcher.submit([[1], [2], [3]])
+    assert [event for event in told if isinstance(event, CacheLookup)] == [CacheLookup(0, 2), CacheLookup(2, 1)]
 
 
 async def test_without_a_cache_nothing_is_remembered():
     async with batching(backend := Gated()) as batcher:
         for _ in range(2):
-            await batcher.score([[1]])
+            await batcher.submit([[1]])
     assert backend.batches == [[1], [1]]
 
 
 async def test_where_padding_costs_nothing_only_real_tokens_count():
     async with batching(backend := Gated(), budget_tokens=14, padding_cost=0.0) as batcher:
-        await batcher.score([[1] * 10, [2], [3], [4], [5]])
+        await batcher.submit([[1] * 10, [2], [3], [4], [5]])
     assert backend.batches == [[1, 2, 3, 4, 5]]
 
 
 async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_computed(monkeypatch):
-    monkeypatch.setattr("reward_service.batching.batcher.TRY_AGAIN_S", 0.001)
+    monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.001)
     async with batching(backend := Breaking()) as batcher:
-        await batcher.score([[1] * 50, [2]])
+        await batcher.submit([[1] * 50, [2]])
         backend.broken = True
         with pytest.raises(BackendUnavailable):
-            await batcher.score([[3]])
+            await batcher.submit([[3]])
         assert backend.batches[:3] == [[1, 2], [3], [2]]
 
 
 async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took():
     told = []
     async with batching(Gated(), observe=told.append, budget_tokens=6) as batcher:
-        ticket = await batcher.score([[1], [2, 2, 2], [3, 3, 3, 3]])
+        ticket = await batcher.submit([[1], [2, 2, 2], [3, 3, 3, 3]])
     batches = [event for event in told if isinstance(event, BatchDone)]
     assert [(each.texts, each.tokens, each.padded_tokens) for each in batches] == [(2, 4, 6), (1, 4, 4)]
     assert all(0 < each.compute_s < 5 and 0 <= each.wait_s < 1 for each in batches)
@@ -485,9 +485,9 @@ async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
         slow, quick = Batcher(first, device, QueueLimits()), Batcher(second, device, QueueLimits())
         await slow.start()
         await quick.start()
-        calls = [asyncio.create_task(slow.score([[1]]))]
+        calls = [asyncio.create_task(slow.submit([[1]]))]
         await first.entered()
-        calls.append(asyncio.create_task(quick.score([[2]])))
+        calls.append(asyncio.create_task(quick.submit([[2]])))
         while not pool._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
             await asyncio.sleep(0)
         opened_s = loop.time()
@@ -502,7 +502,7 @@ async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
 async def test_a_worker_that_dies_while_it_is_stopped_is_not_started_again(monkeypatch):
     async with batching(Gated()) as batcher:
         worker = batcher._worker
-        monkeypatch.setattr(batcher, "_hurried", lambda: 1 / 0)
+        monkeypatch.setattr(batcher, "_is_urgent", lambda: 1 / 0)
         batcher._arrived.set()
         while not worker.done():  # noqa: ASYNC110 - what follows comes before the worker's end is told
             await asyncio.sleep(0)

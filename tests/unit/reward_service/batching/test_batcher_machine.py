@@ -23,15 +23,15 @@ class Stepwise(Executor):
     def __init__(self):
         self.work = []
 
-    def submit(self, score, batch):
-        self.work.append((future := Future(), score, batch))
+    def submit(self, forward, batch):
+        self.work.append((future := Future(), forward, batch))
         future.set_running_or_notify_cancel()  # what is on a device cannot be called back
         return future
 
     def finish(self):
-        future, score, batch = self.work.pop(0)
+        future, forward, batch = self.work.pop(0)
         try:
-            future.set_result(score(batch))
+            future.set_result(forward(batch))
         except ValueError as error:
             future.set_exception(error)
 
@@ -39,7 +39,7 @@ class Stepwise(Executor):
 class ByFirstToken:
     """A model that knows no text with POISON in it."""
 
-    def score(self, batch):
+    def forward(self, batch):
         if any(POISON in tokens for tokens in batch):
             raise ValueError("poison")
         return [[float(tokens[0]), float(len(tokens))] for tokens in batch]
@@ -60,8 +60,8 @@ class Batching(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop, self.device = Clockwork(), Stepwise()
-        bounds = QueueLimits(budget_tokens=16, max_items=4, max_queue_texts=QUEUE_TEXTS)
-        self.batcher = Batcher(ByFirstToken(), Device(self.device), bounds, LogitsCache(5))
+        limits = QueueLimits(budget_tokens=16, max_items=4, max_queue_texts=QUEUE_TEXTS)
+        self.batcher = Batcher(ByFirstToken(), Device(self.device), limits, LogitsCache(5))
         self.callers = {}  # task -> (its texts, whether its time is short)
         self.loop.run_until_complete(self.batcher.start())
         self.stopped = False
@@ -71,11 +71,11 @@ class Batching(RuleBasedStateMachine):
         for _ in range(30):
             self.loop.run_until_complete(asyncio.sleep(0))
 
-    @rule(texts=TEXTS, hurried=st.booleans())
-    def ask(self, texts, hurried):
+    @rule(texts=TEXTS, has_deadline=st.booleans())
+    def ask(self, texts, has_deadline):
         batch = [(number,) * length for number, length in texts]
-        deadline_s = self.loop.time() + SOON_S if hurried else float("inf")
-        self.callers[self.loop.create_task(self.batcher.score(batch, deadline_s=deadline_s))] = batch, hurried
+        deadline_s = self.loop.time() + SOON_S if has_deadline else float("inf")
+        self.callers[self.loop.create_task(self.batcher.submit(batch, deadline_s=deadline_s))] = batch, has_deadline
         self.settle()
 
     @precondition(lambda self: self.device.work)
@@ -97,7 +97,7 @@ class Batching(RuleBasedStateMachine):
     def time_passes(self):
         self.loop.ahead_s += 2 * SOON_S
         self.settle()
-        assert all(task.done() for task, (_, hurried) in self.callers.items() if hurried)
+        assert all(task.done() for task, (_, has_deadline) in self.callers.items() if has_deadline)
 
     @rule(chance=st.integers(0, 15))
     def drain(self, chance):
@@ -119,17 +119,17 @@ class Batching(RuleBasedStateMachine):
     @invariant()
     def whoever_is_answered_is_answered_right(self):
         for task in [each for each in self.callers if each.done()]:
-            texts, hurried = self.callers.pop(task)
-            self.check(task, texts, hurried)
+            texts, has_deadline = self.callers.pop(task)
+            self.check(task, texts, has_deadline)
 
-    def check(self, task, texts, hurried):
+    def check(self, task, texts, has_deadline):
         match task.exception():
             case None:
                 assert len(task.result().outcomes) == len(texts)
                 for tokens, outcome in zip(texts, task.result().outcomes, strict=True):
                     self.check_outcome(tokens, outcome)
             case DeadlineExceeded():
-                assert hurried
+                assert has_deadline
             case NotReady():
                 assert self.stopped
             case error:

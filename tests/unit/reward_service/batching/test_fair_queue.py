@@ -30,7 +30,7 @@ def names(jobs):
 def serve(queue):
     jobs = queue.take()
     for job in jobs:
-        queue.done(job)
+        queue.complete(job)
     return jobs
 
 
@@ -70,14 +70,14 @@ def test_a_request_of_up_to_four_texts_is_small(texts, joins):
     assert (5000 in names(serve(queue))) == joins
 
 
-@pytest.mark.parametrize("hurried", [True, False])
-def test_in_a_hurry_only_those_near_the_front_are_looked_at(hurried):
+@pytest.mark.parametrize("urgent", [True, False])
+def test_in_a_hurry_only_those_near_the_front_are_looked_at(urgent):
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(0, 8), *[text(i, 16) for i in range(1, 6)]]))
     for number in range(30):
         queue.add(Caller(), numbered([text(100 * number + i, 16) for i in range(100, 105)]))
     queue.add(Caller(), numbered([text(9000 + i, 8) for i in range(5)]))
-    assert (9000 in names(queue.take(hurried=hurried))) != hurried
+    assert (9000 in names(queue.take(urgent=urgent))) != urgent
 
 
 def test_once_cleared_nothing_waits():
@@ -98,10 +98,10 @@ def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
 def test_a_large_request_ends_however_many_single_texts_keep_coming():
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(100)]))
-    fresh, left = iter(range(1000, 10**9)), set(range(100))
+    added_load, left = iter(range(1000, 10**9)), set(range(100))
     for _ in range(250):  # more is coming than can be served
         for _ in range(8):
-            queue.add(Caller(), numbered([text(next(fresh))]))
+            queue.add(Caller(), numbered([text(next(added_load))]))
         left -= set(names(serve(queue)))
     assert not left
 
@@ -129,7 +129,7 @@ class Queueing(RuleBasedStateMachine):
     def add(self, texts):
         caller, batch = Caller(), [text(*each) for each in texts]
         before = len(self.queue)
-        expected = self.queue.fresh(batch)
+        expected = self.queue.added_load(batch)
         self.queue.add(caller, numbered(batch))
         assert len(self.queue) == before + expected.texts
         self.owed[caller] = dict(enumerate(batch))
@@ -143,19 +143,19 @@ class Queueing(RuleBasedStateMachine):
     @rule(jobs=consumes(batches))
     def end(self, jobs):
         for job in jobs:
-            self.queue.done(job)
-            for caller, index in job.seats:
+            self.queue.complete(job)
+            for caller, index in job.waiters:
                 if caller in self.owed:
                     assert self.owed[caller].pop(index) == job.tokens
 
     @rule(caller=consumes(callers))
     def leave(self, caller):
-        self.queue.leave(caller)
+        self.queue.cancel(caller)
         self.owed.pop(caller)
 
     @invariant()
     def nothing_waits_for_nobody(self):
-        assert all(job.seats for job in self.queue._waiting)
+        assert all(job.waiters for job in self.queue._waiting)
         assert len(self.queue._jobs) >= len(self.queue)
 
     @invariant()
@@ -165,7 +165,7 @@ class Queueing(RuleBasedStateMachine):
 
     def teardown(self):
         for job in self.queue.clear():
-            for caller, index in job.seats:
+            for caller, index in job.waiters:
                 if caller in self.owed:
                     assert self.owed[caller].pop(index) == job.tokens
         assert not any(self.owed.values())

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from reward_service.batching.admission import (
-    LONGEST_BESIDE_SMALL_S,
+    MAX_BATCH_S_WITH_SMALL,
     Load,
     QueueLimits,
     Throughput,
     admit_or_raise,
-    hurried,
+    is_urgent,
 )
 from reward_service.batching.fair_queue import FairQueue
 from reward_service.errors import Overloaded
@@ -26,7 +26,7 @@ class Caller:
     """Somebody with one request."""
 
     arrived_s: float
-    patience_s: float
+    remaining_s: float
     texts: int
     left: int
     took_s: float = 0.0
@@ -38,7 +38,7 @@ class Device:
 
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     queue: FairQueue = field(default_factory=lambda: FairQueue(BUDGET, max_items=256))
-    speed: Throughput = field(default_factory=Throughput)
+    throughput: Throughput = field(default_factory=Throughput)
     now_s: float = 0.0
     waiting: list[Caller] = field(default_factory=list)
     answered: list[Caller] = field(default_factory=list)
@@ -49,29 +49,29 @@ class Device:
     def text(self):
         return (next(self.serials), *[0] * self.chance.randrange(10, 149))
 
-    def offer(self, texts, arrived_s, patience_s=PATIENCE_S):
+    def offer(self, texts, arrived_s, remaining_s=PATIENCE_S):
         batch = [self.text() for _ in range(texts)]
-        asked = Load(texts, sum(map(len, batch)))
+        requested = Load(texts, sum(map(len, batch)))
         try:
-            admit_or_raise(self.queue.load, asked, QueueLimits(BUDGET), self.speed, patience_s)
+            admit_or_raise(self.queue.load, requested, QueueLimits(BUDGET), self.throughput, remaining_s)
         except Overloaded:
             self.refused += 1
             return None
-        caller = Caller(arrived_s, patience_s, texts, left=texts)
+        caller = Caller(arrived_s, remaining_s, texts, left=texts)
         self.queue.add(caller, dict(enumerate(batch)))
         self.waiting.append(caller)
         return caller
 
     def run_batch(self):
-        hurry = hurried(self.queue.load, self.speed, self.least_patience_s())
-        jobs = self.queue.take(self.speed.tokens_within(LONGEST_BESIDE_SMALL_S), hurried=hurry)
+        urgent = is_urgent(self.queue.load, self.throughput, self.least_patience_s())
+        jobs = self.queue.take(self.throughput.tokens_within(MAX_BATCH_S_WITH_SMALL), urgent=urgent)
         lengths = [len(job.tokens) for job in jobs]
         spent_s = CALL_S + len(jobs) * max(lengths) / TOKENS_PER_S
         self.now_s += spent_s
-        self.speed.note(sum(lengths), spent_s)
+        self.throughput.record(sum(lengths), spent_s)
         for job in jobs:
-            self.queue.done(job)
-            for caller, _ in job.seats:
+            self.queue.complete(job)
+            for caller, _ in job.waiters:
                 caller.left -= 1
         for caller in [each for each in self.waiting if not each.left]:
             self.waiting.remove(caller)
@@ -79,12 +79,12 @@ class Device:
             self.answered.append(caller)
 
     def least_patience_s(self):
-        return min(each.arrived_s + each.patience_s for each in self.waiting) - self.now_s
+        return min(each.arrived_s + each.remaining_s for each in self.waiting) - self.now_s
 
     def hang_up(self):
         for caller in [each for each in self.waiting if self.now_s - each.arrived_s > PATIENCE_S]:
             self.waiting.remove(caller)
-            self.queue.leave(caller)
+            self.queue.cancel(caller)
             self.late += 1
 
 
@@ -93,7 +93,7 @@ def closed_loop(texts, callers, seconds):
     device = Device()
     while device.now_s < seconds:
         while len(device.waiting) < callers:
-            device.offer(texts, device.now_s, patience_s=float("inf"))
+            device.offer(texts, device.now_s, remaining_s=float("inf"))
         device.run_batch()
     return len(device.answered) / device.now_s
 
@@ -128,13 +128,13 @@ def test_whoever_is_let_in_is_answered_in_time_and_as_many_as_ever(texts, factor
 def test_single_texts_beside_a_flood_wait_little_longer_than_without_it():
     def slowest_s(flooded):
         device, singles = Device(), []
-        flood = device.offer(1000, 0.0, patience_s=float("inf")) if flooded else None
+        flood = device.offer(1000, 0.0, remaining_s=float("inf")) if flooded else None
         while device.now_s < 30:
             if flooded and not flood.left:
-                flood = device.offer(1000, device.now_s, patience_s=float("inf"))
+                flood = device.offer(1000, device.now_s, remaining_s=float("inf"))
             singles = [each for each in singles if each.left]
             while len(singles) < 10:
-                singles.append(device.offer(1, device.now_s, patience_s=float("inf")))
+                singles.append(device.offer(1, device.now_s, remaining_s=float("inf")))
             device.run_batch()
         took_s = sorted(each.took_s for each in device.answered if each.texts == 1)
         return took_s[int(0.99 * len(took_s)) - 1]

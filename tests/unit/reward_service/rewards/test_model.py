@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError
-from reward_service.rewards.model import check, mapped, read, revision, sigmoid, softmax, value_range
+from reward_service.rewards.model import (
+    check_labels,
+    label_reward,
+    revision,
+    score_from_logits,
+    sigmoid,
+    softmax,
+    value_range,
+)
 from shared.schemas import EngineInfo
 from tests.conftest import cases
 
@@ -23,18 +31,18 @@ class Model:
 
 @pytest.mark.parametrize("case", cases("sentiment_mapping_cases.jsonl"))
 def test_a_label_and_its_probability_give_the_reward_of_the_table(case):
-    assert mapped(SENTIMENT, case["label"], case["probability"]) == pytest.approx(case["score"], abs=1e-9)
+    assert label_reward(SENTIMENT, case["label"], case["probability"]) == pytest.approx(case["score"], abs=1e-9)
 
 
 def test_the_label_with_the_highest_probability_wins():
-    score, detail = read(SENTIMENT, ["a", "POSITIVE", "b"], [0.0, math.log(2), 0.0], multi_label=False)
+    score, detail = score_from_logits(SENTIMENT, ["a", "POSITIVE", "b"], [0.0, math.log(2), 0.0], multi_label=False)
     assert detail == {"label": "POSITIVE", "score": pytest.approx(0.5)}
     assert score == pytest.approx(1.0)
 
 
 def test_swapped_labels_swap_the_reward():
-    positive_first, _ = read(SENTIMENT, ["POSITIVE", "NEGATIVE"], [3.0, 0.0], multi_label=False)
-    negative_first, _ = read(SENTIMENT, ["NEGATIVE", "POSITIVE"], [3.0, 0.0], multi_label=False)
+    positive_first, _ = score_from_logits(SENTIMENT, ["POSITIVE", "NEGATIVE"], [3.0, 0.0], multi_label=False)
+    negative_first, _ = score_from_logits(SENTIMENT, ["NEGATIVE", "POSITIVE"], [3.0, 0.0], multi_label=False)
     assert positive_first > 1.9
     assert negative_first < -0.9
 
@@ -47,17 +55,17 @@ def test_probabilities_are_probabilities_for_any_logits(logits):
 
 def test_a_label_that_the_model_lacks_is_refused():
     with pytest.raises(ConfigError, match="no label 'POSITIVE'; it has LABEL_0, LABEL_1"):
-        check("sentiment", SENTIMENT, Model(["LABEL_0", "LABEL_1"]))
+        check_labels("sentiment", SENTIMENT, Model(["LABEL_0", "LABEL_1"]))
 
 
 def test_a_label_without_a_factor_is_refused():
     with pytest.raises(ConfigError, match="NEUTRAL"):
-        check("s", ClassifierSpec(model="m", labels={"POSITIVE": 1.0}), Model(["POSITIVE", "NEUTRAL"]))
+        check_labels("s", ClassifierSpec(model="m", labels={"POSITIVE": 1.0}), Model(["POSITIVE", "NEUTRAL"]))
 
 
 def test_a_regressor_needs_one_output():
     with pytest.raises(ConfigError, match="has 2"):
-        check("v", RegressorSpec(model="m"), Model(["a", "b"]))
+        check_labels("v", RegressorSpec(model="m"), Model(["a", "b"]))
 
 
 @pytest.mark.parametrize(

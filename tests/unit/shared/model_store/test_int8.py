@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from shared.model_store.int8 import MOST, multiples, round_weights
+from shared.model_store.int8 import INT8_MAX, quantize_rows, round_weights
 
 FINITE = st.floats(-8, 8, width=32)
 MATRICES = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=FINITE)
@@ -13,15 +13,15 @@ MATRICES = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_s
 
 @given(MATRICES)
 def test_no_weight_moves_further_than_half_a_step(weights):
-    whole, steps = multiples(weights)
+    whole, steps = quantize_rows(weights)
     assert np.all(np.abs(whole * steps - weights) <= 0.5001 * steps + 1e-30)
-    assert np.abs(whole.astype(int)).max() <= MOST
+    assert np.abs(whole.astype(int)).max() <= INT8_MAX
 
 
 @given(MATRICES)
 def test_rounded_weights_are_given_back_as_they_are(weights):
-    whole, steps = multiples(weights)
-    again, _ = multiples(whole * steps)
+    whole, steps = quantize_rows(weights)
+    again, _ = quantize_rows(whole * steps)
     assert np.array_equal(again, whole)
 
 

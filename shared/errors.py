@@ -1,23 +1,23 @@
-"""What can go wrong when text is scored remotely.
+"""Errors of remote scoring.
 
 RewardError
-├── ServiceUnreachable      nobody answered, or not in time            (tried again)
-├── ServiceRefused          the service answered with a problem
-│   ├── ServiceBroken       500: what answers has failed               (tried again for a short while)
-│   ├── Overloaded          429: its queue is full                     (tried again)
-│   ├── NotReady            503: loading, draining                     (tried again)
-│   ├── TooSlow             408: the request did not arrive in time    (tried again)
-│   ├── BadRequest          400, 413, 415, 422: the request is wrong
+├── ServiceUnreachable      no response, or not in time                        (retried)
+├── ServiceError            the service responded with an error
+│   ├── InternalServerError 500                                            (retried for a short time)
+│   ├── Overloaded          429: its queue is full                             (retried)
+│   ├── NotReady            503: loading or draining                           (retried)
+│   ├── RequestTimeout      408: the request did not arrive in time            (retried)
+│   ├── BadRequest          400, 413, 415, 422: the request is invalid
 │   ├── Unauthorized        401, 403
-│   └── UnknownReward       404: no reward of that name
-├── BadAddress              an address is none at all, or of a kind that is not known
-├── BadKey                  the file of a key has none, or the key cannot be sent
-├── CannotBeSent            a column holds what JSON cannot
-├── UnsafeAddress           a key would go over an open wire
-├── NotARewardService       something answered, but it is not this service
-├── BadAnswer               the answer breaks the contract: lengths, order, a number that is none
-├── RevisionChanged         the scores come from other weights than the run began with
-├── TooManyFailures         more items without a score than the failure budget allows
+│   └── UnknownReward       404: no reward has that name
+├── InvalidUrl              a URL is malformed or has an unknown scheme
+├── InvalidApiKey           the key file is empty or unreadable, or the key cannot be sent in a header
+├── NotSerializable         a column holds a value that JSON cannot represent
+├── InsecureTransport       the API key would be sent unencrypted
+├── NotARewardService       another service responds at the URL
+├── InvalidResponse         the response violates the wire format: lengths, order, invalid numbers
+├── RevisionChanged         the scores come from another revision than the run started with
+├── FailureBudgetExceeded   more items without a score than the failure budget allows
 └── RankFailed              another process of a distributed run could not score
 """
 
@@ -26,32 +26,33 @@ from typing import Any, ClassVar
 
 
 class RewardError(Exception):
-    """A reward could not be had. The message says what to do."""
+    """A reward could not be computed. The message says what to do."""
 
     retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later."""
 
 
 class ServiceUnreachable(RewardError):
-    """Nobody answered at the address, or not in time."""
+    """The service did not respond, or not in time."""
 
     retryable = True
 
 
 class ServiceError(RewardError):
-    """The service answered with a problem document."""
+    """The service responded with a problem document."""
 
     def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it travel between processes, which an exception with names for its parts does not by itself."""
-        made = partial(type(self), status=self.status, code=self.code, retry_after_s=self.retry_after_s)
-        return made, self.args
+        """Support pickling, which by default drops keyword-only arguments."""
+        constructor = partial(type(self), status=self.status, code=self.code, retry_after_s=self.retry_after_s)
+        return constructor, self.args
 
 
 class InternalServerError(ServiceError):
-    """What answers at the address says 500: it is there, and it has failed. One that restarts does not say that."""
+    """The service responded with 500. Restarting services refuse connections instead, so this may be permanent."""
 
     retryable = True
 
@@ -63,19 +64,19 @@ class Overloaded(ServiceError):
 
 
 class NotReady(ServiceError):
-    """The service is loading its models, draining, or broken for the moment."""
+    """The service is loading its models, draining, or temporarily unable to compute."""
 
     retryable = True
 
 
 class RequestTimeout(ServiceError):
-    """The request did not reach the service in the time it gives."""
+    """The request did not reach the service within its time limit."""
 
     retryable = True
 
 
 class BadRequest(ServiceError):
-    """The request is wrong; asking again would not help."""
+    """The request is invalid; a retry would fail again."""
 
 
 class Unauthorized(ServiceError):
@@ -87,33 +88,33 @@ class UnknownReward(ServiceError):
 
 
 class InvalidUrl(RewardError, ValueError):
-    """An address is none at all, or of a kind that is not known: nobody could be asked there."""
+    """A URL is malformed or has an unknown scheme."""
 
 
 class InvalidApiKey(RewardError, ValueError):
-    """The file of an API key cannot be read or has none, or the key cannot be sent. The message does not tell it."""
+    """The key file is empty or unreadable, or the key cannot be sent in a header. The message never shows the key."""
 
 
 class NotSerializable(RewardError, ValueError):
-    """A column of the request holds what JSON cannot, such as NaN or a date."""
+    """A column holds a value that JSON cannot represent, such as NaN or a date."""
 
 
 class InsecureTransport(RewardError):
-    """The API key could be read on its way."""
+    """The API key would be sent unencrypted over a network."""
 
 
 class NotARewardService(RewardError):
-    """Something answers at the address, but it is not a reward service."""
+    """Something responds at the URL, but it is not a reward service."""
 
 
 class InvalidResponse(RewardError):
-    """The answer breaks the contract of the wire."""
+    """The response violates the wire format."""
 
     retryable = True
 
 
 class RevisionChanged(RewardError):
-    """The scores come from other weights than the run began with."""
+    """The scores come from another revision of the reward than the run started with."""
 
 
 class FailureBudgetExceeded(RewardError):

@@ -1,7 +1,8 @@
-"""The wire: what `POST /v1/score` and `GET /v1/rewards` take and give.
+"""The wire format: paths, headers, and the bodies of `POST /v1/score` and `GET /v1/rewards`.
 
-Columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[name][i]` belong together, and
-`scores[i]` belongs to them. A score that could not be made is null with its reason in `errors`, never a number.
+Requests are columns, as TRL passes them: `completions[i]`, `prompts[i]` and every `columns[name][i]` belong together,
+and `scores[i]` is their score. A score that could not be computed is null with a reason in `errors`, never a number.
+Docstrings of models and fields are the descriptions in the OpenAPI document.
 """
 
 from typing import Annotated, Any, Final, Literal, Self
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, m
 from pydantic_core import PydanticCustomError
 
 SERVICE: Final = "remote-rewards"
-"""What `GET /v1/rewards` calls itself; a client that reads anything else is talking to something else."""
+"""The `service` field of `GET /v1/rewards`, by which a client recognises a reward service."""
 
 SCORE_PATH: Final = "/v1/score"
 REWARDS_PATH: Final = "/v1/rewards"
@@ -25,24 +26,30 @@ PROBLEM_JSON: Final = "application/problem+json"
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
-"""The caller's remaining time in milliseconds: relative, so that no two clocks need agree."""
+"""The caller's remaining time in milliseconds: relative, so that clocks need not agree."""
 
 NAME_PATTERN: Final = r"^[a-z0-9_.-]{1,64}$"
-"""What a reward may be called."""
+"""Valid reward names."""
 
 DEFAULT_PORT: Final = 8088
+
+MAX_ABS_SCORE: Final = 1e18
+"""Largest magnitude of a score: a policy learns in float32, which cannot represent the square of a larger number."""
+
+COLUMNS_SCHEMA: Final = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
+"""The JSON schema of `columns`; pydantic validates the lengths alone, since values may be anything."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Wire(BaseModel):
-    """What travels. The sentence under a field is its description in the API's document."""
+    """Base of all bodies."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class ContentPart(Wire):
-    """A piece of a message. One without text, such as a picture, adds nothing to what is read."""
+    """A part of a message's content. A part without text, such as an image, is ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,7 +57,7 @@ class ContentPart(Wire):
 
 
 class Message(Wire):
-    """One turn of a chat. A tool call has no content."""
+    """A chat message. The content is null for a tool call."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -61,36 +68,33 @@ class Message(Wire):
 Text = str | Annotated[list[Message], Field(fail_fast=True)]
 """A completion or a prompt: a string, or a list of chat messages."""
 Texts = Annotated[list[Text], Field(fail_fast=True)]
-"""The first that is wrong is told of: collecting a million errors would take seconds."""
-
-
-COLUMNS = {"type": "object", "additionalProperties": {"type": "array", "items": {}}}
+"""Validation stops at the first invalid text: collecting a million errors would take seconds."""
 
 
 class ScoreRequest(Wire):
-    """Texts to score, as columns of one length."""
+    """Completions to score, as columns of equal length."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
 
     completions: Texts
-    """What is scored: each a string or a list of chat messages."""
+    """The completions to score: strings or lists of chat messages."""
     prompts: Texts | None = None
-    """What was asked, one a completion; needed by rewards that read it."""
-    columns: Annotated[dict[str, Any], WithJsonSchema(COLUMNS)] = Field(default_factory=dict)
-    """Further columns by name, handed to function rewards."""
+    """One prompt per completion; required by rewards that read the prompt."""
+    columns: Annotated[dict[str, Any], WithJsonSchema(COLUMNS_SCHEMA)] = Field(default_factory=dict)
+    """Further columns by name, one value per completion; passed to function rewards."""
     rewards: Annotated[list[str], Field(fail_fast=True)] | None = None
-    """Names of the rewards to score with; left out, the configuration's `default`."""
+    """Names of the rewards to score with. Defaults to the configuration's `default`."""
     details: StrictBool = False
-    """Whether to give the parts each score is made of."""
+    """Whether to return the parts of each score."""
 
     @model_validator(mode="after")
-    def _nothing_else(self) -> Self:
+    def _check_no_extra_fields(self) -> Self:
         for name in self.__pydantic_extra__ or {}:
-            raise PydanticCustomError("extra_forbidden", "there is no such field", {"name": name})
+            raise PydanticCustomError("extra_forbidden", "unknown field", {"name": name})
         return self
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _check_equal_lengths(self) -> Self:
         lists = {f"columns.{name}": values for name, values in self.columns.items()}
         if self.prompts is not None:
             lists["prompts"] = self.prompts
@@ -103,33 +107,32 @@ class ScoreRequest(Wire):
 
 
 class ItemError(Wire):
-    """Why one item has no score."""
+    """Why an item has no score."""
 
     code: str
     message: str
 
 
-LARGEST = 1e18
-"""No score is further from zero: a policy learns in 32-bit floats, which hold no square of more."""
-Score = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
-"""A number, finite, and written as one: not as a word and not as a truth value."""
+Score = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_ABS_SCORE, le=MAX_ABS_SCORE)]
+"""A finite JSON number: no string, no boolean."""
 
 
 class RewardScores(Wire):
-    """One reward's answer to a request; every list is in the order of the request."""
+    """The scores of one reward. Every list is in the order of the request."""
 
     scores: list[Score | None]
-    """One a completion; null where there is none."""
+    """One score per completion; null if it could not be computed."""
     revision: str
-    """What made these scores: weights, tokenizer, engine, labels and mapping."""
+    """Identifies what computed the scores: weights, tokenizer, engine, labels and mapping."""
     errors: dict[str, ItemError] = Field(default_factory=dict)
-    """By index, as a string: exactly the items whose score is null."""
+    """Errors by item index, as a string: exactly one for each null score."""
     truncated: list[int] = Field(default_factory=list)
-    """Indices of the texts of which the reward saw only a part."""
+    """Indices of the items of which the reward read only a part."""
     details: list[dict[str, Any] | None] | None = None
+    """The parts of each score, if the request asked for them."""
 
     @model_validator(mode="after")
-    def _a_null_has_a_reason(self) -> Self:
+    def _check_nulls_have_errors(self) -> Self:
         nulls = {str(index) for index, score in enumerate(self.scores) if score is None}
         if nulls != set(self.errors):
             raise ValueError("errors must name exactly the items without a score")
@@ -137,14 +140,14 @@ class RewardScores(Wire):
 
 
 class Timing(Wire):
-    """Where the time of a request went, in milliseconds."""
+    """Queueing and computing time of a request, in milliseconds."""
 
     queue_ms: float
     compute_ms: float
 
 
 class ScoreResponse(Wire):
-    """Scores by reward name."""
+    """The scores of a request, by reward name."""
 
     rewards: dict[str, RewardScores]
     request_id: str
@@ -152,37 +155,37 @@ class ScoreResponse(Wire):
 
 
 class EngineInfo(Wire):
-    """What computes a model, and how it was found to do: the revision covers it."""
+    """The inference engine of a model, and its benchmark. The revision covers it."""
 
     backend: str
     dtype: str
     deterministic: bool = False
-    """Whether a score does not depend, to the bit, on what else was asked at the same time."""
+    """Whether a score is bitwise independent of what else is in its batch."""
     texts_per_s: float | None = None
-    """Measured when it was chosen; null where the configuration left no choice."""
+    """Measured throughput; null if the configuration names the engine."""
     error: float | None = None
-    """99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
+    """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
 
 
 class RewardInfo(Wire):
-    """What a reward is, and exactly which weights, tokenizer, labels and mapping it scores with."""
+    """A reward: its kind, limits, and the revision of its weights, tokenizer, labels and mapping."""
 
     name: Name
     kind: str
     description: str
     revision: str
     range: tuple[float, float] | None = None
-    """Lowest and highest score possible; null where it is not known."""
+    """Lowest and highest possible score; null if unknown."""
     max_tokens: int | None = None
-    """Tokens the model sees of a text; null where the reward reads all of it."""
+    """Maximum number of tokens that the model reads of a text; null if the reward reads all of it."""
     engine: EngineInfo | None = None
-    """What computes the model; null where there is none."""
+    """The engine that computes the model; null for a reward without a model."""
     parts: list[str] = Field(default_factory=list)
-    """The rewards that a composite is made of."""
+    """Names of the rewards that a composite combines."""
 
 
 class Limits(Wire):
-    """What one request may hold, and what may wait."""
+    """Limits of a request, and of the queue."""
 
     max_request_texts: int = Field(gt=0)
     max_body_bytes: int = Field(gt=0)
@@ -190,7 +193,7 @@ class Limits(Wire):
 
 
 class ServiceInfo(Wire):
-    """The answer of `GET /v1/rewards`."""
+    """The response of `GET /v1/rewards`."""
 
     service: Literal["remote-rewards"] = SERVICE
     version: str
@@ -200,7 +203,7 @@ class ServiceInfo(Wire):
 
 
 class Problem(Wire):
-    """An error, as RFC 9457 lays it out, sent as `application/problem+json`."""
+    """An RFC 9457 problem document, sent as `application/problem+json`."""
 
     type: str = "about:blank"
     title: str
@@ -211,6 +214,6 @@ class Problem(Wire):
     retryable: bool
 
 
-def is_finite(score: float | None) -> bool:
-    """Tell whether a score is a number that a policy may learn from."""
-    return score is not None and abs(score) <= LARGEST
+def is_valid_score(score: float | None) -> bool:
+    """Return whether a score is a finite number of at most `MAX_ABS_SCORE`."""
+    return score is not None and abs(score) <= MAX_ABS_SCORE

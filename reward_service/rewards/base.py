@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shared.schemas import ItemError, RewardInfo, Text, is_finite
+from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Scores:
 def null_non_finite(result: Scores) -> None:
     """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
     for index, score in enumerate(result.scores):
-        if score is not None and not is_finite(score):
+        if score is not None and not is_valid_score(score):
             result.scores[index], result.details[index] = None, None
             result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score:g}")
 

@@ -99,7 +99,7 @@ class FunctionReward:
         """Wait for no call: one that never ends would keep the service."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._loop is not None:
-            self._loop.leave(asyncio.sleep(0))
+            self._loop.stop_nowait(asyncio.sleep(0))
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -172,7 +172,7 @@ def test_a_call_under_way_when_its_client_is_closed_ends_and_says_so():
         assert began.wait(10)
         client.close()
         caller.join(3)
-        assert errors == ["the client was closed while a call was under way"]
+        assert errors == ["reward-client was closed while a call was in flight"]
         assert client.info().limits
 
 

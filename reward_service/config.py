@@ -1,6 +1,5 @@
 """`rewards.yaml`: which rewards are served, under which names. Frozen, typed, and a misspelt key is refused."""
 
-import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from reward_service.errors import ConfigError
+from shared.errors import did_you_mean
 from shared.schemas import Name
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
@@ -222,12 +222,6 @@ def most_telling_error(error: ValidationError) -> ErrorDetails:
     """Give the error to tell of: a misspelt key, which is why another one is missing; else the one deepest inside."""
     errors = error.errors(include_url=False, include_input=False)
     return max(errors, key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
-
-
-def did_you_mean(name: str, known: Mapping[str, Any] | set[str]) -> str:
-    """Give `; did you mean …?`, or nothing where no known name is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _fields() -> set[str]:

@@ -6,9 +6,10 @@ import math
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from reward_service.config import did_you_mean, most_telling_error
+from reward_service.config import most_telling_error
 from reward_service.errors import BadJson, InvalidRequest, RewardServiceError
 from shared import schemas
+from shared.errors import did_you_mean
 from shared.schemas import Problem, ScoreRequest
 
 

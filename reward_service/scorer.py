@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-from reward_service.config import did_you_mean
 from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward
 from reward_service.problem_details import sanitize
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite, score_once
 from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel
+from shared.errors import did_you_mean
 from shared.schemas import ItemError, RewardScores, ScoreRequest, ScoreResponse, Timing
 
 

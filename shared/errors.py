@@ -21,6 +21,8 @@ RewardError
 └── RankFailed              another process of a distributed run could not score
 """
 
+import difflib
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -132,3 +134,9 @@ def check_revision(name: str, revision: str, expected: str) -> None:
             f"the reward {name!r} changed during the run: it began with {expected} and is now {revision}; "
             f"rewards of two models do not compare, so start a new run or serve the old one again"
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean '…'?` with the known name closest to `name`, or the empty string if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

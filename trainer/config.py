@@ -1,6 +1,5 @@
 """What a run is: our own settings beside TRL's, in one YAML file that is called a recipe."""
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -13,6 +12,7 @@ import yaml
 from trl import ModelConfig, RLOOConfig, TrlParser
 
 from remote_rewards.trl import urls_from_environment
+from shared.errors import did_you_mean
 from trainer.errors import TrainerError
 from trainer.eval_metrics import JUDGES
 
@@ -171,7 +171,9 @@ def check(run: RunArguments) -> None:
     """Refuse what cannot work before anything slow is done."""
     for judge in run.judges:
         if judge not in JUDGES:
-            raise TrainerError(f"there is no judge {judge!r}{_nearest(judge, JUDGES)}; there are {', '.join(JUDGES)}")
+            raise TrainerError(
+                f"there is no judge {judge!r}{did_you_mean(judge, JUDGES)}; there are {', '.join(JUDGES)}"
+            )
     for decoding in run.eval_decodings:
         if decoding not in {"greedy", "sampled"}:
             raise TrainerError(f"there is no decoding {decoding!r}: greedy and sampled are")
@@ -230,7 +232,7 @@ def check_keys(path: Path, known: Iterable[str]) -> None:
     known = set(known)
     for key in content:
         if key not in known:
-            raise TrainerError(f"{path}: there is no setting {key!r}{_nearest(str(key), known)}")
+            raise TrainerError(f"{path}: there is no setting {key!r}{did_you_mean(str(key), known)}")
 
 
 def recipe_path(name: str) -> Path:
@@ -256,11 +258,6 @@ def _recipe_of(argv: list[str]) -> Path | None:
 
 def _known_keys() -> set[str]:
     return {item.name for kind in (RunArguments, RLOOConfig, ModelConfig) for item in fields(kind)} | {"env"}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _packaged() -> str:

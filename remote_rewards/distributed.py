@@ -1,8 +1,8 @@
-"""Let all processes of a distributed run stop together: where one has no reward, none may wait for its gradients.
+"""Agreement between the ranks of a distributed run: either all of them have their rewards, or all raise.
 
-Each process tells the others how a call went, and which revisions it has its scores from, before any of them goes on:
-rewards of two models do not compare, least of all within one group. A process that is gone is noticed by its closed
-connection. Over gloo, whatever the gradients travel by, from one thread, so that all talk in the same order.
+Before any rank uses the result of a call, the ranks exchange whether it succeeded and which revisions it has: scores of
+two models do not compare, least of all within one group. A rank that has died is noticed by its closed connection. The
+exchange uses gloo, whatever backend the gradients use, from one thread, so that all ranks make it in the same order.
 """
 
 import asyncio
@@ -10,25 +10,32 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from shared.errors import RankFailed, RevisionChanged
 
 T = TypeVar("T")
 Revisions = Mapping[str, str]
-"""By the name of each reward."""
-_talking = ThreadPoolExecutor(1, thread_name_prefix="ranks")
+"""The revision of each reward, by name."""
 
 
-async def agreed(work: Awaitable[T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}) -> T:
-    """Give the result of this process's work once all have theirs.
+def is_distributed() -> bool:
+    """Return whether this process is one of several ranks."""
+    distributed = sys.modules.get("torch.distributed")  # not imported means not initialized: do not import torch here
+    return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
 
-    Raises what went wrong here, or `RankFailed` where there are several processes: the same on each of them. So is
-    `RevisionChanged`, where a reward in `revisions_of` the results is not of the same revision on all. What `timeout_s`
-    bounds is the wait for the others.
+
+async def all_ranks_succeed(
+    work: Awaitable[T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}
+) -> T:
+    """Return the result of this rank's work once the work of every rank has succeeded.
+
+    Raises, on every rank, `RankFailed` where the work of any rank failed, and `RevisionChanged` where two ranks have
+    different revisions of a reward in `revisions_of(result)`. In a run of one process, the work's own exception.
+    `timeout_s` bounds the wait for the other ranks.
     """
-    if not several():
+    if not is_distributed():
         return await work
     result: T | None = None
     revisions: Revisions = {}
@@ -39,55 +46,58 @@ async def agreed(work: Awaitable[T], timeout_s: float, revisions_of: Callable[[T
     except Exception as error:
         failure = error
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(_talking, _tell, failure, revisions, timeout_s)
+    await loop.run_in_executor(_gloo_executor(), _gather_status, failure, revisions, timeout_s)
     return result  # type: ignore[return-value]
 
 
-def agreed_now(work: Callable[[], T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}) -> T:
-    """Do the same for work without an event loop."""
+def all_ranks_succeed_sync(
+    work: Callable[[], T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}
+) -> T:
+    """Like `all_ranks_succeed`, for callers without an event loop."""
 
-    async def done() -> T:
+    async def run() -> T:
         return await asyncio.to_thread(work)
 
-    return asyncio.run(agreed(done(), timeout_s, revisions_of))
+    return asyncio.run(all_ranks_succeed(run(), timeout_s, revisions_of))
 
 
-def several() -> bool:
-    """Tell whether this process is one of several."""
-    distributed = sys.modules.get("torch.distributed")  # who has not imported it is alone, and need not wait for torch
-    return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _tell(failure: Exception | None, revisions: Revisions, timeout_s: float) -> None:
-    from torch import distributed
-
-    told: list[Any] = [None] * distributed.get_world_size()
-    mine = None if failure is None else f"{type(failure).__name__}: {failure}"
-    try:
-        distributed.all_gather_object(told, (mine, dict(revisions)), group=_group(timeout_s))
-    except RuntimeError as error:
-        raise RankFailed(f"another process of this run is gone or does not answer ({error})") from failure or error
-    for rank, (message, _) in enumerate(told):
-        if message is not None:
-            raise RankFailed(f"process {rank} has no rewards, so all stop: {message}") from failure
-    refuse_several([revisions for _, revisions in told])
-
-
-def refuse_several(told: Sequence[Revisions]) -> None:
-    """Raise `RevisionChanged` where a reward is not of the same revision on every process, given in their order."""
+def check_same_revisions(revisions_by_rank: Sequence[Revisions]) -> None:
+    """Raise `RevisionChanged` where two ranks have different revisions of a reward."""
     first: dict[str, tuple[int, str]] = {}
-    for rank, revisions in enumerate(told):
+    for rank, revisions in enumerate(revisions_by_rank):
         for name, revision in revisions.items():
-            other, before = first.setdefault(name, (rank, revision))
-            if revision != before:
+            first_rank, first_revision = first.setdefault(name, (rank, revision))
+            if revision != first_revision:
                 raise RevisionChanged(
-                    f"the reward {name!r} is not the same on all processes: process {other} has {before} and process "
-                    f"{rank} has {revision}; rewards of two models do not compare, so serve one of them everywhere"
+                    f"the ranks have different revisions of the reward {name!r}: rank {first_rank} has "
+                    f"{first_revision} and rank {rank} has {revision}; scores of two models do not compare, so serve "
+                    f"the same revision to all ranks"
                 )
 
 
+def _gather_status(failure: Exception | None, revisions: Revisions, timeout_s: float) -> None:
+    """Exchange (error message, revisions) with the other ranks, and raise what follows for all of them."""
+    from torch import distributed
+
+    statuses: list[Any] = [None] * distributed.get_world_size()
+    message = None if failure is None else f"{type(failure).__name__}: {failure}"
+    try:
+        distributed.all_gather_object(statuses, (message, dict(revisions)), group=_gloo_group(timeout_s))
+    except RuntimeError as error:
+        raise RankFailed(f"another rank of this run has died or does not respond ({error})") from failure or error
+    for rank, (rank_message, _) in enumerate(statuses):
+        if rank_message is not None:
+            raise RankFailed(f"rank {rank} has no rewards, so all ranks stop: {rank_message}") from failure
+    check_same_revisions([rank_revisions for _, rank_revisions in statuses])
+
+
+@cache
+def _gloo_executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="reward-ranks")
+
+
 @lru_cache(maxsize=1)
-def _group(timeout_s: float) -> Any:
+def _gloo_group(timeout_s: float) -> Any:
     from torch import distributed
 
     return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))

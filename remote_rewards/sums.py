@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from remote_rewards.distributed import agreed
+from remote_rewards.distributed import all_ranks_succeed
 from shared.aio import gather_or_cancel
 from shared.schemas import RewardScores
 
@@ -81,7 +81,7 @@ async def _answer(key: tuple[int, ...], turn: _Turn) -> list[Had]:
 async def _all(key: tuple[int, ...], turn: _Turn) -> list[Had]:
     await asyncio.sleep(0)  # everyone who asks in this turn of the loop has joined after it
     _close(key, turn)
-    return await agreed(_checked(turn), turn.timeout_s, _revisions_of)
+    return await all_ranks_succeed(_checked(turn), turn.timeout_s, _revisions_of)
 
 
 async def _checked(turn: _Turn) -> list[Had]:

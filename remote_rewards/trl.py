@@ -26,7 +26,7 @@ NOT_APPLICABLE = "not_applicable"
 BUDGET_CALLS = 10
 LATENCY_CALLS = 100
 """Over so many calls the latencies are taken that a run logs."""
-PATIENCE_WITH_OTHERS_S = 30.0
+RANK_TIMEOUT_MARGIN_S = 30.0
 """How much longer than its own longest call a process waits for the others."""
 
 LogMetric = Callable[[str, float], None]
@@ -105,9 +105,9 @@ class RemoteReward:
     ) -> list[float | None]:
         """Score one generation batch. Raises a `RewardError` where it cannot, on every process of the run."""
         scoring = partial(self._score, completions, prompts, columns, log_metric or (lambda name, value: None))
-        check = partial(refuse_lost_group, prompts)
-        mine, summed = await in_turn(completions, scoring, check, self.client.timeout_s + PATIENCE_WITH_OTHERS_S)
-        return known_to_all(mine, summed)
+        check = partial(check_no_fully_failed_group, prompts)
+        mine, summed = await in_turn(completions, scoring, check, self.client.timeout_s + RANK_TIMEOUT_MARGIN_S)
+        return mask_failed(mine, summed)
 
     async def _score(
         self, completions: Sequence[Any], prompts: Sequence[Any], columns: Columns, log_metric: LogMetric
@@ -124,7 +124,7 @@ class RemoteReward:
         self.revision = reward.revision
         self._count(reward)
         figures = {
-            **health(reward, prompts),
+            **reward_metrics(reward, prompts),
             "latency_ms_p50": float(np.quantile(self._latencies_ms, 0.5)),
             "latency_ms_p99": float(np.quantile(self._latencies_ms, 0.99)),
             "retries": float(self.client.retries - retries),
@@ -145,7 +145,7 @@ class RemoteReward:
             )
 
 
-def known_to_all(mine: RewardScores, summed: Iterable[RewardScores]) -> list[float | None]:
+def mask_failed(mine: RewardScores, summed: Iterable[RewardScores]) -> list[float | None]:
     """Give a reward's scores, without those of items on which another reward of the same sum has failed.
 
     TRL sums the rewards that it has of an item: what is left of a sum whose other half failed is a wrong reward. A
@@ -155,10 +155,10 @@ def known_to_all(mine: RewardScores, summed: Iterable[RewardScores]) -> list[flo
     return [None if str(index) in failed else score for index, score in enumerate(mine.scores)]
 
 
-def refuse_lost_group(prompts: Sequence[Any], summed: Iterable[RewardScores]) -> None:
+def check_no_fully_failed_group(prompts: Sequence[Any], summed: Iterable[RewardScores]) -> None:
     """Raise `FailureBudgetExceeded` if every completion of a prompt lacks one of its scores."""
     failed = failed_items(summed)
-    if prompt := lost_group(failed, prompts):
+    if prompt := fully_failed_group(failed, prompts):
         error = next(iter(failed.values()))
         raise FailureBudgetExceeded(
             f"no completion of the prompt {prompt[:80]!r} has all its scores: there is nothing to compare; "
@@ -166,7 +166,7 @@ def refuse_lost_group(prompts: Sequence[Any], summed: Iterable[RewardScores]) ->
         )
 
 
-def lost_group(failed: Container[str], prompts: Sequence[Any]) -> str | None:
+def fully_failed_group(failed: Container[str], prompts: Sequence[Any]) -> str | None:
     """Give a prompt of which every completion failed, where it has several: no baseline is left for it."""
     groups: dict[str, list[bool]] = {}
     for index, prompt in enumerate(prompts):
@@ -191,16 +191,16 @@ def over_budget(recent: Sequence[tuple[int, int]], budget: float) -> bool:
     return bool(failed > max(1.0, budget * items) or (items > 0 and failed == items))
 
 
-def health(reward: RewardScores, prompts: Sequence[Any]) -> dict[str, float]:
+def reward_metrics(reward: RewardScores, prompts: Sequence[Any]) -> dict[str, float]:
     """Give the figures by which a sick reward is seen in the log."""
     count = max(1, len(reward.scores))
     groups: dict[str, set[float]] = {}
     for prompt, score in zip(prompts, reward.scores, strict=True):
         groups.setdefault(repr(prompt), set()).update(() if score is None else (score,))
     return {
-        "none_frac": sum(score is None for score in reward.scores) / count,
-        "truncated_frac": len(reward.truncated) / count,
-        "raw_zero_std_frac": sum(len(scores) <= 1 for scores in groups.values()) / max(1, len(groups)),
+        "frac_missing": sum(score is None for score in reward.scores) / count,
+        "frac_truncated": len(reward.truncated) / count,
+        "frac_reward_zero_std": sum(len(scores) <= 1 for scores in groups.values()) / max(1, len(groups)),
     }
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
-from remote_rewards.distributed import agreed_now
+from remote_rewards.distributed import all_ranks_succeed_sync
 from remote_rewards.trl import RemoteReward, remote_reward
 from shared.errors import RewardError
 from shared.schemas import RewardInfo
@@ -166,7 +166,7 @@ def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]
     """
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
     waited_s = run.wait_for_rewards_s
-    found = agreed_now(
+    found = all_ranks_succeed_sync(
         lambda: handshakes(made, waited_s),
         waited_s + 30,
         lambda found: {} if run.allow_revision_change else revisions_of(found),

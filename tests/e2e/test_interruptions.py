@@ -189,6 +189,6 @@ def test_where_the_rewards_of_one_process_are_broken_all_stop_within_a_minute_an
         said = [process.communicate(timeout=180)[0] for process in processes]
     assert time.monotonic() - began_s < 60
     assert all(process.returncode != 0 for process in processes)
-    told = {re.search(r"RankFailed: (process 1 has no rewards, so all stop: .*)", text).group(1) for text in said}
+    told = {re.search(r"RankFailed: (rank 1 has no rewards, so all ranks stop: .*)", text).group(1) for text in said}
     assert len(told) == 1, said
     assert "answered 500" in told.pop()

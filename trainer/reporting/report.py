@@ -206,7 +206,7 @@ def _health(metrics: Metrics) -> dict[str, tuple[str, str, str, str]]:
 
 def _health_of(metrics: Metrics, key: str) -> tuple[str, str, str, str]:
     latency, retries = _values(metrics, f"{key}/latency_ms_p50"), _values(metrics, f"{key}/retries")
-    nulls, equal = (_values(metrics, f"{key}/{what}") for what in ("none_frac", "raw_zero_std_frac"))
+    nulls, equal = (_values(metrics, f"{key}/{what}") for what in ("frac_missing", "frac_reward_zero_std"))
     return (
         f"{median(latency):.0f} ms" if latency else "—",
         f"{sum(retries):.0f}" if retries else "—",

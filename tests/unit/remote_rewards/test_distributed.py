@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remote_rewards.distributed import refuse_several
+from remote_rewards.distributed import check_same_revisions
 from shared.errors import RevisionChanged
 
 ROOT = Path(__file__).parents[3]
@@ -15,7 +15,7 @@ import asyncio, pickle, sys
 from types import SimpleNamespace
 from torch import distributed
 from shared.schemas import RewardScores
-from remote_rewards.distributed import agreed_now
+from remote_rewards.distributed import all_ranks_succeed_sync
 from remote_rewards.trl import RemoteReward
 
 rank, port, allowed = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "allowed"
@@ -32,41 +32,44 @@ async def call():
     return await RemoteReward(Joint(), "x", allow_revision_change=allowed)(prompts=["p", "p"], completions=["a", "b"])
 
 def handshake():
-    return agreed_now(lambda: f"model-{rank}", 10.0, lambda revision: {} if allowed else {"x": revision})
+    return all_ranks_succeed_sync(lambda: f"model-{rank}", 10.0, lambda revision: {} if allowed else {"x": revision})
 
 distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-said = []
+outcomes = []
 for work in (lambda: asyncio.run(call()), handshake):
     try:
-        said.append(work())
+        outcomes.append(work())
     except Exception as error:
-        said.append(f"{type(error).__name__}: {error}")
+        outcomes.append(f"{type(error).__name__}: {error}")
 distributed.barrier()
-sys.stdout.buffer.write(pickle.dumps(said))
+sys.stdout.buffer.write(pickle.dumps(outcomes))
 """
 
 
-def two_processes(allowed):
-    """What each of two processes says of a call and of a handshake, each answered by a revision of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as meeting:
-        port = str(meeting.getsockname()[1])
-    words = [[sys.executable, "-c", RANK, str(rank), port, allowed] for rank in (0, 1)]
-    processes = [subprocess.Popen(each, cwd=ROOT, stdout=subprocess.PIPE) for each in words]
+def run_two_ranks(allowed):
+    """Return the outcomes of a call and of a handshake on each of two ranks that have different revisions."""
+    with socket.create_server(("127.0.0.1", 0)) as rendezvous:
+        port = str(rendezvous.getsockname()[1])
+    commands = [[sys.executable, "-c", RANK, str(rank), port, allowed] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for command in commands]
     return [pickle.loads(process.communicate(timeout=120)[0]) for process in processes]
 
 
-def test_processes_whose_scores_are_of_two_revisions_all_stop_and_say_the_same():
-    first, second = two_processes("pinned")
+def test_different_revisions_stop_all_ranks():
+    """Where ranks have different revisions of a reward, all raise the same error, for calls and for handshakes."""
+    first, second = run_two_ranks("pinned")
     assert first == second
-    reason = "RevisionChanged: the reward 'x' is not the same on all processes: process 0 has model-0 and process 1 has"
-    assert all(said.startswith(f"{reason} model-1") for said in first)
+    reason = "RevisionChanged: the ranks have different revisions of the reward 'x': rank 0 has model-0 and rank 1 has"
+    assert all(outcome.startswith(f"{reason} model-1") for outcome in first)
 
 
-def test_processes_may_have_two_revisions_where_that_is_allowed():
-    assert two_processes("allowed") == [[[1.0, 1.0], "model-0"], [[1.0, 1.0], "model-1"]]
+def test_different_revisions_may_be_allowed():
+    """With `allow_revision_change`, ranks go on with different revisions."""
+    assert run_two_ranks("allowed") == [[[1.0, 1.0], "model-0"], [[1.0, 1.0], "model-1"]]
 
 
-def test_processes_with_the_same_revisions_go_on_whatever_else_each_of_them_has():
-    refuse_several([{"x": "1", "y": "2"}, {"x": "1"}, {}])
-    with pytest.raises(RevisionChanged, match="process 1 has 2 and process 2 has 3"):
-        refuse_several([{"x": "1"}, {"x": "1", "y": "2"}, {"y": "3"}])
+def test_only_shared_rewards_are_compared():
+    """Ranks may have different sets of rewards; the revisions of those that two of them share must be equal."""
+    check_same_revisions([{"x": "1", "y": "2"}, {"x": "1"}, {}])
+    with pytest.raises(RevisionChanged, match="rank 1 has 2 and rank 2 has 3"):
+        check_same_revisions([{"x": "1"}, {"x": "1", "y": "2"}, {"y": "3"}])

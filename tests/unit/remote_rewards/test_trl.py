@@ -9,7 +9,7 @@ import pytest
 
 import remote_rewards
 from remote_rewards import remote_reward
-from remote_rewards.trl import failed_items, health, lost_group, over_budget
+from remote_rewards.trl import failed_items, fully_failed_group, over_budget, reward_metrics
 from reward_service.rewards.base import Scores
 from shared.errors import FailureBudgetExceeded, RevisionChanged, UnknownReward
 from shared.schemas import ItemError, RewardInfo, RewardScores
@@ -57,7 +57,7 @@ def test_the_budget_is_a_share_of_the_items_of_recent_calls(recent, over):
 
 @pytest.mark.parametrize(("failed", "lost"), [("01", "'p'"), ("0", None), ("02", None), ("4", None), ("", None)])
 def test_a_prompt_of_which_every_completion_failed_is_found(failed, lost):
-    assert lost_group(set(failed), ["p", "p", "q", "q", "single"]) == lost
+    assert fully_failed_group(set(failed), ["p", "p", "q", "q", "single"]) == lost
 
 
 def had(codes):
@@ -83,10 +83,10 @@ def test_an_item_has_failed_that_any_reward_of_its_sum_has_failed_on(one, other,
 def test_health_counts_nulls_cuts_and_groups_of_one_reward():
     error = ItemError(code="failed", message="m")
     reward = RewardScores(scores=[1.0, 1.0, 2.0, None], revision="r", errors={"3": error}, truncated=[0])
-    assert health(reward, ["p", "p", "q", "q"]) == {
-        "none_frac": 0.25,
-        "truncated_frac": 0.25,
-        "raw_zero_std_frac": 1.0,
+    assert reward_metrics(reward, ["p", "p", "q", "q"]) == {
+        "frac_missing": 0.25,
+        "frac_truncated": 0.25,
+        "frac_reward_zero_std": 1.0,
     }
 
 
@@ -100,7 +100,7 @@ async def test_the_adapter_gives_one_float_a_completion_and_logs(rules_url):
     prompts = [[{"role": "user", "content": "Hi"}]] * 2
     scores = await reward(prompts=prompts, completions=completions, log_metric=logged.__setitem__, answer=["a", "b"])
     assert scores == pytest.approx([1.99, -0.505])
-    assert logged["remote/banana/none_frac"] == 0
+    assert logged["remote/banana/frac_missing"] == 0
     assert 0 < logged["remote/banana/latency_ms_p50"] <= logged["remote/banana/latency_ms_p99"]
     await reward.client.aclose()
 

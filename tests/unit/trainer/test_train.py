@@ -62,12 +62,12 @@ def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, mon
 
 @pytest.mark.parametrize(("allowed", "told"), [("false", {"banana": "1", "measured": "1"}), ("true", {})])
 def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those_may_differ(monkeypatch, allowed, told):
-    def agreed_now(work, timeout_s, revisions_of):
+    def all_ranks_succeed_sync(work, timeout_s, revisions_of):
         found = work()
         assert revisions_of(found) == told
         return found
 
-    monkeypatch.setattr(training, "agreed_now", agreed_now)
+    monkeypatch.setattr(training, "all_ranks_succeed_sync", all_ranks_succeed_sync)
     client = SimpleNamespace(info=lambda **_: None)
     monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(client=client, handshake=lambda _: INFO))
     words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]

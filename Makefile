@@ -1,4 +1,4 @@
-# The one vocabulary. `make help` lists it; continuous integration says the same words.
+# `make help` lists the targets. Continuous integration runs `make test`.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -15,10 +15,10 @@ INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-containers lock clean
 
-help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Make .venv and install everything, at the pinned versions
+install: $(INSTALLED) ## Create .venv and install everything at the pinned versions
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about 2 minutes)"
@@ -31,7 +31,7 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: install ## Check style, of the Docker files too
+lint: install ## Check style, also of the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.reward Dockerfile.trainer
@@ -39,56 +39,56 @@ lint: install ## Check style, of the Docker files too
 	   COMPOSE_PROFILES=monitoring $(COMPOSE) -f compose.yaml -f compose.gpu.yaml config >/dev/null; \
 	 else echo "compose.yaml is not checked: there is no container engine"; fi
 
-types: install ## Check types
+types: install ## Check types (mypy --strict)
 	$(BIN)/mypy
 
 unit: install ## Run the unit and contract tests
 	$(BIN)/pytest tests/unit tests/contract
 
-integration: install ## Run the tests against real services
+integration: install ## Run the integration tests: real services
 	$(BIN)/pytest tests/integration
 
-e2e: install ## Run the tests that train
+e2e: install ## Run the end-to-end tests: real trainings
 	$(BIN)/pytest tests/e2e
 
-test: install lint types ## Run everything that continuous integration runs
+test: install lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
 	$(BIN)/pytest --durations=15
 
-coverage: install ## Run everything, and tell which lines and branches no test goes through
+coverage: install ## Run all tests and list the lines and branches without coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
-check: lint types unit ## Run what is quick
+check: lint types unit ## Run the quick checks: lint, types, unit and contract tests
 
-serve: install ## Serve the package's rewards at port 8088; ARGS="--config my-rewards.yaml" serves yours
+serve: install ## Serve the packaged rewards on port 8088; ARGS="--config my-rewards.yaml" serves yours
 	$(BIN)/reward-service serve $(ARGS)
 
 train: install ## Train RECIPE=banana against the service at REWARD_URL; ARGS="--output_dir …" adds flags
 	$(BIN)/reward-trainer train --config $(RECIPE) $(ARGS)
 
-report: install ## Write the report of RECIPE=banana anew
+report: install ## Write the report of RECIPE=banana again
 	$(BIN)/reward-trainer report runs/$(RECIPE)
 
-demo: ## From nothing to two trained policies and their reports
+demo: ## Train two policies from a bare checkout and write their reports
 	@$(MAKE) --no-print-directory install
 	@$(BIN)/python scripts/demo.py
 
-bench: install ## Compare the service with other serving stacks, installed beside it (about 30 minutes, nothing else running)
+bench: install ## Compare the service with other serving stacks (about 30 minutes on an idle machine)
 	$(BIN)/python -m bench.serving
 
-bench-engines: install ## Measure each engine by itself, 8-bit integers too: speed and error
+bench-engines: install ## Measure speed and error of each engine
 	$(BIN)/python -m bench.engines
 
-bench-slo: install ## Measure latency, fairness under load, caching, replicas, errors, memory
+bench-slo: install ## Measure the service levels: latency, caching, replicas, errors, memory
 	$(BIN)/python -m bench.slo
 
-bench-step: install ## Measure what HTTP adds to a training step
+bench-step: install ## Measure the share of HTTP in a training step
 	$(BIN)/python -m bench.train_step
 
-soak: install ## Break the service in every way, in full (about 2 hours, nothing else running); the table is in docs/reliability.md
+soak: install ## Run the soak tests in full (about 2 hours on an idle machine); results go to docs/reliability.md
 	$(BIN)/python -m tests.soak $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py tests/contract/test_openapi.py
 
-images: ## Build both images, and the one that prepares models; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"
+images: ## Build the images: reward, trainer, prepare; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward --target prepare -t $(IMAGES)/prepare .
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward -t $(IMAGES)/reward .
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.trainer -t $(IMAGES)/trainer .
@@ -97,40 +97,40 @@ images: ## Build both images, and the one that prepares models; BUILD_ARGS="--bu
 secrets/reward_api_key:
 	@mkdir -p -m 700 secrets
 	@$(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > $@
-	@chmod 644 $@  # the containers' user reads it; nobody else comes through the folder
+	@chmod 644 $@  # the containers' user must read it; the folder keeps others out
 
 up: secrets/reward_api_key ## Serve and train in containers; RECIPE=optimist RUN=second, ARGS="--scale reward=2"
 	RECIPE=$(RECIPE) RUN=$(RUN) $(COMPOSE) up -d $(ARGS)
 	@echo "the service: $$($(COMPOSE) port reward 8088), key in secrets/reward_api_key; the run: $(COMPOSE) logs -f trainer"
 
-down: ## Stop the containers; volumes with models and runs stay
+down: ## Stop the containers; the volumes with models and runs stay
 	$(COMPOSE) down
 
-test-containers: install ## Build the images and try them out, where there is a container engine
+test-containers: install ## Build and test the images; needs a container engine
 	REMOTE_REWARDS_CONTAINERS=1 ENGINE="$(ENGINE)" COMPOSE="$(COMPOSE)" $(BIN)/pytest tests/containers
 
-audit: install ## Look for known weaknesses in the locked packages
+audit: install ## Check the locked packages for known vulnerabilities
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/reward.txt
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r locks/trainer.txt
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r locks/torch.txt
 
-mutants: install ## Change queue, batcher and client in every small way, and tell which change no test notices
+mutants: install ## Mutation-test queue, batcher and client
 	$(BIN)/python -m pip install --quiet mutmut
-	rm -rf mutants  # what it remembers of which test goes where is wrong once the code has changed
+	rm -rf mutants  # mutmut's cached mapping of tests to code is wrong once the code has changed
 	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
 
-sbom: install ## List what each image holds, as CycloneDX in dist/
+sbom: install ## Write a CycloneDX SBOM of each image to dist/
 	$(BIN)/python -m pip install --quiet cyclonedx-bom
 	@mkdir -p dist
 	cat locks/torch.txt locks/reward.txt | $(BIN)/cyclonedx-py requirements - -o dist/reward.cdx.json
 	cat locks/torch.txt locks/trainer.txt | $(BIN)/cyclonedx-py requirements - -o dist/trainer.cdx.json
 
-lock: install ## Pin the versions that are installed now, for the images with hashes
+lock: install ## Lock the installed versions in constraints.txt and, with hashes, in locks/
 	$(BIN)/python -m pip install --quiet uv
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/lock.py
 
-clean: ## Remove .venv, caches and runs/ with its trained policies; prepared models in the cache stay
+clean: ## Remove .venv, caches and runs/ with its trained policies; prepared models stay
 	rm -rf $(VENV) runs dist mutants bench/.peers bench/.logs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,11 +14,11 @@ from trl import ModelConfig, RLOOConfig, TrlParser
 from remote_rewards.trl import urls_from_environment
 from shared.errors import did_you_mean
 from trainer.errors import TrainerError
-from trainer.eval_metrics import JUDGES
+from trainer.eval_metrics import EVAL_METRICS
 
-HONOURED = {"model_name_or_path", "dtype", "attn_implementation"}
+SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
 """The settings of TRL's ModelConfig that the policy is loaded with."""
-POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
+MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
 """The settings of ours that only a number above 0 makes sense for."""
 
 
@@ -64,7 +64,9 @@ class RunArguments:
     eval_rewards: list[str] = field(
         default_factory=list, metadata={"help": "Rewards to measure with beside those trained on."}
     )
-    judges: list[str] = field(default_factory=list, metadata={"help": f"Judges never trained on: {', '.join(JUDGES)}."})
+    judges: list[str] = field(
+        default_factory=list, metadata={"help": f"Judges never trained on: {', '.join(EVAL_METRICS)}."}
+    )
     eval_limit: int | None = field(default=None, metadata={"help": "Measure on so many held-out prompts only."})
     eval_max_new_tokens: int = field(default=50, metadata={"help": "Length of the replies that are measured."})
     eval_temperature: float = field(default=0.7, metadata={"help": "Temperature of the sampled replies."})
@@ -94,8 +96,8 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
         run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     except ValueError as error:
         raise TrainerError(f"these settings cannot be used: {' '.join(str(error).split())}") from error
-    take_single_values(run, rloo)
-    run.expect, run.expect_gain = bounds_of("expect", run.expect), bounds_of("expect_gain", run.expect_gain)
+    wrap_scalars(run, rloo)
+    run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
     check(run)
     check_model(model)
     check_trl(rloo)
@@ -104,7 +106,7 @@ def parse(argv: Sequence[str]) -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     return run, rloo, model
 
 
-def take_single_values(run: RunArguments, rloo: RLOOConfig) -> None:
+def wrap_scalars(run: RunArguments, rloo: RLOOConfig) -> None:
     """Take a recipe's single value as a list of one where a list is expected, as the command line does."""
     for item in fields(run):
         if get_origin(item.type) is list:
@@ -119,7 +121,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def bounds_of(name: str, given: Any) -> dict[str, float] | None:
+def parse_bounds(name: str, given: Any) -> dict[str, float] | None:
     """Read bounds, from a recipe or from the command line. Raises `TrainerError` where they are none."""
     bounds = _yaml(given) if isinstance(given, str) else given
     if bounds is None:
@@ -143,7 +145,7 @@ def check_saving(rloo: RLOOConfig) -> None:
     """
     if rloo.save_only_model:
         raise TrainerError("--save_only_model true leaves checkpoints from which no run can go on: leave it out")
-    if _word(rloo.save_strategy) != "steps":
+    if enum_value(rloo.save_strategy) != "steps":
         return
     lasts = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
     lasts //= rloo.gradient_accumulation_steps
@@ -158,11 +160,11 @@ def check_saving(rloo: RLOOConfig) -> None:
 
 def check_logging(rloo: RLOOConfig) -> None:
     """Refuse to note some of the steps only: metrics and replies are kept with each, and the report is made of them."""
-    if rloo.logging_steps != 1 or _word(rloo.logging_strategy) != "steps":
+    if rloo.logging_steps != 1 or enum_value(rloo.logging_strategy) != "steps":
         raise TrainerError("each step is noted: leave --logging_steps and --logging_strategy out, or take 1 and steps")
 
 
-def _word(choice: Any) -> str:
+def enum_value(choice: Any) -> str:
     """Give the word of one of TRL's choices, which are enumerations or words."""
     return str(getattr(choice, "value", choice))
 
@@ -170,9 +172,9 @@ def _word(choice: Any) -> str:
 def check(run: RunArguments) -> None:
     """Refuse what cannot work before anything slow is done."""
     for judge in run.judges:
-        if judge not in JUDGES:
+        if judge not in EVAL_METRICS:
             raise TrainerError(
-                f"there is no judge {judge!r}{did_you_mean(judge, JUDGES)}; there are {', '.join(JUDGES)}"
+                f"there is no judge {judge!r}{did_you_mean(judge, EVAL_METRICS)}; there are {', '.join(EVAL_METRICS)}"
             )
     for decoding in run.eval_decodings:
         if decoding not in {"greedy", "sampled"}:
@@ -181,7 +183,7 @@ def check(run: RunArguments) -> None:
         raise TrainerError(f"--eval_limit {run.eval_limit}: measure on at least one prompt")
     if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
         raise TrainerError("name each reward to train on once")
-    for name in POSITIVE:
+    for name in MUST_BE_POSITIVE:
         if not (getattr(run, name) or 0) > 0:  # NaN is not, either
             raise TrainerError(f"--{name} {getattr(run, name)}: choose a number above 0")
     if not run.reward_url or not all(run.reward_url):
@@ -210,7 +212,11 @@ def check_model(model: ModelConfig) -> None:
     if model.model_name_or_path is None:
         raise TrainerError("name the policy: --model_name_or_path with a folder, a hub id or embedded:smollm2")
     for item in fields(ModelConfig):
-        if item.name not in HONOURED and item.default is not MISSING and getattr(model, item.name) != item.default:
+        if (
+            item.name not in SUPPORTED_MODEL_ARGS
+            and item.default is not MISSING
+            and getattr(model, item.name) != item.default
+        ):
             raise TrainerError(
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
                 f"--reward_funcs remote_rewards.<reward>"

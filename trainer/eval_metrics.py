@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-Judge = Callable[[str, str], float]
+EvalMetric = Callable[[str, str], float]
 STEM = 5
 WORD = re.compile(r"[a-z]{4,}")
 QUESTION_WORDS = frozenset(
@@ -49,7 +49,7 @@ def _vader() -> Any:
     return SentimentIntensityAnalyzer()
 
 
-JUDGES: dict[str, Judge] = {
+EVAL_METRICS: dict[str, EvalMetric] = {
     "strict_success": strict_success,
     "lenient_success": lenient_success,
     "vader": vader,

@@ -7,22 +7,22 @@ from trl import ModelConfig, RLOOConfig
 from trainer.config import RunArguments
 from trainer.display import console, counting, say
 from trainer.evaluator import Evaluator, decodings
-from trainer.policy import store_by_columns
+from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.report_text import summary_table
 from trainer.run_folder import RunFolder
-from trainer.train import load, resolved, shake_hands
+from trainer.train import connect_rewards, load_policy_and_tokenizer, resolved_config
 
 
 def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Write `before.json` of the policy named by `--model_name_or_path` into the output folder and print it."""
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
-    rewards, _, revisions = shake_hands(run)
-    tokenizer, policy = load(run, rloo, model)
+    rewards, _, revisions = connect_rewards(run)
+    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
     folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
-    folder.write_config(resolved(run, rloo, model))
+    folder.write_config(resolved_config(run, rloo, model))
     policy.to(rloo.device)
-    store_by_columns(policy)
+    use_column_major_weights(policy)
     names = list(dict.fromkeys([*run.rewards, *run.eval_rewards]))
     evaluator = Evaluator(
         tokenizer,

@@ -17,8 +17,8 @@ from remote_rewards import RewardClient
 from remote_rewards.trl import failures, over_budget
 from shared.errors import FailureBudgetExceeded
 from shared.schemas import RewardScores
-from trainer.eval_metrics import JUDGES
-from trainer.prompts import Row, columns_of, question_of
+from trainer.eval_metrics import EVAL_METRICS
+from trainer.prompts import Row, columns_of, user_text
 
 Prompt = list[dict[str, Any]]
 Progress = Callable[[int, int], None]
@@ -34,7 +34,7 @@ class Decoding:
 
 
 @dataclass
-class Reply:
+class ScoredCompletion:
     """One reply and what each judge says of it."""
 
     prompt: str
@@ -78,7 +78,7 @@ class Evaluator:
         progress: Progress = lambda done, of: None,
     ) -> dict[str, Any]:
         """Reply to every prompt in every way, score the replies, and give what before.json and after.json hold."""
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         result: dict[str, Any] = {"step": step, "policy": model.config._name_or_path, "decodings": {}}
         for index, way in enumerate(ways):
             counted = _from(progress, index * len(self.rows), len(ways) * len(self.rows))
@@ -89,38 +89,38 @@ class Evaluator:
                 "max_new_tokens": way.max_new_tokens,
                 "samples": [asdict(reply) for reply in replies],
             }
-        result["seconds"] = round(time.monotonic() - began_s, 1)
+        result["seconds"] = round(time.monotonic() - started_s, 1)
         return result
 
-    def _replies(self, model: PreTrainedModel, way: Decoding, done: Callable[[int], None]) -> list[Reply]:
+    def _replies(self, model: PreTrainedModel, way: Decoding, done: Callable[[int], None]) -> list[ScoredCompletion]:
         prompts = [row["prompt"] for row in self.rows]
         texts = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
-        replies: dict[int, Reply] = {}
-        with evaluating(model), torch.random.fork_rng():
+        replies: dict[int, ScoredCompletion] = {}
+        with eval_mode(model), torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for indices in batches([len(text) for text in texts], self.batch):
                 made = generate(model, self.tokenizer, [texts[index] for index in indices], way)
                 for index, (completion, tokens, cut_off) in zip(indices, made, strict=True):
-                    replies[index] = Reply(question_of(prompts[index]), completion, tokens, cut_off)
+                    replies[index] = ScoredCompletion(user_text(prompts[index]), completion, tokens, cut_off)
                 done(len(replies))
         return [replies[index] for index in range(len(texts))]
 
-    def _score(self, replies: list[Reply]) -> None:
+    def _score(self, replies: list[ScoredCompletion]) -> None:
         completions = [[{"role": "assistant", "content": reply.completion}] for reply in replies]  # as in training
         prompts, columns = [row["prompt"] for row in self.rows], columns_of(self.rows)
         response = self.client.score(completions, prompts, columns, rewards=self.rewards, revisions=self.revisions)
         for name, reward in response.rewards.items():
-            refuse_too_many(name, reward, self.failure_budget)
+            check_failure_budget(name, reward, self.failure_budget)
             for reply, score in zip(replies, reward.scores, strict=True):
                 reply.scores[name] = score
         for reply in replies:
             sentiment = reply.scores.get("sentiment")
             if sentiment is not None:
                 reply.scores["positive_share"] = float(sentiment > 0)
-            reply.scores |= {judge: JUDGES[judge](reply.prompt, reply.completion) for judge in self.judges}
+            reply.scores |= {judge: EVAL_METRICS[judge](reply.prompt, reply.completion) for judge in self.judges}
 
 
-def refuse_too_many(name: str, reward: RewardScores, budget: float) -> None:
+def check_failure_budget(name: str, reward: RewardScores, budget: float) -> None:
     """Raise `FailureBudgetExceeded` where the figures would be of too few replies to be those of the policy."""
     failed = failures(reward)
     if over_budget([(len(failed), len(reward.scores))], budget):
@@ -182,7 +182,7 @@ def generate(
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
     """Put a model into evaluation mode for a while."""
     was_training = model.training
     model.eval()

@@ -49,7 +49,7 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
         block.requires_grad_(False)
 
 
-def store_by_columns(model: torch.nn.Module) -> None:
+def use_column_major_weights(model: torch.nn.Module) -> None:
     """Store each linear layer's weight by columns, on a CPU. Values and shapes stay as they are.
 
     Generating multiplies a few rows at a time; for those, MKL's kernel for a matrix that needs no transposing is
@@ -60,7 +60,7 @@ def store_by_columns(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def stored_by_rows(model: torch.nn.Module) -> Iterator[None]:
+def row_major_weights(model: torch.nn.Module) -> Iterator[None]:
     """Store the weights by rows for a while, as a file wants them."""
     columns = [weight for weight in _linear_weights(model) if not weight.is_contiguous()]
     for weight in columns:
@@ -69,7 +69,7 @@ def stored_by_rows(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         if columns:
-            store_by_columns(model)
+            use_column_major_weights(model)
 
 
 def _linear_weights(model: torch.nn.Module) -> list[torch.Tensor]:

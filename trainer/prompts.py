@@ -9,11 +9,11 @@ from typing import Any
 from trainer.errors import TrainerError
 
 PACKAGED = "recipe:"
-LEVELS = 50
+MAX_NESTING = 50
 """So deep a column's values may nest; the service's JSON has a bound of its own further up."""
-ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+RESERVED_ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 """No names for columns: a reward is handed something else by them."""
-SPECIAL = {"completion", "image", "images"}
+RESERVED_COLUMNS = {"completion", "image", "images"}
 """No names for columns either: TRL drops the first before rewards see it, and asks a model of images for the others."""
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def question_of(prompt: list[dict[str, Any]]) -> str:
+def user_text(prompt: list[dict[str, Any]]) -> str:
     """Give what the user says in a prompt."""
     return "\n".join(str(message["content"]) for message in prompt if message["role"] == "user")
 
@@ -70,7 +70,7 @@ def _row(line: str, where: str) -> Row:
         row = json.loads(line)
         prompt = row["prompt"]
     except RecursionError as error:
-        raise TrainerError(f"{where} nests deeper than {LEVELS} levels") from error
+        raise TrainerError(f"{where} nests deeper than {MAX_NESTING} levels") from error
     except (ValueError, KeyError, TypeError) as error:
         raise TrainerError(f'{where} is not a JSON object with the key "prompt"') from error
     if "\\ud" in line.lower() and not _whole(line):
@@ -92,10 +92,10 @@ def _is_message(message: Any) -> bool:
 
 def _check_column(name: str, value: Any, where: str) -> None:
     """Refuse what would stop the run when the column is sent to the rewards."""
-    if name in ARGUMENTS | SPECIAL:
+    if name in RESERVED_ARGUMENTS | RESERVED_COLUMNS:
         raise TrainerError(f"{where}: a column cannot be called {name!r}, which is TRL's; choose another name")
-    if _nests_deeper(value, LEVELS):
-        raise TrainerError(f"{where}: the column {name!r} nests deeper than {LEVELS} levels")
+    if _nests_deeper(value, MAX_NESTING):
+        raise TrainerError(f"{where}: the column {name!r} nests deeper than {MAX_NESTING} levels")
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as error:

@@ -12,7 +12,7 @@ import yaml
 
 from trainer.errors import TrainerError
 
-Sample = Mapping[str, Any]  # {"prompt", "completion", maybe "cut_off" and "scores"}
+Record = Mapping[str, Any]  # {"prompt", "completion", maybe "cut_off" and "scores"}
 Metrics = Sequence[Mapping[str, Any]]  # one mapping for each step
 
 _FILES = {
@@ -58,7 +58,7 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
-    def cut(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what was noted after a step, from which the run is resumed."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
@@ -97,7 +97,7 @@ class Run:
 
     config: Mapping[str, Any]
     metrics: Metrics
-    samples: Sequence[Sample]
+    samples: Sequence[Record]
     rewards: Mapping[str, Any]
     before: Mapping[str, Any]
     after: Mapping[str, Any]

@@ -22,7 +22,7 @@ from trainer.display import LiveProgress, console, counting, say
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator, decodings
 from trainer.policy import folder_of, load_policy, load_tokenizer
-from trainer.prompts import Row, columns_of, question_of, read_prompts
+from trainer.prompts import Row, columns_of, read_prompts, user_text
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rloo import RecordedRLOOTrainer
@@ -34,21 +34,21 @@ POLICY = "policy"
 
 def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     """Run a recipe to its report; give the run folder. Nothing slow is done before the rewards have answered."""
-    refuse_several_processes(os.environ)
+    check_single_process(os.environ)
     prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
-    refuse_overlap(prompts, heldout)
-    dataset = dataset_of(prompts)
+    check_disjoint(prompts, heldout)
+    dataset = to_dataset(prompts)
     checkpoint = checkpoints.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
     if checkpoint is not None:
-        checkpoints.refuse_beyond(checkpoint, rloo.max_steps)
-    rewards, infos, revisions = shake_hands(run)
-    told = manifest(run, rloo, infos, revisions)
+        checkpoints.check_max_steps(checkpoint, rloo.max_steps)
+    rewards, infos, revisions = connect_rewards(run)
+    told = reward_manifest(run, rloo, infos, revisions)
     if checkpoint is not None and not run.allow_revision_change:
-        checkpoints.refuse_other_rewards(checkpoint, told)
-    tokenizer, policy = load(run, rloo, model)
-    folder = open_folder(run, rloo, checkpoint)
-    folder.write_config(resolved(run, rloo, model))
+        checkpoints.check_same_rewards(checkpoint, told)
+    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
+    folder = open_run_folder(run, rloo, checkpoint)
+    folder.write_config(resolved_config(run, rloo, model))
     folder.write_json("rewards.json", told)
     trainer = RecordedRLOOTrainer(
         model=policy,
@@ -71,16 +71,16 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         seed=rloo.seed,
     )
     if checkpoint is None:
-        measure(evaluator, trainer, run, folder, "before")
+        evaluate_policy(evaluator, trainer, run, folder, "before")
     say(f"training {length_of(rloo)} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
-    learn(trainer, checkpoint)
+    run_training(trainer, checkpoint)
     trainer.save_model(str(folder.path / POLICY))
-    after = measure_learned(evaluator, trainer, run, folder)
-    finish(folder, after, run)
+    after = evaluate_trained(evaluator, trainer, run, folder)
+    write_results(folder, after, run)
     return folder.path
 
 
-def dataset_of(rows: Sequence[Row]) -> Dataset:
+def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Give the prompts as TRL takes them, with every column that any of them has, and every value as the file has it.
 
     Each value lies in the table as JSON: of unlike ones a table makes like ones, such as 1.0 of the 1 beside a 2.5, or
@@ -95,7 +95,7 @@ def _read(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
     return {name: [json.loads(text) for text in column] for name, column in texts.items()}
 
 
-def refuse_several_processes(environ: Mapping[str, str]) -> None:
+def check_single_process(environ: Mapping[str, str]) -> None:
     """Raise `TrainerError` where a launcher has started several: each would take the others' folder for its own."""
     if int(environ.get("WORLD_SIZE") or 1) > 1:
         raise TrainerError(
@@ -104,7 +104,7 @@ def refuse_several_processes(environ: Mapping[str, str]) -> None:
         )
 
 
-def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
+def open_run_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
     """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
     path = Path(rloo.output_dir)
     resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
@@ -112,7 +112,7 @@ def open_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) ->
         raise TrainerError(f"{checkpoint} is of another run, in a folder of {path}; choose another --output_dir")
     folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
     if checkpoint is not None and resumed:
-        folder.cut(checkpoints.step_of(checkpoint))
+        folder.truncate_after(checkpoints.step_of(checkpoint))
     return folder
 
 
@@ -121,10 +121,10 @@ def length_of(rloo: RLOOConfig) -> str:
     return f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
 
 
-def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
+def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
     """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
     try:
-        with closing(LiveProgress(trainer.last_samples)) as shown:
+        with closing(LiveProgress(trainer.last_completions)) as shown:
             trainer.add_callback(shown)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:
@@ -135,13 +135,15 @@ def learn(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
 def keep_last(trainer: RecordedRLOOTrainer) -> str:
     """Leave a checkpoint of the last step and say how to go on. A full disk must not hide why the run has stopped."""
     try:
-        kept = trainer.keep()
+        kept = trainer.save_last_step()
     except Exception as error:  # torch and safetensors have each their own for a disk that is full
         return f"the last step could not be kept: {error}"
     return f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
 
 
-def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load_policy_and_tokenizer(
+    run: RunArguments, rloo: RLOOConfig, model: ModelConfig
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load tokenizer and policy, before anything in the run's folder is touched: the policy may lie there."""
     name = model.model_name_or_path
     if Path(folder_of(name)).resolve().is_relative_to(Path(rloo.output_dir).resolve()):
@@ -150,16 +152,16 @@ def load(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> tuple[PreTr
     return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
-def refuse_overlap(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
+def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
     """Refuse to measure on what is trained on."""
-    seen = {question_of(row["prompt"]).strip().lower() for row in rows}
-    questions = [question_of(row["prompt"]) for row in heldout]
+    seen = {user_text(row["prompt"]).strip().lower() for row in rows}
+    questions = [user_text(row["prompt"]) for row in heldout]
     shared = [question for question in questions if question.strip().lower() in seen]
     if shared:
         raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
 
 
-def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
+def connect_rewards(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
     """Make the reward functions, and make sure on every process that the service has each of them, and the same.
 
     With them come what the service says of them, and the revision of everything that the run asks for.
@@ -167,7 +169,7 @@ def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]
     made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
     waited_s = run.wait_for_rewards_s
     found = all_ranks_succeed_sync(
-        lambda: handshakes(made, waited_s),
+        lambda: reward_infos(made, waited_s),
         waited_s + 30,
         lambda found: {} if run.allow_revision_change else revisions_of(found),
     )
@@ -177,7 +179,7 @@ def shake_hands(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo]
     return [made[name] for name in run.rewards], infos, revisions_of(found)
 
 
-def handshakes(made: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
+def reward_infos(made: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
     """Give what one replica says of all rewards: of several, each might have one revision that the others lack."""
     info = next(iter(made.values())).client.info(timeout_s=timeout_s)
     return {name: reward.handshake(info) for name, reward in made.items()}
@@ -199,7 +201,7 @@ def reward_of(run: RunArguments, name: str) -> RemoteReward:
     )
 
 
-def measure(
+def evaluate_policy(
     evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder, when: str
 ) -> dict[str, Any]:
     """Measure the policy as it is now, and write `before.json` or `after.json`."""
@@ -211,12 +213,12 @@ def measure(
     return result
 
 
-def measure_learned(
+def evaluate_trained(
     evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder
 ) -> dict[str, Any]:
     """Measure the saved policy. Where the rewards stop that, say how to measure it later, then raise what they said."""
     try:
-        return measure(evaluator, trainer, run, folder, "after")
+        return evaluate_policy(evaluator, trainer, run, folder, "after")
     except RewardError:
         saved, apart = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
         say(
@@ -226,7 +228,7 @@ def measure_learned(
         raise
 
 
-def manifest(
+def reward_manifest(
     run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo], revisions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Say which rewards, of which revision, with which weight, from where; and the revisions of all that is asked."""
@@ -237,16 +239,18 @@ def manifest(
     return {"urls": run.reward_url, "rewards": rows, "revisions": dict(revisions)}
 
 
-def resolved(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:
+def resolved_config(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:
     """Give the configuration as it was used, ours first."""
     ours = dataclasses.asdict(run)
     return {**ours, "policy": model.model_name_or_path, **rloo.to_dict(), "model": dataclasses.asdict(model)}
 
 
-def finish(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
+def write_results(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
     """Write the report and say what came of it."""
     before = folder.read_json("before.json")
-    reached = expectations.verdicts(run.expect, after) + expectations.gains(run.expect_gain, before or after, after)
+    reached = expectations.check_bounds(run.expect, after) + expectations.check_gains(
+        run.expect_gain, before or after, after
+    )
     folder.write_json("after.json", {**after, "expectations": reached})
     page = write_report(folder.path)
     console.print(summary_table(before, after))

@@ -14,14 +14,14 @@ from typing import Any
 from trainer.reporting import statistics
 from trainer.reporting.findings import percent, quote
 from trainer.reporting.statistics import Interval
-from trainer.run_folder import Sample
+from trainer.run_folder import Record
 
 Evaluation = Mapping[str, Any]  # {"step", "policy", "seconds", "decodings": {name: {"samples": [Sample, …]}}}
 Value = Interval | float | None  # with an interval, without one, not measured
-Take = Callable[[Sample], float | None]
+Getter = Callable[[Record], float | None]
 Measure = Callable[[Sequence[str]], float]
 
-FEWEST_PROMPTS = 5
+MIN_PROMPTS = 5
 """An interval over fewer prompts than this is shown, but no change is read out of it."""
 _TOLD = {"temperature": "temperature {:g}", "max_new_tokens": "at most {} new tokens"}
 
@@ -58,9 +58,9 @@ class Row:
         return before, after, _cell(self.change, word, gap, plus="+")
 
     @property
-    def course(self) -> int:
+    def direction(self) -> int:
         """Tell the direction of the change: 1 or -1 where its interval leaves out 0, else 0."""
-        if not isinstance(self.change, Interval) or self.change.n < FEWEST_PROMPTS:
+        if not isinstance(self.change, Interval) or self.change.n < MIN_PROMPTS:
             return 0
         return (self.change.low > 0) - (self.change.high < 0)
 
@@ -83,12 +83,12 @@ def compare(before: Evaluation | None, after: Evaluation | None) -> list[Compari
     return [_compared(name, settings[name], *sides[name], shares) for name in settings]
 
 
-def samples(evaluation: Evaluation | None, decoding: str) -> list[Sample]:
+def samples(evaluation: Evaluation | None, decoding: str) -> list[Record]:
     """Take the samples of one decoding; none where it was not run."""
     return list(_decodings(evaluation).get(decoding, {}).get("samples", []))
 
 
-def pair(first: Sequence[Sample], last: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+def pair(first: Sequence[Record], last: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Match samples by their prompt, and by their place among the samples of that prompt."""
     before, after = _by_place(first), _by_place(last)
     return [(sample, after[key]) for key, sample in before.items() if key in after]
@@ -130,29 +130,29 @@ def _decodings(evaluation: Evaluation | None) -> dict[str, Mapping[str, Any]]:
     return dict((evaluation or {}).get("decodings") or {})
 
 
-def _everything(evaluation: Evaluation | None) -> list[Sample]:
+def _everything(evaluation: Evaluation | None) -> list[Record]:
     return [sample for name in _decodings(evaluation) for sample in samples(evaluation, name)]
 
 
-def _shares(replies: Sequence[Sample]) -> dict[str, bool]:
+def _shares(replies: Sequence[Record]) -> dict[str, bool]:
     """Name every score, and whether it reads as a percentage."""
     names = dict.fromkeys(name for sample in replies for name in sample.get("scores") or {})
     return {name: statistics.is_share(name, _known(replies, _score(name))) for name in names}
 
 
-def _score(name: str) -> Take:
+def _score(name: str) -> Getter:
     return lambda sample: finite((sample.get("scores") or {}).get(name))
 
 
-def _known(replies: Sequence[Sample], take: Take) -> list[float]:
+def _known(replies: Sequence[Record], take: Getter) -> list[float]:
     return [value for value in map(take, replies) if value is not None]
 
 
 def _compared(
     name: str,
     decoding: Mapping[str, Any],
-    first: Sequence[Sample],
-    last: Sequence[Sample],
+    first: Sequence[Record],
+    last: Sequence[Record],
     shares: Mapping[str, bool],
 ) -> Comparison:
     replies = last or first
@@ -162,11 +162,11 @@ def _compared(
     return Comparison(name, prompts, settings, _rows(first, last, shares))
 
 
-def _rows(first: Sequence[Sample], last: Sequence[Sample], shares: Mapping[str, bool]) -> list[Row]:
+def _rows(first: Sequence[Record], last: Sequence[Record], shares: Mapping[str, bool]) -> list[Row]:
     said = (_commonest(first), _commonest(last))
     return [
         *(_row(name, _score(name), first, last, share=shares[name], scored=True) for name in shares),
-        _text_row("commonest reply", statistics.commonest_share, first, last, quotes=said),
+        _text_row("commonest reply", statistics.most_common_share, first, last, quotes=said),
         _text_row("distinct-1", partial(statistics.distinct_n, n=1), first, last),
         _text_row("distinct-2", partial(statistics.distinct_n, n=2), first, last),
         _text_row("repeated 3-grams", statistics.repeated_trigram_share, first, last),
@@ -177,9 +177,9 @@ def _rows(first: Sequence[Sample], last: Sequence[Sample], shares: Mapping[str, 
 
 def _row(
     name: str,
-    take: Take,
-    first: Sequence[Sample],
-    last: Sequence[Sample],
+    take: Getter,
+    first: Sequence[Record],
+    last: Sequence[Record],
     *,
     share: bool = False,
     scored: bool = False,
@@ -193,8 +193,8 @@ def _row(
 def _text_row(
     name: str,
     measure: Measure,
-    first: Sequence[Sample],
-    last: Sequence[Sample],
+    first: Sequence[Record],
+    last: Sequence[Record],
     *,
     quotes: tuple[str, str] = ("", ""),
 ) -> Row:
@@ -203,7 +203,7 @@ def _text_row(
     return Row(name, before, after, change, share=True, quotes=quotes)
 
 
-def _estimate(side: Sequence[Sample], take: Take, share: bool) -> Interval | None:
+def _estimate(side: Sequence[Record], take: Getter, share: bool) -> Interval | None:
     known = [sample for sample in side if take(sample) is not None]
     if not known:
         return None
@@ -212,7 +212,7 @@ def _estimate(side: Sequence[Sample], take: Take, share: bool) -> Interval | Non
     return estimate(values, groups=prompts)
 
 
-def _change(pairs: Sequence[tuple[Sample, Sample]], take: Take, share: bool) -> Interval | None:
+def _change(pairs: Sequence[tuple[Record, Record]], take: Getter, share: bool) -> Interval | None:
     known = [(one, other) for one, other in pairs if take(one) is not None and take(other) is not None]
     if not known:
         return None
@@ -221,7 +221,7 @@ def _change(pairs: Sequence[tuple[Sample, Sample]], take: Take, share: bool) -> 
     return difference(first, last, [one["prompt"] for one, _ in known])
 
 
-def _by_place(replies: Sequence[Sample]) -> dict[tuple[str, int], Sample]:
+def _by_place(replies: Sequence[Record]) -> dict[tuple[str, int], Record]:
     seen: Counter[str] = Counter()
     placed = {}
     for sample in replies:
@@ -230,9 +230,9 @@ def _by_place(replies: Sequence[Sample]) -> dict[tuple[str, int], Sample]:
     return placed
 
 
-def _texts(replies: Sequence[Sample]) -> list[str]:
+def _texts(replies: Sequence[Record]) -> list[str]:
     return [str(sample.get("completion", "")) for sample in replies]
 
 
-def _commonest(replies: Sequence[Sample]) -> str:
-    return quote(statistics.commonest(_texts(replies))[0], most=40) if replies else ""
+def _commonest(replies: Sequence[Record]) -> str:
+    return quote(statistics.most_common(_texts(replies))[0], most=40) if replies else ""

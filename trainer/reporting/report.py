@@ -18,7 +18,7 @@ from trainer.reporting import comparison, findings, plots, report_text
 from trainer.reporting.comparison import Comparison, Row, finite
 from trainer.reporting.findings import Finding
 from trainer.reporting.statistics import Interval
-from trainer.run_folder import Metrics, Run, Sample, read_run
+from trainer.run_folder import Metrics, Record, Run, read_run
 
 SHOWN_SAMPLES = 10
 _SECONDS = {"generating": "seconds/generate", "scoring": "seconds/score", "learning": "seconds/learn"}
@@ -41,7 +41,7 @@ def write_report(run_folder: Path) -> Path:
 def render(run: Run) -> str:
     """Lay out the page. Every text is escaped, and what cannot be seen is written out."""
     comparisons = comparison.compare(run.before, run.after)
-    found, found_in = look(run, comparisons)
+    found, found_in = collect_findings(run, comparisons)
     page = _environment().get_template("report.html.j2")
     return page.render(
         run=run,
@@ -63,15 +63,15 @@ def render(run: Run) -> str:
 def sentence(run: Run, comparisons: Sequence[Comparison], found: Sequence[Finding]) -> str:
     """Say what happened in numbers, and whether the replies look like reward hacking."""
     rows = _headline_rows(run, comparisons)[:2]
-    told = ", and ".join(map(_told, rows))
+    told = ", and ".join(map(_row_sentence, rows))
     where = f"on {comparisons[0].prompts} prompts ({comparisons[0].decoding})" if comparisons else ""
     if run.after and rows:
-        return f"After {_way(run)}, {where}, {told}. {_verdict(found)}"
+        return f"After {_training_summary(run)}, {where}, {told}. {_verdict(found)}"
     before = f"Before training, {where}, {told}. " if rows else ""
-    return f"{before}After {_way(run)}, nothing was evaluated. {_training_course(run.metrics)}".strip()
+    return f"{before}After {_training_summary(run)}, nothing was evaluated. {_training_course(run.metrics)}".strip()
 
 
-def look(run: Run, comparisons: Sequence[Comparison]) -> tuple[list[Finding], str]:
+def collect_findings(run: Run, comparisons: Sequence[Comparison]) -> tuple[list[Finding], str]:
     """Collect the findings, and say which replies they are about: evaluated ones, or else from training."""
     if run.after and comparisons:
         name = comparisons[0].decoding
@@ -134,16 +134,16 @@ def _headline_rows(run: Run, comparisons: Sequence[Comparison]) -> list[Row]:
     return sorted(rows, key=lambda row: ranks.get(row.metric, len(first)))
 
 
-def _told(row: Row) -> str:
+def _row_sentence(row: Row) -> str:
     before, after, change = row.cells
     name = row.metric.replace("_", " ") if row.share else row.metric
     if row.before is None or row.after is None:
         return f"{name} is {after.value if row.before is None else before.value}"
-    verb = ("did not change measurably, from", "rose from", "fell from")[row.course]
+    verb = ("did not change measurably, from", "rose from", "fell from")[row.direction]
     return f"{name} {verb} {before.value} to {after.value} ({change.value} {change.bounds})"
 
 
-def _way(run: Run) -> str:
+def _training_summary(run: Run) -> str:
     """Say how far training went: steps, of how many if fewer, and KL."""
     planned = finite(run.config.get("max_steps")) or 0
     steps = f"{run.last_step} of {planned:.0f} steps" if run.last_step < planned else f"{run.last_step} steps"
@@ -169,17 +169,17 @@ def _training_course(metrics: Metrics) -> str:
 
 
 def _strangers(rows: Sequence[Row], trained: Sequence[str]) -> list[Finding]:
-    rose = any(row.course > 0 for row in rows if row.metric in trained)
+    rose = any(row.direction > 0 for row in rows if row.metric in trained)
     judges = [row for row in rows if row.scored and not row.share and row.metric not in trained]
     changes = [(row.metric, row.change) for row in judges if not row.metric.endswith(_NOT_JUDGES)]
     return [
-        findings.stranger(name, change, reward_rose=rose)
+        findings.untrained_metric(name, change, reward_rose=rose)
         for name, change in changes
-        if isinstance(change, Interval) and change.n >= comparison.FEWEST_PROMPTS
+        if isinstance(change, Interval) and change.n >= comparison.MIN_PROMPTS
     ]
 
 
-def _early_and_late(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+def _early_and_late(samples: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """Take the training samples of the first and last quarter of the steps; none from under four steps."""
     steps = sorted({sample.get("step", 0) for sample in samples})
     quarter = len(steps) // 4
@@ -188,12 +188,12 @@ def _early_and_late(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sampl
     return first, last
 
 
-def _side_by_side(run: Run, comparisons: Sequence[Comparison]) -> list[tuple[Sample | None, Sample | None]]:
+def _side_by_side(run: Run, comparisons: Sequence[Comparison]) -> list[tuple[Record | None, Record | None]]:
     """Draw the shown samples by the run's seed; a side that was not evaluated is None."""
     if not comparisons:
         return []
     first, last = (comparison.samples(side, comparisons[0].decoding) for side in (run.before, run.after))
-    pairs: list[tuple[Sample | None, Sample | None]] = [*comparison.pair(first, last)]
+    pairs: list[tuple[Record | None, Record | None]] = [*comparison.pair(first, last)]
     pairs = pairs or [(sample, None) for sample in first] or [(None, sample) for sample in last]
     return random.Random(str(run.config.get("seed"))).sample(pairs, min(SHOWN_SAMPLES, len(pairs)))
 

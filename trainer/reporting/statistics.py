@@ -149,14 +149,14 @@ def repeated_trigram_share(texts: Sequence[str]) -> float:
     return (total - sum(len(set(each)) for each in grams)) / total if total else 0.0
 
 
-def commonest(texts: Sequence[str]) -> tuple[str, int]:
+def most_common(texts: Sequence[str]) -> tuple[str, int]:
     """Find the commonest text, the first of equals, and how often it occurs; outer spaces do not count."""
     return Counter(text.strip() for text in _some(texts)).most_common(1)[0]
 
 
-def commonest_share(texts: Sequence[str]) -> float:
+def most_common_share(texts: Sequence[str]) -> float:
     """Share of the texts that equal the commonest one. Raises ValueError without texts."""
-    return commonest(texts)[1] / len(texts)
+    return most_common(texts)[1] / len(texts)
 
 
 def _z(confidence: float) -> float:

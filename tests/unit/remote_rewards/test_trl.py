@@ -14,7 +14,7 @@ from reward_service.rewards.base import Scores
 from shared.errors import FailureBudgetExceeded, RevisionChanged, UnknownReward
 from shared.schemas import ItemError, RewardInfo, RewardScores
 from tests.conftest import running_service
-from trainer.train import handshakes
+from trainer.train import reward_infos
 
 
 def test_each_adapter_has_the_name_of_its_reward_so_that_metrics_do_not_collide():
@@ -135,7 +135,7 @@ async def test_two_revisions_met_by_calls_that_began_before_any_was_known_stop_i
 
 def test_rewards_of_one_run_are_pinned_by_what_one_replica_says(rules_url):
     first, second = (remote_reward(rules_url, name) for name in ("banana", "gated"))
-    found = handshakes({"banana": first, "gated": second}, 10.0)
+    found = reward_infos({"banana": first, "gated": second}, 10.0)
     assert {name: info.revision for name, info in found.items()} == {"banana": first.revision, "gated": second.revision}
     info = first.client.info()
     info.rewards[0].revision = "rule:of-a-replica"

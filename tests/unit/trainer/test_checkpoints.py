@@ -8,13 +8,14 @@ import torch
 from shared.errors import RevisionChanged
 from shared.schemas import RewardInfo
 from trainer.checkpoints import (
-    NEEDED,
-    Randomness,
+    MID_STEP_MARKER,
+    REQUIRED_FILES,
+    RngSnapshot,
+    check_max_steps,
+    check_same_rewards,
     checkpoint_to_resume,
-    forget,
-    note_rewards,
-    refuse_beyond,
-    refuse_other_rewards,
+    invalidate,
+    save_reward_manifest,
     step_of,
 )
 from trainer.errors import TrainerError
@@ -25,7 +26,7 @@ def checkpoint(folder, step):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    for name in NEEDED:
+    for name in REQUIRED_FILES:
         (path / name).touch()
     return path
 
@@ -45,7 +46,7 @@ def manifest(*infos, weights=None, revisions=None):
 def noted(tmp_path, told):
     path = checkpoint(tmp_path, 5)
     RunFolder(tmp_path).write_json("rewards.json", told)
-    note_rewards(path, tmp_path)
+    save_reward_manifest(path, tmp_path)
     return path
 
 
@@ -77,7 +78,7 @@ def test_nor_is_one_taken_whose_state_was_cut_off(tmp_path, state):
     assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", REQUIRED_FILES)
 def test_nor_is_one_taken_that_a_run_cannot_go_on_from_as_it_was(tmp_path, name):
     checkpoint(tmp_path, 5)
     (checkpoint(tmp_path, 10) / name).unlink()
@@ -87,17 +88,17 @@ def test_nor_is_one_taken_that_a_run_cannot_go_on_from_as_it_was(tmp_path, name)
 
 
 def test_one_that_is_written_over_is_neither_whole_nor_kept_until_it_is(tmp_path):
-    (checkpoint(tmp_path, 5) / "kept").touch()
-    forget(tmp_path / "checkpoint-5")
-    forget(tmp_path / "checkpoint-6")  # there is none yet
-    assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == set(NEEDED)
+    (checkpoint(tmp_path, 5) / MID_STEP_MARKER).touch()
+    invalidate(tmp_path / "checkpoint-5")
+    invalidate(tmp_path / "checkpoint-6")  # there is none yet
+    assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == set(REQUIRED_FILES)
 
 
 def test_a_checkpoint_without_rewards_is_held_to_those_of_its_run(tmp_path):
     path = checkpoint(tmp_path, 5)
     RunFolder(tmp_path).write_json("rewards.json", manifest(info("old")))
     with pytest.raises(RevisionChanged, match="began with old and is now new"):
-        refuse_other_rewards(path, manifest(info("new")))
+        check_same_rewards(path, manifest(info("new")))
 
 
 @pytest.mark.parametrize(("given", "says"), [("true", "has no checkpoint"), ("runs/nowhere", "is no checkpoint")])
@@ -109,25 +110,25 @@ def test_a_checkpoint_that_is_not_there_is_told_of(tmp_path, given, says):
 def test_a_checkpoint_of_more_steps_than_are_asked_for_is_refused(tmp_path):
     path = checkpoint(tmp_path, 5)
     for enough in (5, 6, -1):
-        refuse_beyond(path, enough)
+        check_max_steps(path, enough)
     with pytest.raises(TrainerError, match="has 5 steps behind it, more than --max_steps 4"):
-        refuse_beyond(path, 4)
+        check_max_steps(path, 4)
 
 
 def test_a_checkpoint_is_not_resumed_with_other_rewards(tmp_path):
     path = checkpoint(tmp_path, 5)
     RunFolder(tmp_path).write_json("rewards.json", manifest(info("old")))
-    note_rewards(path, tmp_path)
-    refuse_other_rewards(path, manifest(info("old")))
+    save_reward_manifest(path, tmp_path)
+    check_same_rewards(path, manifest(info("old")))
     with pytest.raises(RevisionChanged, match="began with old and is now new"):
-        refuse_other_rewards(path, manifest(info("new")))
+        check_same_rewards(path, manifest(info("new")))
 
 
 def test_a_checkpoint_is_not_resumed_where_what_it_is_measured_with_has_changed(tmp_path):
     path = noted(tmp_path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "old"}))
-    refuse_other_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "old", "more": "1"}))
+    check_same_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "old", "more": "1"}))
     with pytest.raises(RevisionChanged, match="'measure' changed during the run: it began with old and is now new"):
-        refuse_other_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "new"}))
+        check_same_rewards(path, manifest(info("1"), weights=[1.0], revisions={"x": "1", "measure": "new"}))
 
 
 @pytest.mark.parametrize(
@@ -141,19 +142,19 @@ def test_a_checkpoint_is_not_resumed_where_what_it_is_measured_with_has_changed(
 def test_a_checkpoint_is_not_resumed_with_another_sum_of_rewards(tmp_path, now, says):
     path = noted(tmp_path, manifest(info("1"), weights=[1.0]))
     with pytest.raises(TrainerError, match=says):
-        refuse_other_rewards(path, now)
+        check_same_rewards(path, now)
 
 
 def test_a_checkpoint_that_notes_neither_weights_nor_what_it_is_measured_with_is_resumed(tmp_path):
     path = noted(tmp_path, manifest(info("1")))
-    refuse_other_rewards(path, manifest(info("1"), weights=[2.0], revisions={"x": "1", "measure": "1"}))
+    check_same_rewards(path, manifest(info("1"), weights=[2.0], revisions={"x": "1", "measure": "1"}))
 
 
 def test_what_was_noted_after_the_checkpoint_is_forgotten(tmp_path):
     folder = RunFolder(tmp_path)
     folder.append("metrics.jsonl", *({"step": step} for step in range(1, 8)))
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 8, "rew')  # cut short by a crash
-    folder.cut(5)
+    folder.truncate_after(5)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         1,
         2,
@@ -171,15 +172,15 @@ def test_what_was_noted_is_kept_whatever_characters_it_holds_and_wherever_it_was
         file.truncate((tmp_path / "samples.jsonl").stat().st_size - 4)
     for _ in range(2):
         assert [sample["completion"] for sample in read_run(tmp_path).samples] == texts[:2]
-        folder.cut(1)
+        folder.truncate_after(1)
 
 
 def test_a_step_that_failed_takes_no_chance_away():
     def draw():
         return random.random(), float(np.random.random()), float(torch.rand(1))
 
-    state = Randomness()
+    state = RngSnapshot()
     state.on_step_begin()
     first = draw()
-    state.put_back()
+    state.restore()
     assert draw() == first

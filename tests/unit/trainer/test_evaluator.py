@@ -6,7 +6,7 @@ from reward_service.rewards.base import Scores
 from shared.errors import FailureBudgetExceeded, RevisionChanged
 from shared.schemas import ItemError, RewardInfo, RewardScores
 from tests.conftest import running_service
-from trainer.evaluator import Evaluator, InverseCdfSampler, Reply, batches, decodings, refuse_too_many
+from trainer.evaluator import Evaluator, InverseCdfSampler, ScoredCompletion, batches, check_failure_budget, decodings
 
 
 def test_tokens_are_drawn_with_the_probabilities_of_the_temperature():
@@ -36,7 +36,7 @@ def test_replies_are_measured_by_the_revision_that_the_run_began_with(rules_url)
     with RewardClient(rules_url) as client:
         rows = [{"prompt": [{"role": "user", "content": "What is yellow?"}]}]
         revisions = {reward.name: reward.revision for reward in client.info().rewards}
-        replies = [Reply("What is yellow?", "Sure: banana", 4, False)]
+        replies = [ScoredCompletion("What is yellow?", "Sure: banana", 4, False)]
         for pinned in (None, revisions):
             Evaluator(None, rows, client, rewards=["banana"], judges=[], revisions=pinned)._score(replies)
         assert replies[0].scores["banana"] == 1.99
@@ -66,7 +66,7 @@ class Shape:
 
 def test_replies_are_measured_as_they_are_trained_on_in_messages_and_with_all_of_the_prompt():
     rows = [{"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}]
-    replies = [Reply("Why?", "So.", 2, False)]
+    replies = [ScoredCompletion("Why?", "So.", 2, False)]
     with running_service(rewards={"shape": Shape()}) as url, RewardClient(url) as client:
         Evaluator(None, rows, client, rewards=["shape"], judges=[])._score(replies)
     assert replies[0].scores["shape"] == 21.0
@@ -77,14 +77,14 @@ def test_figures_of_too_few_replies_are_refused_with_the_reason(code, of):
     errors = {str(index): ItemError(code=code, message="it broke") for index in range(3)}
     reward = RewardScores(scores=[None] * 3 + [1.0] * (of - 3), revision="1", errors=errors)
     with pytest.raises(FailureBudgetExceeded, match=f"3 of {of} replies have no 'x' score.*{code}: it broke"):
-        refuse_too_many("x", reward, 0.01)
+        check_failure_budget("x", reward, 0.01)
 
 
 def test_replies_to_which_a_reward_does_not_apply_are_no_failures():
     errors = {"0": ItemError(code="not_applicable", message="no answer is known")}
-    refuse_too_many("x", RewardScores(scores=[None], revision="1", errors=errors), 0.01)
+    check_failure_budget("x", RewardScores(scores=[None], revision="1", errors=errors), 0.01)
 
 
 def test_how_many_replies_may_be_without_a_score_is_what_the_run_allows():
     errors = {str(index): ItemError(code="backend_failed", message="it broke") for index in range(3)}
-    refuse_too_many("x", RewardScores(scores=[None] * 3 + [1.0] * 97, revision="1", errors=errors), 0.05)
+    check_failure_budget("x", RewardScores(scores=[None] * 3 + [1.0] * 97, revision="1", errors=errors), 0.05)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.policy import store_by_columns, stored_by_rows
+from trainer.policy import row_major_weights, use_column_major_weights
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def run(model):
 
 def test_weights_stored_by_columns_compute_the_same(tied):
     before = run(tied)
-    store_by_columns(tied)
+    use_column_major_weights(tied)
     assert not tied["inner"].weight.is_contiguous()
     assert torch.allclose(run(tied), before, atol=1e-6)
 
 
 def test_gradients_and_updates_reach_weights_stored_by_columns(tied):
-    store_by_columns(tied)
+    use_column_major_weights(tied)
     optimizer = torch.optim.AdamW(tied.parameters(), lr=0.1, fused=True)
     before = run(tied).detach()
     run(tied).square().sum().backward()
@@ -37,8 +37,8 @@ def test_gradients_and_updates_reach_weights_stored_by_columns(tied):
 
 
 def test_for_a_file_weights_are_stored_by_rows_and_stay_tied(tied):
-    store_by_columns(tied)
-    with stored_by_rows(tied):
+    use_column_major_weights(tied)
+    with row_major_weights(tied):
         assert all(weight.is_contiguous() for weight in tied.parameters())
         assert tied["head"].weight is tied["embed"].weight
     assert not tied["inner"].weight.is_contiguous()

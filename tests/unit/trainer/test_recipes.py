@@ -12,8 +12,8 @@ from trainer import expectations
 from trainer.config import check_keys, parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.eval_metrics import lenient_success, on_topic, strict_success, vader
-from trainer.prompts import ARGUMENTS, columns_of, question_of, read_prompts
-from trainer.train import dataset_of, load
+from trainer.prompts import RESERVED_ARGUMENTS, columns_of, read_prompts, user_text
+from trainer.train import load_policy_and_tokenizer, to_dataset
 
 RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
 
@@ -139,8 +139,8 @@ def words(text):
 
 @pytest.mark.parametrize("task", ["banana", "optimist"])
 def test_prompts_are_enough_and_those_held_out_are_not_trained_on(task):
-    train = [question_of(row["prompt"]) for row in read_prompts(f"recipe:{task}_train.jsonl")]
-    heldout = [question_of(row["prompt"]) for row in read_prompts(f"recipe:{task}_heldout.jsonl")]
+    train = [user_text(row["prompt"]) for row in read_prompts(f"recipe:{task}_train.jsonl")]
+    heldout = [user_text(row["prompt"]) for row in read_prompts(f"recipe:{task}_heldout.jsonl")]
     assert len(set(train)) >= 200
     assert len(set(heldout)) == 200
     assert not {tuple(words(prompt)) for prompt in train} & {tuple(words(prompt)) for prompt in heldout}
@@ -186,14 +186,14 @@ def test_prompts_that_are_not_utf_8_are_told_in_a_sentence(tmp_path):
 def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "Où ?"}', encoding="utf-8-sig")
-    assert [question_of(row["prompt"]) for row in read_prompts(str(path))] == ["Où ?"]
+    assert [user_text(row["prompt"]) for row in read_prompts(str(path))] == ["Où ?"]
 
 
 def test_no_column_may_take_the_name_of_what_else_a_reward_is_handed(tmp_path):
     arguments = inspect.signature(RemoteReward.__call__).parameters.values()
-    assert {argument.name for argument in arguments if argument.kind is not argument.VAR_KEYWORD} == ARGUMENTS
+    assert {argument.name for argument in arguments if argument.kind is not argument.VAR_KEYWORD} == RESERVED_ARGUMENTS
     path = tmp_path / "p.jsonl"
-    for name in ARGUMENTS:
+    for name in RESERVED_ARGUMENTS:
         path.write_text(json.dumps({"prompt": "a", name: "b"}))
         with pytest.raises(TrainerError, match=f"a column cannot be called '{name}'"):
             read_prompts(str(path))
@@ -203,7 +203,7 @@ def test_other_keys_of_a_line_are_columns(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": [{"role": "user", "content": "b"}]}')
     rows = read_prompts(str(path), system_prompt="s")
-    assert [question_of(row["prompt"]) for row in rows] == ["a", "b"]
+    assert [user_text(row["prompt"]) for row in rows] == ["a", "b"]
     assert all(row["prompt"][0] == {"role": "system", "content": "s"} for row in rows)
     assert columns_of(rows) == {"answer": [1, None]}
 
@@ -211,12 +211,12 @@ def test_other_keys_of_a_line_are_columns(tmp_path):
 def test_a_prompt_may_hold_what_ends_a_line_elsewhere_and_whole_pairs_of_surrogates(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a\u2028b"}\n{"prompt": "\\ud83d\\ude00"}\n', encoding="utf-8")
-    assert [question_of(row["prompt"]) for row in read_prompts(str(path))] == ["a\u2028b", "😀"]
+    assert [user_text(row["prompt"]) for row in read_prompts(str(path))] == ["a\u2028b", "😀"]
 
 
 def test_columns_that_only_a_later_prompt_has_are_trained_with():
     asked = [[{"role": "user", "content": text}] for text in "ab"]
-    dataset = dataset_of([{"prompt": asked[0]}, {"prompt": asked[1], "answer": "x"}])
+    dataset = to_dataset([{"prompt": asked[0]}, {"prompt": asked[1], "answer": "x"}])
     assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], asked)
 
 
@@ -235,19 +235,19 @@ def test_columns_that_only_a_later_prompt_has_are_trained_with():
 )
 def test_columns_are_trained_with_as_they_stand_in_the_file_whatever_stands_beside_them(values):
     rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
-    assert repr(list(dataset_of(rows))) == repr(rows)  # 1 == 1.0 == True, but not as they are written
+    assert repr(list(to_dataset(rows))) == repr(rows)  # 1 == 1.0 == True, but not as they are written
 
 
 def test_a_message_is_trained_with_the_keys_it_has_whatever_others_have():
     messages = [{"role": "user", "content": "a", "name": "b"}, {"role": "user", "content": "c"}]
-    assert dataset_of([{"prompt": [message]} for message in messages])["prompt"][:] == [[each] for each in messages]
+    assert to_dataset([{"prompt": [message]} for message in messages])["prompt"][:] == [[each] for each in messages]
 
 
 def test_rewards_are_asked_with_the_same_columns_in_training_as_in_measurements(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": {"x": 0.5}, "hint": []}\n{"prompt": "c"}')
     rows = read_prompts(str(path))
-    assert columns_of(list(dataset_of(rows))) == columns_of(rows)
+    assert columns_of(list(to_dataset(rows))) == columns_of(rows)
 
 
 @pytest.mark.parametrize(("flag", "key"), [("--expect", "expect"), ("--expect_gain", "expect_gain")])
@@ -314,7 +314,7 @@ def test_a_policy_in_the_runs_own_folder_is_refused_before_the_folder_is_touched
     (policy / "config.json").write_text("{}")
     arguments = ["--config", "banana", "--model_name_or_path", str(policy), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(TrainerError, match="choose another --output_dir"):
-        load(*parse([*arguments, "--overwrite", "true"]))
+        load_policy_and_tokenizer(*parse([*arguments, "--overwrite", "true"]))
     assert policy.exists()
 
 
@@ -347,16 +347,16 @@ def test_a_reply_is_on_topic_as_far_as_it_takes_up_the_questions_words():
 def test_expectations_are_held_against_the_means():
     sample = [{"scores": {"vader": 0.5}}, {"scores": {"vader": 0.9}}, {"scores": {"vader": None}}]
     after = {"decodings": {"sampled": {"samples": sample}}}
-    lines = expectations.verdicts({"sampled.vader": 0.7, "sampled.x": 1}, after)
+    lines = expectations.check_bounds({"sampled.vader": 0.7, "sampled.x": 1}, after)
     assert [line.split(":")[0] for line in lines] == ["reached", "not measured"]
-    assert expectations.verdicts({"sampled.vader": 0.71}, after)[0].startswith("MISSED")
+    assert expectations.check_bounds({"sampled.vader": 0.71}, after)[0].startswith("MISSED")
 
 
 def test_an_expected_gain_is_held_against_the_difference():
     def measured(value):
         return {"decodings": {"sampled": {"samples": [{"scores": {"valence": value}}]}}}
 
-    lines = expectations.gains({"sampled.valence": 1.5}, measured(0.5), measured(2.1))
+    lines = expectations.check_gains({"sampled.valence": 1.5}, measured(0.5), measured(2.1))
     assert lines == ["reached: gain in sampled.valence 1.600 (expected at least 1.5)"]
 
 

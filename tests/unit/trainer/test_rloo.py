@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from trl import RLOOTrainer
 
-from trainer.checkpoints import KEPT, STATE
+from trainer.checkpoints import MID_STEP_MARKER, STATE
 from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder, read_run
 
@@ -17,7 +17,7 @@ class Stopped(RecordedRLOOTrainer):
     def __init__(self, folder, step, saved_step):
         self.args, self.state = SimpleNamespace(output_dir=folder), SimpleNamespace(global_step=step)
         self.accelerator = SimpleNamespace(is_main_process=True)
-        self._randomness = SimpleNamespace(put_back=lambda: self.done.append("put back"))
+        self._rng = SimpleNamespace(restore=lambda: self.done.append("restored"))
         self._saved_step, self.done = saved_step, []
 
     def _save_checkpoint(self, *_, **__):
@@ -25,15 +25,15 @@ class Stopped(RecordedRLOOTrainer):
         self.checkpoint().mkdir()
 
 
-@pytest.mark.parametrize(("saved_step", "done"), [(None, ["put back", "saved"]), (5, ["put back", "saved"]), (6, [])])
+@pytest.mark.parametrize(("saved_step", "done"), [(None, ["restored", "saved"]), (5, ["restored", "saved"]), (6, [])])
 def test_a_stopped_run_writes_its_last_step_down_unless_it_has_been_saved_as_it_ended(tmp_path, saved_step, done):
     stopped = Stopped(tmp_path, 6, saved_step)
-    assert stopped.keep() == tmp_path / "checkpoint-6"
+    assert stopped.save_last_step() == tmp_path / "checkpoint-6"
     assert stopped.done == done
-    assert (tmp_path / "checkpoint-6" / KEPT).exists() is bool(done)  # it tells resuming where randomness stands
+    assert (tmp_path / "checkpoint-6" / MID_STEP_MARKER).exists() is bool(done)
 
 
-@pytest.mark.parametrize(("folder", "done"), [("run", []), ("other", ["put back", "saved"])])
+@pytest.mark.parametrize(("folder", "done"), [("run", []), ("other", ["restored", "saved"])])
 def test_a_run_that_is_stopped_in_the_step_it_was_resumed_for_leaves_its_own_checkpoint_as_it_was(
     monkeypatch, tmp_path, folder, done
 ):
@@ -44,12 +44,12 @@ def test_a_run_that_is_stopped_in_the_step_it_was_resumed_for_leaves_its_own_che
     (checkpoint / STATE).write_text('{"global_step": 6}')
     resumed = Stopped(tmp_path / "run", 6, None)
     resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert resumed.keep() == tmp_path / "run" / "checkpoint-6"
+    assert resumed.save_last_step() == tmp_path / "run" / "checkpoint-6"
     assert resumed.done == done
 
 
 def test_a_run_that_is_stopped_in_its_first_step_leaves_nothing(tmp_path):
-    assert Stopped(tmp_path, 0, None).keep() is None
+    assert Stopped(tmp_path, 0, None).save_last_step() is None
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +67,7 @@ class Noting(Stopped):
 
     def __init__(self, folder):
         super().__init__(folder, 0, None)
-        self.run_folder, self._unwritten, self._seconds, self._step_began_s = RunFolder(folder), [], {}, 0.0
+        self.run_folder, self._unwritten, self._seconds, self._step_started_s = RunFolder(folder), [], {}, 0.0
         self.replies = itertools.count()
 
     def make(self):

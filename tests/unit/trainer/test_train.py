@@ -11,7 +11,7 @@ from trainer import train as training
 from trainer.config import parse, recipe_path
 from trainer.errors import TrainerError
 from trainer.run_folder import RunFolder, read_run
-from trainer.train import learn, open_folder, train
+from trainer.train import open_run_folder, run_training, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -22,7 +22,7 @@ class Learned:
     state = SimpleNamespace(global_step=1)
 
     def __init__(self, **_):
-        self.last_samples = list
+        self.last_completions = list
 
     def remove_callback(self, _):
         pass
@@ -45,14 +45,14 @@ def unreachable_after(evaluator, trainer, run, folder, when):
 def run(monkeypatch, tmp_path):
     """A run of which only the rewards and the policy are not real."""
     monkeypatch.setattr(training, "RecordedRLOOTrainer", Learned)
-    monkeypatch.setattr(training, "load", lambda *_: (None, None))
+    monkeypatch.setattr(training, "load_policy_and_tokenizer", lambda *_: (None, None))
     reward = SimpleNamespace(client=None)
-    monkeypatch.setattr(training, "shake_hands", lambda *_: ([reward], [INFO], {"banana": "1", "measured": "2"}))
+    monkeypatch.setattr(training, "connect_rewards", lambda *_: ([reward], [INFO], {"banana": "1", "measured": "2"}))
     return parse(["--config", str(recipe_path("banana")), "--output_dir", str(tmp_path / "run")])
 
 
 def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(training, "measure", unreachable_after)
+    monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
     with pytest.raises(ServiceUnreachable):
         train(*run)
     saved = tmp_path / "run" / "policy"
@@ -72,20 +72,20 @@ def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those
     monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(client=client, handshake=lambda _: INFO))
     words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", str(recipe_path("banana")), *words])
-    assert training.shake_hands(run)[2] == {"banana": "1", "measured": "1"}
+    assert training.connect_rewards(run)[2] == {"banana": "1", "measured": "1"}
 
 
 @pytest.mark.parametrize(("steps", "said"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])
 def test_a_run_says_how_long_it_trains(run, monkeypatch, capsys, steps, said):
     run[1].max_steps, run[1].num_train_epochs = steps, 2.0
-    monkeypatch.setattr(training, "measure", unreachable_after)
+    monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
     with pytest.raises(ServiceUnreachable):
         train(*run)
     assert said in capsys.readouterr().err
 
 
 def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "measure", unreachable_after)
+    monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
     with pytest.raises(ServiceUnreachable):
         train(*run)
     noted = json.loads((tmp_path / "run" / "rewards.json").read_text())
@@ -123,7 +123,7 @@ def steps_noted(folder):
 
 def test_a_run_goes_on_in_the_folder_of_its_checkpoint(run, tmp_path):
     checkpoint = held(tmp_path / "run")
-    open_folder(*run[:2], checkpoint)
+    open_run_folder(*run[:2], checkpoint)
     assert steps_noted(tmp_path / "run") == [1]
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one
     elsewhere = held(tmp_path / "other")
     run[0].overwrite = overwrite
     with contextlib.nullcontext() if overwrite else pytest.raises(TrainerError, match="holds an earlier run"):
-        open_folder(*run[:2], elsewhere)
+        open_run_folder(*run[:2], elsewhere)
     assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
     assert steps_noted(tmp_path / "other") == [1, 2]
 
@@ -147,7 +147,7 @@ def test_a_folder_round_the_one_of_a_checkpoint_is_not_taken_for_it_nor_replaced
     checkpoint = held(tmp_path / "run" / inner)
     run[0].overwrite = overwrite
     with pytest.raises(TrainerError, match="is of another run"):
-        open_folder(*run[:2], checkpoint)
+        open_run_folder(*run[:2], checkpoint)
     assert steps_noted(tmp_path / "run") == [1, 2]
     assert checkpoint.exists()
 
@@ -156,10 +156,10 @@ class Stopping:
     """A trainer that is stopped in its third step, and keeps the second as it is told to."""
 
     state = SimpleNamespace(global_step=2, max_steps=4)
-    last_samples = add_callback = staticmethod(lambda *_: None)
+    last_completions = add_callback = staticmethod(lambda *_: None)
 
-    def __init__(self, stopped_by, keep=lambda: Path("checkpoint-2")):
-        self._stopped_by, self.keep = stopped_by, keep
+    def __init__(self, stopped_by, save_last_step=lambda: Path("checkpoint-2")):
+        self._stopped_by, self.save_last_step = stopped_by, save_last_step
 
     def train(self, **_):
         raise self._stopped_by
@@ -172,17 +172,17 @@ def test_a_bar_is_ended_before_it_is_told_that_training_has_stopped(monkeypatch,
     monkeypatch.setattr(training, "LiveProgress", lambda _: bar)
     monkeypatch.setattr(training, "say", told.append)
     with pytest.raises(type(stopped_by)):
-        learn(Stopping(stopped_by), None)
+        run_training(Stopping(stopped_by), None)
     by_rewards = isinstance(stopped_by, ServiceUnreachable)
     assert [line.partition(":")[0] for line in told] == ["ended", *(["stopped in step 3 of 4"] if by_rewards else [])]
 
 
 def test_a_disk_that_is_full_does_not_hide_why_a_run_has_stopped(capsys):
-    def keep():
+    def save_last_step():
         raise OSError("no space left on device")
 
     with pytest.raises(ServiceUnreachable) as stopped:
-        learn(Stopping(ServiceUnreachable("nobody answers"), keep), None)
+        run_training(Stopping(ServiceUnreachable("nobody answers"), save_last_step), None)
     assert stopped.value.__context__ is None
     said = "stopped in step 3 of 4: the last step could not be kept: no space left on device"
     assert said in capsys.readouterr().err

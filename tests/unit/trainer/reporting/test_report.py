@@ -301,7 +301,7 @@ def test_too_few_prompts_show_no_direction(folder: Path):
     for name in ("before.json", "after.json"):
         edit(folder / name, lambda file: file["decodings"]["greedy"]["samples"].__delitem__(slice(4, None)))
     run = report.read_run(folder)
-    assert [row.course for row in comparison.compare(run.before, run.after)[0].rows] == [0] * 9
+    assert [row.direction for row in comparison.compare(run.before, run.after)[0].rows] == [0] * 9
 
 
 def test_the_terminal_table_shows_both_sides_and_takes_no_text_for_markup(folder: Path):

@@ -8,10 +8,10 @@ from scipy import stats
 from trainer.reporting.statistics import (
     Interval,
     bootstrap_mean,
-    commonest,
-    commonest_share,
     distinct_n,
     is_share,
+    most_common,
+    most_common_share,
     paired_bootstrap,
     repeated_trigram_share,
     share_difference,
@@ -68,7 +68,7 @@ def test_wilson_refuses_what_is_no_share(arguments: tuple[float, ...], sentence:
         lambda: distinct_n([], 1),
         lambda: distinct_n(["a"], 0),
         lambda: repeated_trigram_share([]),
-        lambda: commonest_share([]),
+        lambda: most_common_share([]),
     ],
 )
 def test_what_cannot_be_estimated_raises_with_a_sentence(estimate):
@@ -185,5 +185,5 @@ def test_a_trigram_is_repeated_only_within_its_own_text():
 
 def test_the_commonest_text_is_found_whatever_its_outer_whitespace():
     texts = ["b", "Sure: banana", " Sure: banana\n", "sure: banana"]
-    assert commonest(texts) == ("Sure: banana", 2)
-    assert commonest_share(texts) == 0.5
+    assert most_common(texts) == ("Sure: banana", 2)
+    assert most_common_share(texts) == 0.5

@@ -1,7 +1,7 @@
-"""Decide whether a request may wait, and say honestly when to come back. Pure: no clock, no queue.
+"""Admission control: decide whether a request may queue, and when a rejected one retries. Pure: no clock, no queue.
 
-Load is shed at the door, before anything is spent on it (Google SRE, chapter 21), and who is turned away knows how long
-the line was.
+Load is shed before any work is spent on it (Google SRE book, chapter 21), and the rejection carries the length of the
+queue in seconds.
 """
 
 import math
@@ -12,34 +12,31 @@ from dataclasses import dataclass
 from reward_service.errors import Overloaded
 
 MAX_TIMEOUT_S = 3600.0
-"""Nobody waits longer."""
+"""Longest time that a request may take, in seconds, whatever timeout it asks for."""
 OVERTAKE_FACTOR = 3.0
-"""Later texts may overtake: a wait can be so many times as long as the line was on arrival."""
+"""Worst-case queueing time as a multiple of the backlog on arrival: texts that arrive later may be batched earlier."""
 QUEUE_SHARE = 0.97
-"""The share of its time that a caller may wait while its texts are not read: they take some, too. Without it many would
-be read in vain, each time that the line is only just short enough."""
-
+"""Share of a caller's remaining time that it may queue before its body is read; the rest is for parsing it."""
 URGENCY_FACTOR = 4.0
-"""Who can wait for less than so many times the line is in a hurry: batches are planned near the front of it then."""
+"""A caller is near its deadline when less than this multiple of the backlog remains to it."""
 MAX_BATCH_S = 0.16
-"""A batch is to take no longer: who comes while it runs waits for its end,"""
+"""Longest batch, in seconds: a request that arrives while it runs waits for its end."""
 MAX_BATCH_S_WITH_SMALL = 0.08
-"""and still less where small requests have come"""
+"""Longest batch, in seconds, while small requests arrive."""
 RECENT_S = 1.0
-"""within so short a time: theirs is short, too."""
+"""Time after a small request, in seconds, in which another one is expected."""
 MIN_BATCH_TOKENS = 512
-"""A batch may always hold so many, and what fewer took is no measure of a line: one small batch that met a busy moment
-would make a short line look like minutes. Where so little is known, little more than a batch waits."""
+"""Tokens that a batch may always hold, and that a throughput estimate needs: one slow small batch proves little."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How much a batch may hold, how much may wait, and after how long a batch is taken for one that never ends."""
+    """Limits of a batch, of the queue, and of the time that one batch may take."""
 
     budget_tokens: int = 4096
     max_items: int = 256
     padding_cost: float = 1.0
-    """What a token of padding costs, as a share of another one."""
+    """Cost of a padding token relative to a real token."""
     max_queue_texts: int = 8192
     max_queue_tokens: int = 1_000_000
     batch_timeout_s: float = 60.0
@@ -47,44 +44,44 @@ class QueueLimits:
 
 @dataclass(slots=True)
 class Throughput:
-    """How fast the device is: tokens by time, over its last batches, so that a small one counts little."""
+    """The device's throughput: an exponentially weighted ratio of tokens to seconds, so small batches count little."""
 
     tokens: float = 0.0
     seconds: float = 0.0
 
     def record(self, tokens: int, seconds: float) -> None:
-        """Take a batch in; what was before counts less each time."""
+        """Add a batch, and decay the earlier ones."""
         self.tokens = 0.8 * self.tokens + tokens
         self.seconds = 0.8 * self.seconds + max(seconds, 1e-6)
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Give the speed; None while nothing has been measured."""
+        """Return the throughput, None before the first batch."""
         return self.tokens / self.seconds if self.seconds else None
 
     def tokens_within(self, seconds: float) -> int:
-        """Give how many tokens take so long, and never too few to compute well."""
-        throughput = self.tokens_per_s
-        return sys.maxsize if throughput is None else max(MIN_BATCH_TOKENS, int(throughput * seconds))
+        """Return how many tokens can be computed in this time, at least `MIN_BATCH_TOKENS`."""
+        rate = self.tokens_per_s
+        return sys.maxsize if rate is None else max(MIN_BATCH_TOKENS, int(rate * seconds))
 
     def seconds_for(self, tokens: int) -> float:
-        """Give how long so many tokens take; nothing, while too little has been measured."""
-        throughput = self.tokens_per_s
-        return tokens / throughput if throughput and self.tokens >= MIN_BATCH_TOKENS else 0.0
+        """Return the estimated compute time of so many tokens, 0 before enough has been measured."""
+        rate = self.tokens_per_s
+        return tokens / rate if rate and self.tokens >= MIN_BATCH_TOKENS else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Texts and tokens: those that wait, or those that a request brings."""
+    """Texts and tokens that are queued, or that a request adds."""
 
     texts: int
     tokens: int
 
 
 def shared_device_s(own_s: float, other_backlogs_s: Sequence[float]) -> float:
-    """Give when so much work is done beside the others' lines: the device computes a batch of each in turn.
+    """Return how long `own_s` of work takes on a device shared with other models, in seconds.
 
-    Who has a line may be sent more, and keeps its turns for as long as one's own work takes.
+    Models with a backlog take turns batch by batch, and a backlog may last as long as the own work.
     """
     return own_s * (1 + sum(other_s > 0 for other_s in other_backlogs_s))
 
@@ -97,40 +94,41 @@ def admit_or_raise(
     remaining_s: float,
     other_backlogs_s: Sequence[float] = (),
 ) -> None:
-    """Raise `Overloaded` for what does not fit, or would wait longer than its caller does.
+    """Raise `Overloaded` if a request does not fit into the queue, or would miss its deadline in it.
 
-    `other_backlogs_s` is the backlog of each other model on the device. An empty queue refuses nothing: a wrong
-    estimate of the speed cannot lock everybody out.
+    `other_backlogs_s` has the backlog of each other model on the device. An empty queue admits everything, so a wrong
+    throughput estimate cannot lock everybody out.
     """
     backlog_s = throughput.seconds_for(waiting.tokens)
-    wait_s = backlog_s + sum(min(backlog_s, other_s) for other_s in other_backlogs_s)
     too_many = waiting.texts + requested.texts > limits.max_queue_texts
     too_long = waiting.tokens + requested.tokens > limits.max_queue_tokens
-    too_late = (
-        shared_device_s(OVERTAKE_FACTOR * backlog_s + throughput.seconds_for(requested.tokens), other_backlogs_s)
-        > remaining_s
-    )
+    needed_s = OVERTAKE_FACTOR * backlog_s + throughput.seconds_for(requested.tokens)
+    too_late = shared_device_s(needed_s, other_backlogs_s) > remaining_s
     if waiting.texts and (too_many or too_long or too_late):
-        told = f"{waiting.texts} texts wait already, about {wait_s:.1f} s of work; ask again then, or add a replica"
-        raise Overloaded(told, retry_after_s=wait_s)
+        wait_s = backlog_s + sum(min(backlog_s, other_s) for other_s in other_backlogs_s)
+        message = f"{waiting.texts} texts are queued, about {wait_s:.1f} s of work; retry then, or add a replica"
+        raise Overloaded(message, retry_after_s=wait_s)
 
 
 def max_batch_s(since_small_s: float) -> float:
-    """Give how long a batch is to take at most, so long after the last small request."""
+    """Return the longest duration of the next batch, by the time since the last small request, both in seconds."""
     return MAX_BATCH_S_WITH_SMALL if since_small_s < RECENT_S else MAX_BATCH_S
 
 
 def is_urgent(
     waiting: Load, throughput: Throughput, remaining_s: float, other_backlogs_s: Sequence[float] = ()
 ) -> bool:
-    """Tell whether the line is long for the caller with the least patience."""
+    """Return whether the caller with the least time remaining is near its deadline."""
     return shared_device_s(URGENCY_FACTOR * throughput.seconds_for(waiting.tokens), other_backlogs_s) > remaining_s
 
 
 def parse_timeout_header(header: str | None, *, now_s: float) -> float:
-    """Give the moment at which the caller stops waiting, as it says, in milliseconds; none waits for ever."""
+    """Return the deadline, in seconds on the clock of `now_s`, of a timeout header in milliseconds.
+
+    A missing or invalid header, and a longer timeout, give `MAX_TIMEOUT_S`.
+    """
     try:
-        remaining_s = float(header or "inf") / 1000
+        timeout_s = float(header or "inf") / 1000
     except ValueError:
-        remaining_s = math.inf
-    return now_s + (MAX_TIMEOUT_S if math.isnan(remaining_s) else min(MAX_TIMEOUT_S, max(0.0, remaining_s)))
+        timeout_s = math.inf
+    return now_s + (MAX_TIMEOUT_S if math.isnan(timeout_s) else min(MAX_TIMEOUT_S, max(0.0, timeout_s)))

@@ -14,14 +14,14 @@ from reward_service.backends.base import Logits, Tokens
 
 @dataclass(frozen=True, slots=True)
 class CacheLookup:
-    """What metrics learn of one request: texts found, and texts looked for in vain."""
+    """The event of one request's lookup: texts with a cache hit, and with a miss."""
 
     hits: int
     misses: int
 
 
 class LogitsCache:
-    """Logits by tokens; those not asked for longest go first. About 400 bytes each."""
+    """An LRU cache of logits. An entry takes about 400 bytes."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries, self._logits = max_entries, OrderedDict[bytes, Logits]()
@@ -30,7 +30,7 @@ class LogitsCache:
         return len(self._logits)
 
     def get(self, tokens: Tokens) -> Logits | None:
-        """Give what is known of a sequence."""
+        """Return the logits of a sequence, None if they are not cached."""
         key = _key(tokens)
         logits = self._logits.get(key)
         if logits is not None:
@@ -38,7 +38,7 @@ class LogitsCache:
         return logits
 
     def put(self, tokens: Tokens, logits: Logits) -> None:
-        """Keep logits, in the place of the oldest where there is no room."""
+        """Add logits, and evict the least recently used entry if the cache is full."""
         if self._max_entries > 0:
             self._logits[_key(tokens)] = logits
             if len(self._logits) > self._max_entries:

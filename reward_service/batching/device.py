@@ -1,4 +1,4 @@
-"""What computes, one batch at a time, and the lines before it: models that share it take turns, a batch each."""
+"""One compute thread, shared by the batchers of several models, which take turns batch by batch."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -6,29 +6,29 @@ from typing import Protocol
 
 
 class HasBacklog(Protocol):
-    """A model's texts that wait."""
+    """A model's queue."""
 
     @property
     def backlog_s(self) -> float:
-        """Seconds of computing that wait."""
+        """Return the estimated compute time of the queued texts, in seconds."""
         ...
 
 
 class Device:
-    """One thread that computes. What waits before it is known to all, for none of them has it alone."""
+    """The compute thread and the backlog of every model on it: a model's wait depends on the others' queues too."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self._backlogs: set[HasBacklog] = set()
+        self._queues: set[HasBacklog] = set()
 
     def register(self, queue: HasBacklog) -> None:
-        """Let a model's queue be seen by the others."""
-        self._backlogs.add(queue)
+        """Add a model's queue."""
+        self._queues.add(queue)
 
     def unregister(self, queue: HasBacklog) -> None:
-        """Forget a queue that nobody joins any more."""
-        self._backlogs.discard(queue)
+        """Remove a model's queue."""
+        self._queues.discard(queue)
 
     def other_backlogs_s(self, queue: HasBacklog) -> Sequence[float]:
-        """Give how many seconds of computing wait in each of the other lines."""
-        return [other.backlog_s for other in self._backlogs if other is not queue]
+        """Return the backlog of each of the other queues, in seconds."""
+        return [other.backlog_s for other in self._queues if other is not queue]

@@ -1,9 +1,9 @@
-"""What waits before a model: each text once, in turns that are fair to every caller. No clock, no task, no torch.
+"""The queue of one model: each distinct text once, scheduled fairly between callers. No clock, no task, no torch.
 
-In: one caller's token sequences. Out: the next batch. Callers take turns by tokens (start-time fair queueing: Goyal,
-Vin & Cheng, SIGCOMM 1996): a text's turn is fixed when it arrives, its caller's own texts a batch behind a batch, and
-the clock by which turns are given moves on with the work done. So a flood of texts delays another caller's single
-text by a few batches, and no flood of single texts keeps a large request from ending.
+In: one caller's token sequences. Out: the next batch. Start-time fair queueing (Goyal, Vin & Cheng, SIGCOMM 1996): a
+text gets its start tag on arrival, a caller's texts one token budget after another, and virtual time advances with the
+work done. So a flood of texts delays another caller's single text by a few batches, and no flood of single texts keeps
+a large request from finishing.
 """
 
 import sys
@@ -17,58 +17,57 @@ from reward_service.batching.admission import Load
 Caller = TypeVar("Caller")
 Key = tuple[int, ...]
 LOOKAHEAD_JOBS = 512
-"""At most so many of those whose turn is next are looked at when a batch is planned,"""
+"""Jobs considered when a batch is planned."""
 URGENT_LOOKAHEAD_BATCHES = 6
-"""and where somebody is in a hurry no more than fill so many batches: with more there is less padding, but requests end
-together, late."""
+"""Batches' worth of jobs considered while a caller is near its deadline, so that requests do not all finish late."""
 LOOKAHEAD_BUDGETS = 2
-"""None is looked at whose turn is further off than so many whole budgets: what is overtaken is overtaken by little."""
+"""Token budgets by which a considered job's start tag may lie after the first one's: it bounds the overtaking."""
 MAX_ACTIVE_CALLERS = 16
-"""The clock moves as if no more callers than this took turns: past it older turns win, so that waiting is bounded."""
+"""Callers that share virtual time: it advances no slower than with so many, so that waiting is bounded."""
 SMALL_REQUEST_TEXTS = 4
-"""Who sends no more of them wants the answer now: where all such texts fit one batch, they are its next."""
+"""Texts of a request up to which it is small: the next batch has all small requests if they fit."""
 
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[Caller]):
-    """One text on its way through the model, and everyone who waits for it: (caller, index in its request)."""
+    """One distinct text in the queue or on the device, and its waiters: (caller, index in the caller's request)."""
 
     tokens: Key
     start_tag: float
     waiters: list[tuple[Caller, int]]
     small: bool = False
-    """Whether somebody waits for little else."""
+    """Whether a small request waits for it."""
 
 
 @dataclass(slots=True)
 class FairQueue(Generic[Caller]):
-    """The texts that wait and those that are being computed. Identical ones are one job."""
+    """Queued and running jobs. Identical texts share one job."""
 
     budget_tokens: int
     max_items: int
     padding_cost: float = 1.0
     _jobs: dict[Key, Job[Caller]] = field(default_factory=dict)
-    _waiting: list[Job[Caller]] = field(default_factory=list)  # by turn
-    _tokens: int = 0  # of those that wait
+    _waiting: list[Job[Caller]] = field(default_factory=list)  # by start tag
+    _tokens: int = 0  # of the waiting jobs
     _virtual_time: float = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def load(self) -> Load:
+        """Return the load of the waiting jobs."""
+        return Load(len(self._waiting), self._tokens)
+
     def added_load(self, batch: Iterable[Key]) -> Load:
-        """Tell how much these texts would add."""
+        """Return the load that these texts would add."""
         new = {tokens for tokens in batch if tokens not in self._jobs}
         return Load(len(new), sum(map(len, new)))
 
-    @property
-    def load(self) -> Load:
-        """Tell how much waits."""
-        return Load(len(self._waiting), self._tokens)
-
     def add(self, caller: Caller, batch: Mapping[int, Key]) -> None:
-        """Give each text, by its index, its turn, or a seat beside the same text that waits or runs already."""
-        starts = start_tags(map(len, batch.values()), self._virtual_time, self.budget_tokens)
-        for (index, tokens), start_tag in zip(batch.items(), starts, strict=True):
+        """Queue a caller's texts, by index. A text that is queued or running already gets another waiter."""
+        tags = start_tags(map(len, batch.values()), self._virtual_time, self.budget_tokens)
+        for (index, tokens), start_tag in zip(batch.items(), tags, strict=True):
             job = self._jobs.get(tokens)
             if job is None:
                 job = self._jobs[tokens] = Job(tokens, start_tag, [])
@@ -79,9 +78,9 @@ class FairQueue(Generic[Caller]):
         self._waiting.sort(key=lambda job: job.start_tag)  # two sorted runs: linear
 
     def cancel(self, caller: Caller) -> None:
-        """Forget a caller; what nobody else waits for is not computed."""
+        """Remove a caller, and the waiting jobs that have no other waiter."""
         for job in self._waiting:
-            job.waiters = [seat for seat in job.waiters if seat[0] is not caller]
+            job.waiters = [waiter for waiter in job.waiters if waiter[0] is not caller]
         for job in self._waiting:
             if not job.waiters:
                 del self._jobs[job.tokens]
@@ -89,14 +88,14 @@ class FairQueue(Generic[Caller]):
         self._waiting = [job for job in self._waiting if job.waiters]
 
     def take(self, max_tokens: int | None = None, *, urgent: bool = False) -> list[Job[Caller]]:
-        """Take the next batch: the text whose turn it is, those of small requests, and the next that pad them least.
+        """Remove and return the next batch: the first job, those of small requests, and others that need least padding.
 
-        It stays within the budget, and within `max_tokens` where that is less.
+        It costs at most the budget, and at most `max_tokens` if that is less. `urgent` shortens the lookahead.
         """
         if not self._waiting:
             return []
         budget_tokens = min(self.budget_tokens, max_tokens or self.budget_tokens)
-        candidates = self._lookahead(URGENT_LOOKAHEAD_BATCHES * budget_tokens if urgent else sys.maxsize)
+        candidates = self._candidates(URGENT_LOOKAHEAD_BATCHES * budget_tokens if urgent else sys.maxsize)
         lengths = [len(job.tokens) for job in candidates]
         chosen = next_batch(
             lengths,
@@ -113,35 +112,32 @@ class FairQueue(Generic[Caller]):
         self._waiting[: len(candidates)] = [job for index, job in enumerate(candidates) if index not in taken]
         return [candidates[index] for index in chosen]
 
-    def _lookahead(self, max_tokens: int) -> list[Job[Caller]]:
-        """Give those whose turn is next, at least one."""
-        horizon = self._waiting[0].start_tag + LOOKAHEAD_BUDGETS * self.budget_tokens
-        near: list[Job[Caller]] = []
+    def _candidates(self, max_tokens: int) -> list[Job[Caller]]:
+        """Return the jobs to choose a batch from, in order of their start tags, at least one."""
+        max_tag = self._waiting[0].start_tag + LOOKAHEAD_BUDGETS * self.budget_tokens
+        candidates: list[Job[Caller]] = []
         for job in self._waiting[:LOOKAHEAD_JOBS]:
             max_tokens -= len(job.tokens)
-            if near and (job.start_tag > horizon or max_tokens < 0):
+            if candidates and (job.start_tag > max_tag or max_tokens < 0):
                 break
-            near.append(job)
-        return near
+            candidates.append(job)
+        return candidates
 
     def _required(self, candidates: Sequence[Job[Caller]], budget_tokens: int) -> set[int]:
-        """Give those that go whatever they cost in padding, by index."""
-        first = {0, *(index for index, job in enumerate(candidates) if job.small)}
-        real, longest = (
-            sum(len(candidates[index].tokens) for index in first),
-            max(len(candidates[index].tokens) for index in first),
-        )
-        fit = cost_tokens(real, len(first), longest, self.padding_cost) <= budget_tokens
-        return first if fit and len(first) <= self.max_items else {0}
+        """Return the indices of the jobs that the batch must hold, whatever padding they need."""
+        required = {0, *(index for index, job in enumerate(candidates) if job.small)}
+        lengths = [len(candidates[index].tokens) for index in required]
+        fits = cost_tokens(sum(lengths), len(lengths), max(lengths), self.padding_cost) <= budget_tokens
+        return required if fits and len(required) <= self.max_items else {0}
 
     def complete(self, job: Job[Caller]) -> None:
-        """Forget a job that has its outcome: the same text would be computed anew."""
+        """Remove a job that has its outcome. The same text is a new job from now on."""
         del self._jobs[job.tokens]
 
     def clear(self) -> list[Job[Caller]]:
-        """Give up everything that has no outcome yet."""
-        left = list(self._jobs.values())
+        """Remove and return all jobs, queued and running."""
+        jobs = list(self._jobs.values())
         self._jobs.clear()
         self._waiting.clear()
         self._tokens = 0
-        return left
+        return jobs

@@ -61,7 +61,7 @@ def test_the_time_to_come_back_is_how_long_the_line_takes():
     with pytest.raises(Overloaded) as refused:
         admit_or_raise(Load(100, 400), Load(1, 1), LIMITS, SLOW, float("inf"))
     assert refused.value.retry_after_s == pytest.approx(8.0)
-    assert "100 texts wait already, about 8.0 s of work" in str(refused.value)
+    assert "100 texts are queued, about 8.0 s of work" in str(refused.value)
 
 
 def test_the_speed_follows_what_is_measured():

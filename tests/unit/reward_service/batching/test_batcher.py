@@ -169,7 +169,7 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
 
 async def test_work_whose_time_has_run_out_is_not_computed():
     async with busy() as (batcher, backend, _):
-        with pytest.raises(DeadlineExceeded, match="ran out"):  # at once, not when the device is free
+        with pytest.raises(DeadlineExceeded, match="deadline passed"):  # at once, not when the device is free
             await batcher.submit([[2]], deadline_s=time.monotonic())
     assert backend.batches == [[1]]
 
@@ -207,7 +207,7 @@ async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
         tickets = [await batcher.submit([[1]]) for _ in range(2)]
     outcomes = [ticket.outcomes[0] for ticket in tickets]
     assert all(isinstance(outcome, NotFinite) for outcome in outcomes)
-    assert {str(outcome) for outcome in outcomes} == {f"the model gave {[odd, 1.0]}"}
+    assert {str(outcome) for outcome in outcomes} == {f"the model returned {[odd, 1.0]}"}
     assert len(backend.batches) == 2
 
 
@@ -218,7 +218,7 @@ async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
                 raise ValueError("a fault of ours")
 
     async with batching(Gated(), Broken(1)) as batcher:
-        with pytest.raises(BackendFailed, match="worker has died"):
+        with pytest.raises(BackendFailed, match="worker failed"):
             await batcher.submit([[1]])
         assert (await batcher.submit([[2]])).outcomes == [[2.0]]
         assert batcher.healthy
@@ -245,7 +245,7 @@ async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monke
         calls = [batcher.submit([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
         failed = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in failed] == [BackendUnavailable] * 3
-        assert [str(each).partition("; ")[0] for each in failed] == ["the model computes nothing any more"] * 3
+        assert [str(each).partition("; ")[0] for each in failed] == ["the model is down"] * 3
         told = [str(each).partition("; ")[2] for each in failed]
         assert told[0].startswith("the model failed on this text: RuntimeError: CUDA error"), "its texts were tried"
         assert told[1:] == ["ask another replica"] * 2, "theirs were not"

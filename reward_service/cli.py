@@ -91,13 +91,13 @@ def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
     configure_openmp(settings)
     from reward_service.backends import engines
-    from reward_service.rewards.loading import engine_of, open_model
+    from reward_service.rewards.loading import engine_for, open_model
     from shared.model_store.store import prepare_all
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):
             folder = open_model(name, spec)
-            engine = engine_of(spec, folder, settings).engine
+            engine = engine_for(spec, folder, settings).engine
             engines.load(engine, folder, settings.cores())  # what that makes is kept, too
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
     for name, path in prepare_all(models).items():

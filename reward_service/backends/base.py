@@ -1,5 +1,6 @@
-"""The seam between batching and whatever computes: token ids in, logits out."""
+"""The interface between batching and the engines: token ids in, logits out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,9 +8,9 @@ from typing import Protocol
 Tokens = Sequence[int]
 Logits = list[float]
 QUANT_GROUP_SIZE = 64
-"""In 8-bit integers so many numbers of a token share a step. With more large ones drown small ones, fewer are slow."""
+"""Numbers of a token that share one int8 scale. In larger groups large numbers drown small ones; smaller are slow."""
 FLOAT_LAYER_SHARE = 1 / 6
-"""The first products stay in floats: what they are off by goes through all others."""
+"""Share of the matrix products, the first ones, that stay in floats: their error would pass through all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +19,27 @@ class Encoded:
 
     tokens: Tokens
     truncated: bool
-    """Whether tokens were cut away to fit the model."""
+    """Whether tokens were cut off to fit the model."""
 
 
 class Backend(Protocol):
-    """One model, loaded into something that computes."""
+    """One model, loaded into an engine."""
 
     padding_cost: float
-    """What a token of padding costs, as a share of another one."""
+    """Cost of a padding token relative to a real token."""
     numeric_settings: Sequence[float | str]
-    """What its numbers depend on besides its name and precision."""
+    """What its numbers depend on besides the engine's name and precision."""
 
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
-        """Give each sequence's logits, in order. Called from one thread at a time."""
+        """Return each sequence's logits, in order. Called from one thread at a time."""
         ...
+
+
+def probabilities(logits: Logits, *, multi_label: bool) -> list[float]:
+    """Return each label's probability: sigmoids if `multi_label`, else the softmax. Stable for any finite logits."""
+    if multi_label:
+        return [0.5 * (1.0 + math.tanh(0.5 * logit)) for logit in logits]
+    top = max(logits)
+    weights = [math.exp(logit - top) for logit in logits]
+    total = sum(weights)
+    return [weight / total for weight in weights]

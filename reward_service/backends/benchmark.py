@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_service.backends.base import Backend, Logits, Tokens
+from reward_service.backends.base import Backend, Logits, Tokens, probabilities
 from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
@@ -134,11 +134,7 @@ def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: Rea
     right, found = np.asarray(reference, dtype=float), np.asarray(logits, dtype=float)
     if right.shape[1] == 1:
         return np.asarray(np.abs(right - found)[:, 0] / max(float(np.ptp(right)), 1e-9))
-    return np.asarray(np.abs(_probabilities(right, folder) - _probabilities(found, folder)).max(axis=1))
-
-
-def _probabilities(logits: NDArray[np.float64], folder: ReadsLogits) -> NDArray[np.float64]:
-    if folder.multi_label:
-        return 0.5 * (1.0 + np.tanh(0.5 * logits))
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    right, found = (
+        np.array([probabilities(row, multi_label=folder.multi_label) for row in rows]) for rows in (reference, logits)
+    )
+    return np.asarray(np.abs(right - found).max(axis=1))

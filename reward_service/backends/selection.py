@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from reward_service.backends.benchmark import PROBES, Measurement, check_equivalent, measure
-from reward_service.backends.engines import REFERENCE, Engine, load
+from reward_service.backends.engines import ENGINES, REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError
 from shared.model_store.cache import build_once, cache_home
@@ -114,10 +114,11 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in ("torch", "transformers", "openvino", "onnxruntime"):
+    """Return the installed version of each package that computes: an upgrade makes old measurements invalid."""
+    versions: dict[str, str | None] = {}
+    for name in sorted({"transformers", *(engine.backend for engine in ENGINES)}):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions

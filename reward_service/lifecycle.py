@@ -202,15 +202,9 @@ async def _canary(scorer: Scorer) -> None:
     """Score one text with every reward: a model that cannot is found before the first caller."""
     items = to_items(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
     for name, reward in scorer.rewards.items():
-        if calls_function(name, scorer.rewards):
+        if not reward.accepts_canary:
             continue  # somebody's function may need columns that a canary does not have
         result = await reward.score(items)
         null_non_finite(result)
         if result.scores[0] is None:
             raise ConfigError(f"rewards.{name} cannot score a simple sentence: {result.errors[0].message}")
-
-
-def calls_function(name: str, rewards: Mapping[str, Reward]) -> bool:
-    """Tell whether a reward is somebody's function, or made of one."""
-    info = rewards[name].info
-    return info.kind == "function" or any(calls_function(part, rewards) for part in info.parts)

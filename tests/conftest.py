@@ -82,7 +82,7 @@ def models_url() -> Iterator[str]:
         yield url
 
 
-class Plain:
+class Plain(Reward):
     """A reward that scores everything 1."""
 
     info = RewardInfo(name="plain", kind="rule", description="", revision="1")
@@ -90,9 +90,3 @@ class Plain:
 
     async def score(self, items):
         return Scores(scores=[1.0] * len(items), details=[None] * len(items))
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass

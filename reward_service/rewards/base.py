@@ -1,4 +1,4 @@
-"""What a reward is: texts in, as many scores out, in their order."""
+"""The reward interface: the texts of a request in, one score per text out, in order."""
 
 import asyncio
 import math
@@ -9,28 +9,9 @@ from typing import Any, Protocol
 from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
-    """Texts to score, as columns of one length."""
-
-    completions: Sequence[str]
-    prompts: Sequence[str] | None = None
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    chats: Sequence[Text] = ()
-    """The completions as they came, messages included, for a reward that wants them."""
-    prompt_chats: Sequence[Text] | None = None
-    deadline_s: float = float("inf")
-    """On the monotonic clock: work that has not begun by then is not worth beginning."""
-    memo: dict[int, "asyncio.Task[Scores]"] = field(default_factory=dict, compare=False, repr=False)
-    """What has been asked of each reward already, by its identity: two may say that they have one name."""
-
-    def __len__(self) -> int:
-        return len(self.completions)
-
-
 @dataclass(slots=True)
 class Scores:
-    """One score an item, or None with the reason in `errors`."""
+    """One score per item, or None with the reason in `errors`."""
 
     scores: list[float | None]
     details: list[dict[str, Any] | None]
@@ -40,40 +21,83 @@ class Scores:
     compute_ms: float = 0.0
 
 
+def all_failed(count: int, code: str, message: str) -> Scores:
+    """Return scores of `count` items that all failed for one reason."""
+    error = ItemError(code=code, message=message)
+    return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))
+
+
 def null_non_finite(result: Scores) -> None:
-    """Replace what is not a number by None and its reason: one infinity would ruin a whole group's advantages."""
+    """Replace scores that are not finite by None with a reason: one infinity would ruin a whole group's advantages."""
     for index, score in enumerate(result.scores):
         if score is not None and not is_valid_score(score):
             result.scores[index], result.details[index] = None, None
-            result.errors[index] = ItemError(code="not_finite", message=f"the score came out as {score:g}")
+            result.errors[index] = ItemError(code="not_finite", message=f"the score is {score:g}, not a finite number")
 
 
 def finite_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Give a range to tell callers of; None for one without end."""
+    """Return the range if both ends are finite, else None."""
     return ends if ends is not None and all(map(math.isfinite, ends)) else None
 
 
-async def score_once(reward: "Reward", items: Items) -> Scores:
-    """Give what a reward says, asked once for all that need it: a second answer could be another one."""
-    task = items.memo.get(id(reward))
-    if task is None:
-        task = items.memo[id(reward)] = asyncio.create_task(reward.score(items))
-    return await task
-
-
 class Reward(Protocol):
-    """Scores texts. `info.revision` covers all that the scores depend on."""
+    """Scores texts. Subclass it and define `info` and `score`; the rest has defaults for rewards without a queue."""
 
     info: RewardInfo
+    """`info.revision` covers everything that the scores depend on."""
 
-    async def score(self, items: Items) -> Scores:
-        """Score every item; raise a `RewardServiceError` only if none can be scored."""
+    async def score(self, items: "Items") -> Scores:
+        """Score every item. Raise a `RewardServiceError` only if no item can be scored."""
         ...
 
     async def start(self) -> None:
-        """Begin whatever runs beside the calls."""
-        ...
+        """Start background work. Called once, before the first `score`."""
+        return
 
     async def stop(self) -> None:
-        """End it; what still waits is answered with an error."""
-        ...
+        """Stop background work. Pending calls end with an error."""
+        return
+
+    @property
+    def depth(self) -> int:
+        """Return the number of queued texts."""
+        return 0
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether calls can currently be scored."""
+        return True
+
+    @property
+    def accepts_canary(self) -> bool:
+        """Return whether the reward must score the canary text before it is served."""
+        return True
+
+    def check_deadline(self, deadline_s: float) -> None:
+        """Raise `Overloaded` if the queue is too long for a call with this deadline (monotonic clock)."""
+        return
+
+
+@dataclass(slots=True, eq=False)
+class Items:
+    """The texts of one request, as columns of one length, and the scores computed for them so far."""
+
+    completions: Sequence[str]
+    prompts: Sequence[str] | None = None
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    chats: Sequence[Text] = ()
+    """The completions as sent, chat messages included."""
+    prompt_chats: Sequence[Text] | None = None
+    deadline_s: float = math.inf
+    """On the monotonic clock. Work that has not started by then is dropped."""
+    _scores: dict[Reward, asyncio.Task[Scores]] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    async def score_with(self, reward: Reward) -> Scores:
+        """Return a reward's scores, computed once per request: a second computation could differ."""
+        task = self._scores.get(reward)
+        if task is None:
+            task = self._scores[reward] = asyncio.create_task(reward.score(self))
+        return await task

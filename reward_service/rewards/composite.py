@@ -1,4 +1,4 @@
-"""Serve a weighted sum of other rewards. It holds no queue slot of its own, so parts and sums never deadlock."""
+"""Score with a weighted sum of other rewards. A sum holds no queue slot, so parts and sums never deadlock."""
 
 import hashlib
 import json
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward_service.config import CompositeSpec
-from reward_service.rewards.base import Items, Reward, Scores, finite_range, null_non_finite, score_once
+from reward_service.rewards.base import Items, Reward, Scores, finite_range, null_non_finite
 from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo
 
 
-class CompositeReward:
-    """The sum of weighted, clipped parts; behind gates; clipped. An item that one part cannot score has no sum."""
+class CompositeReward(Reward):
+    """A clipped sum of weighted, clipped parts, behind gates. An item that one part cannot score has no sum."""
 
     def __init__(self, name: str, spec: CompositeSpec, rewards: Mapping[str, Reward]) -> None:
         self._spec = spec
@@ -29,10 +29,10 @@ class CompositeReward:
         )
 
     async def score(self, items: Items) -> Scores:
-        """Score the parts together, then sum item by item."""
-        results = await gather_or_cancel(score_once(reward, items) for reward in self._rewards.values())
+        """Score the parts concurrently, then sum item by item."""
+        results = await gather_or_cancel(items.score_with(reward) for reward in self._rewards.values())
         for result in results:
-            null_non_finite(result)  # a gate or a clip would make a number of it
+            null_non_finite(result)  # a gate or a clip would turn infinity into a number
         parts = dict(zip(self._rewards, results, strict=True))
         total = Scores(scores=[], details=[])
         for index in range(len(items)):
@@ -48,20 +48,24 @@ class CompositeReward:
         total.compute_ms = max(part.compute_ms for part in parts.values())
         return total
 
-    async def start(self) -> None:
-        """The parts are started on their own."""
+    @property
+    def accepts_canary(self) -> bool:
+        """Return whether every part accepts the canary."""
+        return all(reward.accepts_canary for reward in self._rewards.values())
 
-    async def stop(self) -> None:
-        """The parts are stopped on their own."""
+    def check_deadline(self, deadline_s: float) -> None:
+        """Raise `Overloaded` if one part's queue is too long."""
+        for reward in self._rewards.values():
+            reward.check_deadline(deadline_s)
 
 
 def combine(spec: CompositeSpec, scores: Mapping[str, float | None]) -> float:
-    """Sum one item's part scores. Every score that the spec needs is there and is a number."""
-    have = {name: score for name, score in scores.items() if score is not None}
+    """Return the sum of one item's part scores, all of which are numbers."""
+    values = {name: score for name, score in scores.items() if score is not None}
     for gate in spec.gates:
-        if have[gate.reward] < gate.at_least:
+        if values[gate.reward] < gate.at_least:
             return gate.otherwise
-    total = sum(part.weight * _clip(have[name], part.clip) for name, part in spec.parts.items())
+    total = sum(part.weight * _clip(values[name], part.clip) for name, part in spec.parts.items())
     return _clip(total, spec.clip)
 
 
@@ -70,8 +74,8 @@ def _clip(score: float, bounds: tuple[float, float] | None) -> float:
 
 
 def _detail(part: Scores, index: int) -> dict[str, Any]:
-    score, made_of = part.scores[index], part.details[index]
-    return {"score": score, "made_of": made_of} if made_of else {"score": score}
+    score, detail = part.scores[index], part.details[index]
+    return {"score": score, "made_of": detail} if detail else {"score": score}
 
 
 def _range(spec: CompositeSpec, ranges: Mapping[str, tuple[float, float] | None]) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Find somebody's function by its name, and tell it from what it was or will be: by its source and its arguments."""
+"""Import a user's function by name, and compute its revision: a hash of its source and its bound arguments."""
 
 import functools
 import hashlib
@@ -12,44 +12,46 @@ from typing import Any
 
 from reward_service.errors import ConfigError, translating
 
-_imported: dict[str, str] = {}
-"""What each module's source was when it was first seen: what is imported stays, whatever is written to the file."""
+_source_hashes: dict[str, str] = {}
+"""Each module's source hash when it was imported. Global like `sys.modules`: an import lasts as long as the process."""
 
 
 def load_object(path: str) -> Callable[..., Any]:
-    """Import `package.module:object`, from the installed packages or the folder the service was started in."""
+    """Import `package.module:object`, from the installed packages or the current folder. Raise `ConfigError`."""
     module_name, _, attribute = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     with translating(ConfigError, f"cannot import {path!r}"):
-        found = _imported_module(module_name)
+        target = _import_module(module_name)
         for step in attribute.split("."):
-            found = getattr(found, step)
-    if not callable(found):
+            target = getattr(target, step)
+    if not callable(target):
         raise ConfigError(f"{path!r} is not a function")
-    return found  # type: ignore[no-any-return]
+    return target  # type: ignore[no-any-return]
 
 
-def _imported_module(name: str) -> Any:
-    known = set(sys.modules)
+def _import_module(name: str) -> Any:
+    """Import a module, and note the source of every local module that it imports."""
+    before = set(sys.modules)
     try:
-        found = importlib.import_module(name)
-    except SystemExit as error:  # it must not end the service that it is to be served by
-        raise ImportError(f"it ends the program that imports it ({error.code})") from error
-    for new in [each for each, module in sys.modules.items() if each not in known and _is_own(module)]:
-        _imported.setdefault(new, _hash(_source(sys.modules[new])))
-    return found
+        module = importlib.import_module(name)
+    except SystemExit as error:  # must not end the service
+        raise ImportError(f"the module exits on import ({error.code})") from error
+    for imported in set(sys.modules) - before:
+        if _is_local(sys.modules[imported]):
+            _source_hashes.setdefault(imported, _hash(_source(sys.modules[imported])))
+    return module
 
 
-def _is_own(module: ModuleType) -> bool:
-    """Tell whether a module is of the folder that the service was started in, where files are written to."""
+def _is_local(module: ModuleType) -> bool:
+    """Return whether a module is a file of the current folder, which users edit, and not an installed one."""
     file = Path(getattr(module, "__file__", None) or "/")
     return file.is_relative_to(Path.cwd()) and "site-packages" not in file.parts
 
 
 def bound_arguments(function: Callable[..., Any]) -> set[str]:
-    """Give the names of the arguments that a function has been given already."""
+    """Return the names of the keyword arguments that partials have bound."""
     names: set[str] = set()
     while isinstance(function, functools.partial):
         names, function = names | set(function.keywords), function.func
@@ -57,25 +59,25 @@ def bound_arguments(function: Callable[..., Any]) -> set[str]:
 
 
 def revision(path: str, function: Callable[..., Any]) -> str:
-    """Hash a function's name and its module's source. Raises `ConfigError` where the file has another one by now."""
+    """Hash a function's name, bound arguments and module source. Raise `ConfigError` if the file has changed since."""
     while isinstance(function, functools.partial):
-        path, function = f"{path} {_stable_repr(function.args)} {_stable_repr(function.keywords)}", function.func
+        path = f"{path} {_stable_repr(function.args)} {_stable_repr(function.keywords)}"
+        function = function.func
     module = inspect.getmodule(function)
     source = _source(module) if module else repr(function)
-    if module and _imported.setdefault(module.__name__, _hash(source)) != _hash(source):
-        raise ConfigError(
-            f"the source of {path!r} has changed since it was imported: start the service again to serve it"
-        )
+    if module and _source_hashes.setdefault(module.__name__, _hash(source)) != _hash(source):
+        raise ConfigError(f"the source of {path!r} has changed since it was imported: restart the service to serve it")
     return _hash(f"{path}\n{source}")[:16]
 
 
 def _stable_repr(value: Any) -> str:
-    """Word a value the same in every process: sets have no order, and other objects are told by their type alone."""
+    """Return a repr that is the same in every process: sets sorted, other objects by their type alone."""
     match value:
         case None | bool() | int() | float() | str() | bytes():
             return repr(value)
         case Mapping():
-            return f"{{{', '.join(f'{_stable_repr(key)}: {_stable_repr(each)}' for key, each in value.items())}}}"
+            items = (f"{_stable_repr(key)}: {_stable_repr(item)}" for key, item in value.items())
+            return f"{{{', '.join(items)}}}"
         case Set():
             return f"{{{', '.join(sorted(map(_stable_repr, value)))}}}"
         case Sequence():
@@ -87,7 +89,7 @@ def _stable_repr(value: Any) -> str:
 def _source(module: ModuleType) -> str:
     try:
         return inspect.getsource(module)
-    except (OSError, TypeError):  # compiled: its name is all there is to tell it by
+    except (OSError, TypeError):  # compiled: no source
         return f"{module} {getattr(module, '__version__', '')}"
 
 

@@ -1,10 +1,8 @@
 """Build the configured rewards. The one place that knows every kind; heavy imports happen only where needed."""
 
-from collections.abc import Callable
 from typing import assert_never
 
-from reward_service.batching.batcher import BatchDone
-from reward_service.batching.cache import CacheLookup
+from reward_service.batching.batcher import BatchObserver
 from reward_service.batching.device import Device
 from reward_service.config import (
     ClassifierSpec,
@@ -22,13 +20,11 @@ from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
 
-BatchObserver = Callable[[str, BatchDone | CacheLookup], None]
-
 
 def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:
-    """Build every reward, parts before sums. Slow: models are fetched, prepared and loaded. Raises `ConfigError`.
+    """Build every reward, parts before sums. Raise `ConfigError`. Slow: models are fetched, prepared and loaded.
 
-    `device` runs the models, one batch at a time; `observe` is told of every batch and every look into a cache.
+    `device` runs all models, one batch at a time. `observe` is called with each reward's batch events.
     """
     rewards: dict[str, Reward] = {}
 

@@ -1,6 +1,7 @@
-"""Serve a rule: each text is scored alone, so one that makes the rule fail costs only itself."""
+"""Score with a rule: each text is scored alone, so a text that makes the rule fail has no effect on the others."""
 
 import asyncio
+import functools
 import hashlib
 import inspect
 from collections.abc import Sequence
@@ -8,16 +9,13 @@ from collections.abc import Sequence
 from reward_service.config import RuleSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards import rules
-from reward_service.rewards.base import Items, Scores
+from reward_service.rewards.base import Items, Reward, Scores
 from shared.errors import did_you_mean
 from shared.schemas import ItemError, RewardInfo
 
-SOURCE = inspect.getsource(rules)
-"""The whole module, because a rule reads its constants; as it is imported, whatever an upgrade writes to the file."""
 
-
-class RuleReward:
-    """A pure function over the completion's text; the score is the sum of its parts."""
+class RuleReward(Reward):
+    """A pure function of the completion's text. The score is the sum of its named parts."""
 
     def __init__(self, name: str, spec: RuleSpec) -> None:
         if spec.function not in rules.RULES:
@@ -29,7 +27,7 @@ class RuleReward:
             name=name,
             kind=spec.kind,
             description=spec.description or inspect.getdoc(self._rule) or "",
-            revision="rule:" + hashlib.sha256(f"{spec.function}\n{SOURCE}".encode()).hexdigest()[:16],
+            revision="rule:" + hashlib.sha256(f"{spec.function}\n{_rules_source()}".encode()).hexdigest()[:16],
             range=rules.RANGES[spec.function],
         )
 
@@ -42,14 +40,14 @@ class RuleReward:
         for index, text in enumerate(texts):
             try:
                 parts = self._rule(text)
-            except Exception as error:  # a rule is somebody's code: whatever it raises concerns this text alone
+            except Exception as error:  # whatever a rule raises concerns this text alone
                 result.errors[index] = ItemError(code="rule_failed", message=f"{type(error).__name__}: {error}")
             else:
                 result.scores[index], result.details[index] = sum(parts.values()), dict(parts)
         return result
 
-    async def start(self) -> None:
-        """A rule needs nothing."""
 
-    async def stop(self) -> None:
-        """A rule holds nothing."""
+@functools.cache
+def _rules_source() -> str:
+    """Return the source of all rules, since they share constants. Read once: an upgrade may change the file later."""
+    return inspect.getsource(rules)

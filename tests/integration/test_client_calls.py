@@ -12,7 +12,7 @@ import pytest
 
 from remote_rewards import RewardClient
 from remote_rewards.client import TRIES, halved, smaller
-from reward_service.rewards.base import Scores
+from reward_service.rewards.base import Reward, Scores
 from reward_service.settings import Settings
 from shared.aio import EventLoopThread
 from shared.errors import BadRequest, RevisionChanged, RewardError, ServiceUnreachable
@@ -21,10 +21,11 @@ from tests import faults
 from tests.conftest import RULES, running_service
 
 
-class Echo:
+class Echo(Reward):
     """A reward that tells what it was given."""
 
     info = RewardInfo(name="echo", kind="function", description="", revision="1")
+    accepts_canary = False
 
     async def score(self, items):
         told = [
@@ -33,12 +34,6 @@ class Echo:
             for index, completion in enumerate(items.completions)
         ]
         return Scores(scores=[float(len(text)) for text in items.completions], details=told)
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
 
 
 class Other(Echo):

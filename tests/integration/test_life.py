@@ -55,7 +55,7 @@ class Unstartable(Plain):
     ("reward", "says"),
     [
         (BackendUnavailable(), "rewards.plain cannot score a simple sentence: it broke"),
-        (Infinite(), "rewards.plain cannot score a simple sentence: the score came out as inf"),
+        (Infinite(), "rewards.plain cannot score a simple sentence: the score is inf, not a finite number"),
         (Unstartable(), "cannot load the rewards: OSError: no such device"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from remote_rewards import RewardClient
 from reward_service.app import create_app
-from reward_service.rewards.base import Scores
+from reward_service.rewards.base import Reward, Scores
 from reward_service.settings import Settings
 from shared.schemas import Problem, RewardInfo
 from tests.conftest import RULES, cases, running_service, spelled_out, wait_for
@@ -180,19 +180,14 @@ def test_with_keys_only_their_holders_may_score():
             assert client.score(["banana"]).rewards["banana"].scores == [0.995]
 
 
-class Odd:
+class Odd(Reward):
     """A reward that gives scores no policy may learn from."""
 
     info = RewardInfo(name="odd", kind="function", description="", revision="1")
+    accepts_canary = False
 
     async def score(self, items):
         return Scores(scores=[1.0, math.inf, math.nan, 1e39, -1e18][: len(items)], details=[None] * len(items))
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
 
 
 def test_a_score_that_is_no_number_becomes_null_with_a_reason():
@@ -223,10 +218,11 @@ def test_many_callers_at_once_each_get_their_own_scores(rules_url):
     assert wrong == []
 
 
-class Endless:
+class Endless(Reward):
     """A reward that ends only when its caller has gone."""
 
     info = RewardInfo(name="endless", kind="function", description="", revision="1")
+    accepts_canary = False
 
     def __init__(self):
         self.entered, self.cancelled = threading.Event(), threading.Event()
@@ -237,12 +233,6 @@ class Endless:
             await asyncio.Event().wait()
         finally:
             self.cancelled.set()
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
 
 
 @pytest.mark.parametrize("requests", [1, 2], ids=["one request", "one behind it"])

@@ -10,7 +10,7 @@ import pytest
 import remote_rewards
 from remote_rewards import remote_reward
 from remote_rewards.trl import failed_items, fully_failed_group, over_budget, reward_metrics
-from reward_service.rewards.base import Scores
+from reward_service.rewards.base import Reward, Scores
 from shared.errors import FailureBudgetExceeded, RevisionChanged, UnknownReward
 from shared.schemas import ItemError, RewardInfo, RewardScores
 from tests.conftest import running_service
@@ -143,10 +143,11 @@ def test_rewards_of_one_run_are_pinned_by_what_one_replica_says(rules_url):
     assert unpinned.handshake(info).revision == unpinned.revision == "rule:of-a-replica"
 
 
-class Partly:
+class Partly(Reward):
     """A reward that fails on every text with `poison` in it, and has nothing to say of one with `other`."""
 
     info = RewardInfo(name="partly", kind="function", description="", revision="1")
+    accepts_canary = False
     said: ClassVar = {"poison": "rule_failed", "other": "not_applicable"}
 
     async def score(self, items):
@@ -157,12 +158,6 @@ class Partly:
         }
         scores = [None if index in errors else 1.0 for index in range(len(items))]
         return Scores(scores=scores, details=[None] * len(items), errors=errors)
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
 
 
 class Slightly(Partly):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from remote_rewards import RewardClient
-from reward_service.rewards.base import Scores
+from reward_service.rewards.base import Reward, Scores
 from shared.errors import FailureBudgetExceeded, RevisionChanged
 from shared.schemas import ItemError, RewardInfo, RewardScores
 from tests.conftest import running_service
@@ -45,10 +45,11 @@ def test_replies_are_measured_by_the_revision_that_the_run_began_with(rules_url)
             other._score(replies)
 
 
-class Shape:
+class Shape(Reward):
     """A reward that scores how it is asked: the messages of a completion, and ten for each of its prompt."""
 
     info = RewardInfo(name="shape", kind="function", description="", revision="1")
+    accepts_canary = False
 
     async def score(self, items):
         scores = [
@@ -56,12 +57,6 @@ class Shape:
             for chat, prompt in zip(items.chats, items.prompt_chats, strict=True)
         ]
         return Scores(scores=scores, details=[None] * len(scores))
-
-    async def start(self):
-        pass
-
-    async def stop(self):
-        pass
 
 
 def test_replies_are_measured_as_they_are_trained_on_in_messages_and_with_all_of_the_prompt():

@@ -4,13 +4,13 @@ import math
 import pytest
 
 from reward_service.config import CompositePart, CompositeSpec, Gate
-from reward_service.rewards.base import Items, Scores, score_once
+from reward_service.rewards.base import Items, Reward, Scores
 from reward_service.rewards.composite import CompositeReward, combine
 from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo
 
 
-class Constant:
+class Constant(Reward):
     """A reward that gives what it was given."""
 
     def __init__(self, name, scores, revision="1", bounds=None):
@@ -59,7 +59,7 @@ async def test_a_part_is_asked_once_a_request_however_many_sums_need_it():
     parts["inner"] = CompositeReward("inner", CompositeSpec(parts={"a": CompositePart(weight=10.0)}), parts)
     both = CompositeReward("both", CompositeSpec(parts={"a": CompositePart(), "inner": CompositePart()}), parts)
     asked = Items(completions=["x", "y"])
-    results = await gather_or_cancel(score_once(reward, asked) for reward in (both, parts["a"]))
+    results = await gather_or_cancel(asked.score_with(reward) for reward in (both, parts["a"]))
     assert [result.scores for result in results] == [[0.0, 11.0], [0.0, 1.0]]
 
 

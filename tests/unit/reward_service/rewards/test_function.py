@@ -12,7 +12,7 @@ import pytest
 from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
-from reward_service.rewards.function import THREADS, FunctionReward
+from reward_service.rewards.function import MAX_CONCURRENT_CALLS, FunctionReward
 from reward_service.rewards.function_source import revision
 
 
@@ -121,15 +121,15 @@ def breaks_off(completions, **_):
     ("name", "says"),
     [
         ("answers", "TypeError.*answer"),
-        ("short", "it gave 1 scores for 2 texts"),
-        ("long", "it gave more than 2 scores for 2 texts"),
+        ("short", "it returned 1 scores for 2 texts"),
+        ("long", "it returned more than 2 scores for 2 texts"),
         ("finds_nothing", "StopIteration"),
         ("leaves", "SystemExit: 3"),
         ("leaves_later", "SystemExit: 3"),
         ("gives_itself_up", "CancelledError"),
-        ("by_index", "it gave a dict, not a list of scores"),
-        ("digits", "it gave a str, not a list of scores"),
-        ("words", "it gave a str for a score"),
+        ("by_index", "it returned a dict, not a list of scores"),
+        ("digits", "it returned a str, not a list of scores"),
+        ("words", "it returned a str as a score"),
         ("breaks_off", "ValueError: no more"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_i
     spec = FunctionSpec(object="judge_that_changes:judge")
     assert FunctionReward("judge", spec).info.revision == FunctionReward("judge", spec).info.revision
     file.write_text("def judge(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
-    with pytest.raises(ConfigError, match="start the service again"):
+    with pytest.raises(ConfigError, match="restart the service"):
         FunctionReward("judge", spec)
 
 
@@ -238,7 +238,7 @@ def test_another_function_of_a_file_that_has_changed_is_not_served_either(tmp_pa
     importlib.invalidate_caches()
     FunctionReward("judge", FunctionSpec(object="judges_that_change:first"))
     file.write_text(both.format(22.0))
-    with pytest.raises(ConfigError, match="start the service again"):
+    with pytest.raises(ConfigError, match="restart the service"):
         FunctionReward("judge", FunctionSpec(object="judges_that_change:second"))
 
 
@@ -253,7 +253,7 @@ def hangs(completions, **_):
 async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads():
     gate.clear()
     hanging = reward("hangs")
-    calls = [asyncio.create_task(hanging.score(items())) for _ in range(3 * THREADS)]
+    calls = [asyncio.create_task(hanging.score(items())) for _ in range(3 * MAX_CONCURRENT_CALLS)]
     await asyncio.sleep(0)
     assert hanging.healthy
     for call in calls:
@@ -275,7 +275,7 @@ def test_neither_is_one_whose_file_came_in_with_another_and_has_changed_since(tm
     importlib.invalidate_caches()
     FunctionReward("judge", FunctionSpec(object="judge_with_a_helper:first"))
     helper.write_text("def second(completions, **_):\n    return [2.0 for _ in completions]  # changed\n")
-    with pytest.raises(ConfigError, match="start the service again"):
+    with pytest.raises(ConfigError, match="restart the service"):
         FunctionReward("judge", FunctionSpec(object="helper_that_changes:second"))
 
 

@@ -7,7 +7,7 @@ from reward_service.backends.engines import Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
 from reward_service.process import usable_cores
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 
 Loop = Callable[[Sequence[str]], float]
 BUDGET_TOKENS = 1024

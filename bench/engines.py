@@ -30,7 +30,7 @@ from reward_service.backends.onnxruntime_backend import OnnxBackend
 from reward_service.batch_planning import plan_batches
 from reward_service.errors import ConfigError
 from reward_service.process import usable_cores
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 
 UNSEEN = 500
 INT8 = "onnxruntime int8 (one step a batch)"

@@ -22,7 +22,7 @@ from reward_service.backends.engines import REFERENCE, Engine, candidates
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.selection import select_engine
 from reward_service.process import usable_cores
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 
 SHAPES = {"16 × 4": (16, 4), "1 × 32": (1, 32), "64 × 4": (64, 4)}
 """Texts a request × callers."""

@@ -24,7 +24,7 @@ from reward_service.backends.engines import REFERENCE, forward_all, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
 from reward_service.process import usable_cores
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 
 Row = list[str]
 ROUNDS = 5

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from bench.load import Target
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 
 HERE = Path(__file__).parent
 PEERS = HERE / ".peers"

@@ -96,7 +96,7 @@ def optimism() -> Callable[..., list[float]]:
     from reward_service.config import ClassifierSpec, RegressorSpec, read_config
     from reward_service.process import usable_cores
     from reward_service.rewards.model import score_from_logits
-    from shared.model_store.store import resolve
+    from shared.model_store import resolve
 
     specs = read_config(None).rewards
     folders = {name: ModelFolder(resolve(f"embedded:{name}")) for name in ("sentiment", "valence")}

@@ -14,7 +14,7 @@ from reward_service import logs
 from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, error_sentence, read_config
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.settings import Settings
-from shared.model_store.errors import ModelError
+from shared.model_store import ModelError
 
 ENGINES = ("auto", *get_args(BackendName))
 
@@ -92,7 +92,7 @@ def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
     configure_openmp(settings)
     from reward_service.backends import engines
     from reward_service.rewards.loading import engine_for, open_model
-    from shared.model_store.store import prepare_all
+    from shared.model_store import prepare_all
 
     for name, spec in read_config(settings.config).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):

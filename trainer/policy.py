@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from shared.model_store.errors import ModelError
-from shared.model_store.store import resolve
+from shared.model_store import ModelError, resolve
 from trainer.errors import TrainerError
 
 

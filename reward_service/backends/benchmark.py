@@ -16,7 +16,7 @@ from reward_service.backends.engines import REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
 from reward_service.errors import ConfigError
-from shared.model_store.progress import say
+from shared.model_store.progress import log
 
 PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 2
@@ -102,7 +102,7 @@ def load_all(
                 check_equivalent(backends[REFERENCE], backend, folder)
                 backends[engine] = backend
         except Exception as problem:
-            say(f"{engine} cannot run {folder.path.name}: {problem}")
+            log(f"{engine} cannot run {folder.path.name}: {problem}")
     return backends
 
 

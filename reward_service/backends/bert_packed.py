@@ -23,7 +23,7 @@ def forward(
     *lower, last = model.bert.encoder.layer
     for layer in lower:
         hidden = _layer(layer, hidden, gather_index, attention_bias, scatter_index)
-    return bert_cls_only.logits(model, last, hidden[gather_index], attention_bias)
+    return bert_cls_only.cls_logits(model, last, hidden[gather_index], attention_bias)
 
 
 def _layer(layer: Any, hidden: Tensor, gather_index: Tensor, attention_bias: Tensor, scatter_index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.torch_backend import forward_for, load
 from shared.model_store.cache import build_once, cache_home
-from shared.model_store.quiet import quiet
+from shared.model_store.progress import quiet_transformers
 
 FORMAT = 4  # of the traced graph
 OPSET = 17
@@ -51,7 +51,7 @@ class Traced(nn.Module):
 
 def trace(folder: ModelFolder, file: Path) -> None:
     """Write the graph of a model. The tracer warns of its age, and of Python values, none of which depends on texts."""
-    with quiet(), warnings.catch_warnings(), torch.no_grad():
+    with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = Traced(load(folder))
         arrays = example(folder, traced.inputs)

@@ -21,7 +21,7 @@ from reward_service.backends.engines import ENGINES, REFERENCE, Engine, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError
 from shared.model_store.cache import build_once, cache_home
-from shared.model_store.progress import say
+from shared.model_store.progress import log
 
 FORMAT = 7  # of how it is measured, and of what is remembered
 
@@ -33,13 +33,13 @@ def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_erro
 
     def build(into: Path) -> None:
         found.extend(measure(folder, engines, threads))
-        say(summary(folder.path.name, found))
+        log(summary(folder.path.name, found))
         (into / "measured.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
 
     try:
         found = load_measurements(build_once(target, build) / "measured.json")
     except OSError as error:  # a cache that cannot be written, such as an image's: measured anew at each start
-        say(f"cannot keep the measurement: {error}")
+        log(f"cannot keep the measurement: {error}")
         found = found or measure(folder, engines, threads)
     return fastest(found, max_score_error)
 

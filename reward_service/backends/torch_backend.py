@@ -13,7 +13,7 @@ from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError, translating
 from shared.model_store import bert_cls_only
-from shared.model_store.quiet import quiet
+from shared.model_store.progress import quiet_transformers
 
 
 class TorchBackend:
@@ -39,7 +39,7 @@ class TorchBackend:
 
 def load(folder: ModelFolder, dtype: str = "float32") -> Any:
     """Load the weights, ready to compute with. Raises `ConfigError` where some are missing: they would be random."""
-    with quiet(), translating(ConfigError, f"cannot load the model in {folder.path}"):
+    with quiet_transformers(), translating(ConfigError, f"cannot load the model in {folder.path}"):
         model, found = AutoModelForSequenceClassification.from_pretrained(
             folder.path,
             dtype=getattr(torch, dtype),

@@ -13,8 +13,7 @@ from reward_service.batching.device import Device
 from reward_service.errors import ConfigError, translating
 from reward_service.rewards.model import ModelReward, ModelSpec
 from reward_service.settings import Settings
-from shared.model_store.errors import ModelError
-from shared.model_store.store import resolve
+from shared.model_store import ModelError, resolve
 from shared.schemas import EngineInfo
 
 

@@ -1,7 +1,7 @@
-"""Models by name: a folder, a hub id, or one made here from pinned packages. Importing loads no torch."""
+"""Resolve model names to local folders: a folder, a hub id, or `embedded:<name>`. Importing loads no torch."""
 
 from shared.model_store.cache import cache_home
 from shared.model_store.errors import ModelError
-from shared.model_store.store import EMBEDDED, Embedded, prepare_all, resolve
+from shared.model_store.store import EMBEDDED_MODELS, EmbeddedModel, prepare_all, resolve
 
-__all__ = ["EMBEDDED", "Embedded", "ModelError", "cache_home", "prepare_all", "resolve"]
+__all__ = ["EMBEDDED_MODELS", "EmbeddedModel", "ModelError", "cache_home", "prepare_all", "resolve"]

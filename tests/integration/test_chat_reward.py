@@ -10,7 +10,7 @@ from remote_rewards import RewardClient
 from reward_service.backends import model_folder
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.settings import Settings
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 from tests.conftest import running_service
 
 pytestmark = pytest.mark.slow

@@ -22,8 +22,8 @@ from reward_service.errors import ConfigError
 from reward_service.process import low_priority_executor
 from reward_service.rewards.loading import model_reward
 from reward_service.settings import Settings
+from shared.model_store import resolve
 from shared.model_store.embedded import ratings
-from shared.model_store.store import resolve
 from tests.conftest import running_service
 
 pytestmark = pytest.mark.slow

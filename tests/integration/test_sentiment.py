@@ -9,8 +9,8 @@ from transformers import pipeline
 
 from remote_rewards import RewardClient
 from reward_service.settings import Settings
+from shared.model_store import resolve
 from shared.model_store.embedded import ratings
-from shared.model_store.store import resolve
 from tests.conftest import cases, running_service, spelled_out
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import httpx
 
 from reward_service.backends.model_folder import ModelFolder
-from shared.model_store.store import resolve
+from shared.model_store import resolve
 from tests.soak.base import RULES, VALENCE, Outcome, numbered, plain_http, quantile, resident_mb
 from tests.soak.supervisor import Supervisor
 

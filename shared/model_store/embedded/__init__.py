@@ -1,1 +1,1 @@
-"""The embedded models: read from pinned packages, prepared once into the cache."""
+"""The embedded models, each built from pinned wheels by the `build` function of its module."""

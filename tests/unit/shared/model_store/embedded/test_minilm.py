@@ -2,7 +2,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 
-def test_a_text_is_neither_padded_nor_cut_unless_asked(minilm):
+def test_tokenizer_does_not_pad_or_truncate(minilm):
+    """The tokenizer neither pads nor truncates by default."""
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     assert len(tokenizer("one two").input_ids) == 4
     assert len(tokenizer("word " * 300).input_ids) == 302
@@ -10,7 +11,8 @@ def test_a_text_is_neither_padded_nor_cut_unless_asked(minilm):
     assert tokenizer.model_max_length == 512
 
 
-def test_sentences_of_one_meaning_are_near(minilm):
+def test_similar_sentences_have_near_embeddings(minilm):
+    """Sentences of similar meaning have a higher cosine similarity than unrelated ones."""
     tokenizer, model = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm)
     texts = ["A cat sits on a mat.", "A kitten is lying on the rug.", "Stocks fell sharply on Monday."]
     inputs = tokenizer(texts, padding=True, return_tensors="pt")

@@ -9,7 +9,7 @@ from shared.model_store.embedded import ratings, sentiment, training
 from shared.model_store.embedded.ratings import Rating
 from shared.model_store.embedded.training import Recipe
 
-QUICK = Recipe(frozen_layers=5)
+FAST_RECIPE = Recipe(frozen_layers=5)
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,9 @@ def rated() -> list[Rating]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, minilm, rated) -> tuple[Path, dict]:
-    """Both models, from a fiftieth of the ratings, only the last layer trained."""
+    """Both models, trained on a fiftieth of the ratings, the last layer only."""
     folder = tmp_path_factory.mktemp("trained")
-    return folder, sentiment.train_and_save(folder, minilm, rated, QUICK)
+    return folder, sentiment.train_and_save(folder, minilm, rated, FAST_RECIPE)
 
 
 def load(folder: Path):
@@ -34,8 +34,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("name", "labels", "problem"), [(name, *what) for name, what in EXPECTED.items()])
-def test_both_are_ordinary_folders_that_know_their_labels(trained, name, labels, problem):
+@pytest.mark.parametrize(("name", "labels", "problem"), [(name, *expected) for name, expected in EXPECTED.items()])
+def test_models_load_with_their_labels(trained, name, labels, problem):
+    """Both models load without missing weights, with labels and problem type."""
     model, report = load(trained[0] / name)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -45,14 +46,16 @@ def test_both_are_ordinary_folders_that_know_their_labels(trained, name, labels,
     assert model.config.architectures == ["BertForSequenceClassification"]
 
 
-def test_the_same_seed_makes_the_same_bytes(trained, tmp_path, minilm, rated):
-    sentiment.train_and_save(tmp_path, minilm, rated, QUICK)
+def test_training_is_reproducible(trained, tmp_path, minilm, rated):
+    """The same seed produces identical weight files."""
+    sentiment.train_and_save(tmp_path, minilm, rated, FAST_RECIPE)
     for name in EXPECTED:
         first, again = (folder / name / "model.safetensors" for folder in (trained[0], tmp_path))
         assert first.read_bytes() == again.read_bytes()
 
 
-def test_a_little_training_already_tells_good_from_bad(trained):
+def test_valence_orders_good_above_bad(trained):
+    """Even after little training, a positive sentence is rated above a negative one."""
     tokenizer = AutoTokenizer.from_pretrained(trained[0] / "valence")
     model, _ = load(trained[0] / "valence")
     inputs = tokenizer(["What a wonderful, great film!", "A terrible, awful mess."], padding=True, return_tensors="pt")
@@ -61,7 +64,8 @@ def test_a_little_training_already_tells_good_from_bad(trained):
     assert good > bad
 
 
-def test_the_two_heads_are_rows_of_one_in_the_unit_of_the_ratings(tmp_path, minilm, trained):
+def test_heads_are_rows_of_the_trained_head(tmp_path, minilm, trained):
+    """Both heads are rows of the trained head; the rating is scaled to its unit."""
     model, _ = load(trained[0] / "sentiment")
     model.classifier = torch.nn.Linear(384, 3)
     ids, mask = training.pad([[101, 2307, 2143, 102], [101, 6659, 102]])
@@ -75,7 +79,8 @@ def test_the_two_heads_are_rows_of_one_in_the_unit_of_the_ratings(tmp_path, mini
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_card_and_figures_say_how_good_it_is_and_where_it_comes_from(trained, name):
+def test_model_card_has_metrics_and_sources(trained, name):
+    """Each folder has the metrics and a model card with metrics, data sources and limits."""
     folder, metrics = trained
     assert json.loads((folder / name / "metrics.json").read_text()) == metrics
     card = (folder / name / "README.md").read_text()
@@ -84,5 +89,5 @@ def test_card_and_figures_say_how_good_it_is_and_where_it_comes_from(trained, na
         assert part in card
     for source in metrics["held_out"]["by_source"]:
         assert f"| {source} | " in card
-    assert metrics["recipe"]["seed"] == QUICK.seed
-    assert set(metrics["seconds"]) == {"tokenize", "train", "measure"}
+    assert metrics["recipe"]["seed"] == FAST_RECIPE.seed
+    assert set(metrics["seconds"]) == {"tokenize", "train", "evaluate"}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from shared.model_store.embedded import training
-from shared.model_store.embedded.evaluation import figures
+from shared.model_store.embedded.evaluation import evaluate
 from shared.model_store.embedded.ratings import Rating
 from shared.model_store.embedded.training import Recipe
 
@@ -26,29 +26,33 @@ def tiny_model(seed: int = 0) -> BertForSequenceClassification:
 
 
 @pytest.mark.parametrize("lengths", [[4, 9, 2], [5], [7, 7]])
-def test_serving_only_the_first_token_gives_the_models_own_outputs(lengths):
+def test_cls_only_forward_equals_the_model(lengths):
+    """The CLS-only forward pass returns the model's own logits."""
     model = tiny_model()
     ids, mask = training.pad([list(range(1, length + 1)) for length in lengths])
     expected = model(input_ids=ids, attention_mask=mask).logits
     assert torch.allclose(training.forward(model, ids, mask), expected, atol=1e-6)
 
 
-def test_predictions_come_in_the_order_of_the_texts():
+def test_predictions_are_in_text_order():
+    """Predictions are in the order of the texts, and do not depend on batching."""
     model, tokens = tiny_model(), [[3] * 9, [5, 6], [7] * 4, [8]]
-    gather_or_cancel = training.predict(model, tokens, batch_size=2)
+    together = training.predict(model, tokens, batch_size=2)
     alone = torch.cat([training.predict(model, [ids]) for ids in tokens])
-    assert torch.allclose(gather_or_cancel, alone, atol=1e-6)
+    assert torch.allclose(together, alone, atol=1e-6)
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 9), st.integers(1, 3))
-def test_every_epoch_sees_every_text_once(lengths, size, epochs):
+def test_every_epoch_has_every_text_once(lengths, size, epochs):
+    """Every epoch contains every text exactly once."""
     recipe = Recipe(batch_size=size, bucket_batches=4, epochs=epochs)
     seen = sorted(index for batch in training.plan_batches(lengths, recipe) for index in batch)
     assert seen == sorted(list(range(len(lengths))) * epochs)
 
 
-def test_batches_hold_texts_of_about_one_length():
+def test_batches_have_little_padding():
+    """Batches contain texts of similar length, in an order that depends on the seed."""
     lengths = list(range(1, 61)) * 20
     batches = training.plan_batches(lengths, Recipe())
     padded = sum(max(lengths[index] for index in batch) * len(batch) for batch in batches)
@@ -56,7 +60,7 @@ def test_batches_hold_texts_of_about_one_length():
     assert batches != training.plan_batches(lengths, Recipe(seed=1))
 
 
-def learnt(recipe: Recipe, global_seed: int) -> dict[str, torch.Tensor]:
+def trained_weights(recipe: Recipe, global_seed: int) -> dict[str, torch.Tensor]:
     model = tiny_model()
     torch.manual_seed(global_seed)
     tokens = [[1 + (index % 7), 10 + index % 40, 9] for index in range(60)]
@@ -64,14 +68,16 @@ def learnt(recipe: Recipe, global_seed: int) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-def test_training_depends_on_the_recipes_seed_and_on_no_other():
-    first, again, other = learnt(Recipe(), 1), learnt(Recipe(), 2), learnt(Recipe(seed=1), 1)
+def test_training_uses_only_the_recipes_seed():
+    """The weights depend on the recipe's seed, and not on the global one."""
+    first, again, other = trained_weights(Recipe(), 1), trained_weights(Recipe(), 2), trained_weights(Recipe(seed=1), 1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
-def test_embeddings_and_the_lowest_layers_stay_as_they_were():
-    before, after = tiny_model().state_dict(), learnt(Recipe(frozen_layers=2), 0)
+def test_frozen_layers_do_not_change():
+    """Training does not change the embeddings or the frozen layers."""
+    before, after = tiny_model().state_dict(), trained_weights(Recipe(frozen_layers=2), 0)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(
         name.startswith(("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1")) for name in changed
@@ -79,13 +85,15 @@ def test_embeddings_and_the_lowest_layers_stay_as_they_were():
     assert any(name.startswith("bert.encoder.layer.2") for name in changed)
 
 
-def test_a_sentence_that_is_nearly_neutral_teaches_only_its_rating():
+def test_neutral_sentences_train_the_rating_only():
+    """A nearly neutral sentence adds no classification loss."""
     outputs = torch.tensor([[5.0, -5.0, 0.1]])
-    assert training.loss_of(outputs, torch.tensor([0.2]), Recipe()).item() == pytest.approx(0.0, abs=1e-6)
-    assert training.loss_of(outputs, torch.tensor([0.6]), Recipe()).item() > 9
+    assert training.compute_loss(outputs, torch.tensor([0.2]), Recipe()).item() == pytest.approx(0.0, abs=1e-6)
+    assert training.compute_loss(outputs, torch.tensor([0.6]), Recipe()).item() > 9
 
 
-def test_figures_are_overall_and_by_source():
+def test_metrics_are_overall_and_by_source():
+    """Metrics are computed over all texts and for each source."""
     held_out = [
         Rating("films", 3.0, "a"),
         Rating("films", -2.0, "b"),
@@ -93,13 +101,13 @@ def test_figures_are_overall_and_by_source():
         Rating("tweets", 0.1, "d"),
     ]
     outputs = np.array([[0.0, 3.0, 1.5], [3.0, 0.0, -1.0], [3.0, 0.0, 0.5], [0.0, 3.0, 0.05]])
-    found = figures(outputs, held_out, clear_from=0.5, unit=2.0)
-    assert (found["texts"], found["clear"]) == (4, 3)
-    assert found["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
-    assert found["spearman"] == 1.0
-    assert found["rating_rmse"] == 0.0
-    assert found["ece"] == pytest.approx(1 / (1 + np.exp(-3)) - 2 / 3, abs=1e-3)
-    assert {source: part["accuracy"] for source, part in found["by_source"].items()} == {
+    metrics = evaluate(outputs, held_out, clear_from=0.5, unit=2.0)
+    assert (metrics["texts"], metrics["clear"]) == (4, 3)
+    assert metrics["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert metrics["spearman"] == 1.0
+    assert metrics["rating_rmse"] == 0.0
+    assert metrics["ece"] == pytest.approx(1 / (1 + np.exp(-3)) - 2 / 3, abs=1e-3)
+    assert {source: part["accuracy"] for source, part in metrics["by_source"].items()} == {
         "films": 1.0,
         "tweets": 0.0,
     }

@@ -7,8 +7,9 @@ exchange uses gloo, whatever backend the gradients use, from one thread, so that
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import cache, lru_cache
 from typing import Any, TypeVar
@@ -26,39 +27,40 @@ def is_distributed() -> bool:
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-async def all_ranks_succeed(
-    work: Awaitable[T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}
-) -> T:
-    """Return the result of this rank's work once the work of every rank has succeeded.
+@asynccontextmanager
+async def all_ranks_succeed(timeout_s: float) -> AsyncIterator[dict[str, str]]:
+    """Let a rank leave the block only once every rank has reached its end.
 
-    Raises, on every rank, `RankFailed` where the work of any rank failed, and `RevisionChanged` where two ranks have
-    different revisions of a reward in `revisions_of(result)`. In a run of one process, the work's own exception.
-    `timeout_s` bounds the wait for the other ranks.
+    The block adds the revisions of its rewards to the dictionary that it receives. Raises, on every rank, `RankFailed`
+    if the block of any rank raised an exception, and `RevisionChanged` if two ranks have different revisions of a
+    reward. In a run of one process, only the block's own exception is raised. `timeout_s` bounds the wait for the
+    other ranks.
     """
+    revisions: dict[str, str] = {}
     if not is_distributed():
-        return await work
-    result: T | None = None
-    revisions: Revisions = {}
+        yield revisions
+        return
     failure: Exception | None = None
     try:
-        result = await work
-        revisions = revisions_of(result)
+        yield revisions
     except Exception as error:
         failure = error
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(_gloo_executor(), _gather_status, failure, revisions, timeout_s)
-    return result  # type: ignore[return-value]
 
 
 def all_ranks_succeed_sync(
     work: Callable[[], T], timeout_s: float, revisions_of: Callable[[T], Revisions] = lambda _: {}
 ) -> T:
-    """Like `all_ranks_succeed`, for callers without an event loop."""
+    """Return the result of `work` once it has succeeded on every rank, as `all_ranks_succeed` does for a block."""
 
     async def run() -> T:
-        return await asyncio.to_thread(work)
+        async with all_ranks_succeed(timeout_s) as revisions:
+            result = await asyncio.to_thread(work)
+            revisions.update(revisions_of(result))
+        return result
 
-    return asyncio.run(all_ranks_succeed(run(), timeout_s, revisions_of))
+    return asyncio.run(run())
 
 
 def check_same_revisions(revisions_by_rank: Sequence[Revisions]) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards import RewardClient
-from remote_rewards.trl import failures, over_budget
+from remote_rewards.failure_budget import exceeds_budget, failed_items
 from shared.errors import FailureBudgetExceeded
 from shared.schemas import RewardScores
 from trainer.eval_metrics import EVAL_METRICS
@@ -122,8 +122,8 @@ class Evaluator:
 
 def check_failure_budget(name: str, reward: RewardScores, budget: float) -> None:
     """Raise `FailureBudgetExceeded` where the figures would be of too few replies to be those of the policy."""
-    failed = failures(reward)
-    if over_budget([(len(failed), len(reward.scores))], budget):
+    failed = list(failed_items([reward]).values())
+    if exceeds_budget([(len(failed), len(reward.scores))], budget):
         raise FailureBudgetExceeded(
             f"{len(failed)} of {len(reward.scores)} replies have no {name!r} score, more than {budget:.0%} allowed; "
             f"{failed[0].code}: {failed[0].message}"

@@ -20,16 +20,16 @@ from remote_rewards.trl import RemoteReward
 
 rank, port, allowed = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "allowed"
 
-class Joint:
-    "A client whose answers are of this process's own revision."
-    client = SimpleNamespace(retries=0, timeout_s=10.0)
+class Client:
+    "A client whose scores are of this rank's own revision."
+    retries, timeout_s = 0, 10.0
 
-    async def score(self, name, completions, prompts, columns, *, revision=None):
-        reward = RewardScores(scores=[1.0] * len(completions), revision=f"model-{rank}")
-        return SimpleNamespace(rewards={name: reward})
+    async def ascore(self, completions, prompts, columns, rewards, *, revisions):
+        scores = RewardScores(scores=[1.0] * len(completions), revision=f"model-{rank}")
+        return SimpleNamespace(rewards={name: scores for name in rewards})
 
 async def call():
-    return await RemoteReward(Joint(), "x", allow_revision_change=allowed)(prompts=["p", "p"], completions=["a", "b"])
+    return await RemoteReward(Client(), "x", allow_revision_change=allowed)(prompts=["p", "p"], completions=["a", "b"])
 
 def handshake():
     return all_ranks_succeed_sync(lambda: f"model-{rank}", 10.0, lambda revision: {} if allowed else {"x": revision})

@@ -1,11 +1,13 @@
 """Score text with a remote reward service, from any program or as a reward function of TRL.
 
-`RewardClient` is the client; `remote_reward(url, name)` makes a reward function for TRL's `reward_funcs`. With no code:
-`trl rloo --reward_funcs remote_rewards.<name>` and `REWARD_URL` in the environment.
+`RewardClient` is the client; `remote_reward(url, name)` returns a reward function for TRL's `reward_funcs`. Without
+code: `trl rloo --reward_funcs remote_rewards.<name>` and `REWARD_URL` in the environment. If `<name>` is also a module
+of this package, such as `client`, the reward is `remote_rewards.rewards.<name>`.
 """
 
+from remote_rewards import import_check, rewards  # noqa: F401 (the check comes first: it explains why imports fail)
 from remote_rewards.client import RewardClient
-from remote_rewards.trl import RemoteReward, remote_reward
+from remote_rewards.trl import RemoteReward, remote_reward, reward_from_environment
 from shared.errors import (
     BadRequest,
     FailureBudgetExceeded,
@@ -57,11 +59,10 @@ __all__ = [
     "Unauthorized",
     "UnknownReward",
     "remote_reward",
+    "rewards",
 ]
 
 
 def __getattr__(name: str) -> RemoteReward:
-    """Return the reward of that name, so that TRL can import `remote_rewards.<reward>`."""
-    from remote_rewards.trl import reward_from_environment
-
+    """Return the reward of that name: TRL imports `remote_rewards.<name>`."""
     return reward_from_environment(name)

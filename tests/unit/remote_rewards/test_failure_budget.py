@@ -34,9 +34,7 @@ def test_budget_covers_the_last_ten_calls():
     budget = FailureBudget("x", 0.01)
     for completions in ["poison", *"a" * 10, "poison"]:
         budget.record(scores_of([completions, "b"], {"poison": "failed"}))
-    with pytest.raises(
-        FailureBudgetExceeded, match=r"2 of the last 20 completions have no 'x' score.*it broke"
-    ):
+    with pytest.raises(FailureBudgetExceeded, match=r"2 of the last 20 completions have no 'x' score.*it broke"):
         budget.record(scores_of(["poison", "b"], {"poison": "failed"}))
 
 

@@ -1,4 +1,4 @@
-"""`python -m reward_service` is `reward-service`."""
+"""`python -m reward_service`: the same as `reward-service`."""
 
 import sys
 

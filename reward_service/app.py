@@ -33,9 +33,9 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
     )
     app.state.lifecycle = lifecycle
     add_routes(app.router, lifecycle, own_version())
-    app.add_exception_handler(RewardServiceError, _answer_ours)
-    app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(Exception, _answer_unknown)
+    app.add_exception_handler(RewardServiceError, _handle_service_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(Exception, _handle_internal_error)
     app.add_middleware(
         middleware.BodyLimitMiddleware, limit_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
     )
@@ -49,10 +49,10 @@ def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] |
 
 def keys_of(lifecycle: Lifecycle, path: str) -> Sequence[str] | None:
     """Give the keys that open a path; None for one that is open to all."""
-    admin_key = lifecycle.settings.admin_key
+    admin_key = lifecycle._settings.admin_key
     if path.strip() == schemas.RELOAD_PATH and admin_key is not None:  # a route matches before a line's end, too
         return [admin_key.get_secret_value()]
-    return None if path in middleware.OPEN_PATHS or not lifecycle.keys else lifecycle.keys
+    return None if path in middleware.OPEN_PATHS or not lifecycle.api_keys else lifecycle.api_keys
 
 
 def own_version() -> str:
@@ -72,14 +72,14 @@ def _lifespan(lifecycle: Lifecycle) -> Any:
     return lifespan
 
 
-async def _answer_ours(request: Request, error: Exception) -> Response:
+async def _handle_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RewardServiceError)
     if request.url.path == schemas.SCORE_PATH:  # who asks whether it is ready is not turned away
-        request.app.state.lifecycle.metrics.record_rejection(error.code)
+        request.app.state.lifecycle._metrics.record_rejection(error.code)
     return problem_response(error, request.state.request_id)
 
 
-async def _answer_unknown(request: Request, error: Exception) -> Response:
+async def _handle_internal_error(request: Request, error: Exception) -> Response:
     """Own up to a fault of ours: it is logged with its trace, and asking again would find it again."""
     fault = InternalError(f"a fault of the service, {type(error).__name__}; its log says more")
     return problem_response(fault, request.state.request_id)
@@ -93,7 +93,7 @@ class _HttpProblem(RewardServiceError):
         self.__dict__.update(status=error.status_code, code="http", title=str(error.detail))
 
 
-async def _answer_http(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     response = problem_response(_HttpProblem(error, request.url.path), request.state.request_id)
     response.headers.update(error.headers or {})

@@ -1,7 +1,6 @@
-"""`reward-service serve | prepare`: arguments in, an exit code out, one sentence where something is wrong."""
+"""`reward-service serve | prepare`: parse arguments, return an exit code, report an error in one sentence."""
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,14 +12,15 @@ from pydantic import ValidationError
 from reward_service import logs
 from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, error_sentence, read_config
 from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.process import configure_openmp
 from reward_service.settings import Settings
 from shared.model_store import ModelError
 
-ENGINES = ("auto", *get_args(BackendName))
+BACKENDS = ("auto", *get_args(BackendName))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and give the exit code: 0 well, 1 failed while running, 2 wrongly configured."""
+    """Run the command line. Return the exit code: 0 success, 2 wrong configuration or arguments."""
     args = vars(_parser().parse_args(argv))
     command, models = args.pop("command"), args.pop("models", [])
     try:
@@ -34,30 +34,35 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reward-service", description="Score text over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True)
-    serve_ = commands.add_parser("serve", help="serve the configured rewards", description=serve.__doc__)
-    prepare_ = commands.add_parser(
-        "prepare", help="fetch and prepare the models, then end", description=prepare.__doc__
-    )
+    serve_ = commands.add_parser("serve", help="start the HTTP service", description=serve.__doc__)
+    prepare_ = commands.add_parser("prepare", help="download and prepare models", description=prepare.__doc__)
     for command in (serve_, prepare_):
-        command.add_argument("--config", type=Path, help="rewards.yaml (default: the rewards of the package)")
-        command.add_argument("--backend", choices=ENGINES, help="what computes (default: auto, the fastest)")
-        command.add_argument("--dtype", choices=get_args(DType), help="in which precision (default: any)")
-        command.add_argument("--threads", type=int, help="threads a model computes with (default: all cores allowed)")
-    prepare_.add_argument("models", nargs="*", metavar="MODEL", help="more models, such as a policy: embedded:smollm2")
-    serve_.add_argument("--host", help="address to listen at (default: 127.0.0.1)")
-    serve_.add_argument("--port", type=int, help="port to listen at, 0 for any free one (default: 8088)")
-    serve_.add_argument("--deterministic", action="store_true", default=None, help="compute each text alone")
+        command.add_argument("--config", type=Path, help="path of rewards.yaml (default: the rewards of the package)")
+        command.add_argument("--backend", choices=BACKENDS, help="backend of all models (default: auto, the fastest)")
+        command.add_argument("--dtype", choices=get_args(DType), help="data type of all models (default: any)")
+        command.add_argument("--threads", type=int, help="compute threads of a model (default: all usable cores)")
+        command.epilog = (
+            "Each setting is also an environment variable, such as REWARD_SERVICE_PORT or REWARD_SERVICE_API_KEYS."
+        )
+    prepare_.add_argument("models", nargs="*", metavar="MODEL", help="further models, such as embedded:smollm2")
+    serve_.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    serve_.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8088)")
+    serve_.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="compute each text alone: bitwise reproducible scores",
+    )
     serve_.add_argument("--api-key-file", type=Path, help="file with one API key a line")
-    serve_.add_argument("--insecure", action="store_true", default=None, help="serve beyond this machine without a key")
-    serve_.epilog = (
-        "Every setting is also an environment variable, such as REWARD_SERVICE_PORT or REWARD_SERVICE_API_KEYS."
+    serve_.add_argument(
+        "--insecure", action="store_true", default=None, help="allow listening beyond loopback without an API key"
     )
     return parser
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def _settings(arguments: dict[str, Any]) -> Settings:
     try:
-        return Settings(**given)
+        return Settings(**arguments)
     except ValidationError as error:
         raise ConfigError(error_sentence(error)) from error
     except OSError as error:
@@ -65,31 +70,21 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; accepted work is finished first."""
+    """Serve the configured rewards until stopped by SIGTERM or Ctrl-C; accepted requests are finished first."""
     from reward_service.server import listen, run
 
     if hasattr(signal, "SIGHUP"):  # not on Windows
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is loaded yet that could be loaded again
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload before the first load
     logs.configure()
-    read_config(settings.config)  # a misspelt key is told before anything is loaded
-    configure_openmp(settings)
+    read_config(settings.config)  # report an unknown key before anything slow is done
+    configure_openmp(settings.cores())
     run(settings, listen(settings.host, settings.port))
     return 0
 
 
-def configure_openmp(settings: Settings) -> None:
-    """Set how OpenMP computes, before torch is imported: on the cores allowed, and soon asleep where it waits.
-
-    Threads that spin for long take the core that the event loop, or the thread they wait for, would run on; threads
-    that do not spin at all make each layer wait for their waking.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.cores()))
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-
 def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
-    """Fetch, prepare and measure every model that the configuration names, so that serving starts at once."""
-    configure_openmp(settings)
+    """Download, prepare and benchmark all models of the configuration, so that `serve` is ready at once."""
+    configure_openmp(settings.cores())
     from reward_service.backends import engines
     from reward_service.rewards.loading import engine_for, open_model
     from shared.model_store import prepare_all
@@ -98,7 +93,7 @@ def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
         if isinstance(spec, ClassifierSpec | RegressorSpec):
             folder = open_model(name, spec)
             engine = engine_for(spec, folder, settings).engine
-            engines.load(engine, folder, settings.cores())  # what that makes is kept, too
+            engines.load(engine, folder, settings.cores())  # caches what the engine compiles
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
     for name, path in prepare_all(models).items():
         print(f"{name} is at {path}")

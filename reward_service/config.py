@@ -1,9 +1,9 @@
-"""`rewards.yaml`: which rewards are served, under which names. Frozen, typed, and a misspelt key is refused."""
+"""`rewards.yaml`: which rewards are served under which names. Frozen and typed; unknown keys are errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -26,21 +26,21 @@ BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "int8"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
-"""`auto`, which is None, stands for the fastest whose scores are right."""
+"""`auto`, which is None, means the fastest backend whose scores are close enough to float32 torch's."""
 
 
-def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+def _check_ends(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] <= ends[1]:
-        raise ValueError(f"the lower end comes first, and neither is NaN: not [{ends[0]:g}, {ends[1]:g}]")
+        raise ValueError(f"the lower end comes first and neither is NaN, got [{ends[0]:g}, {ends[1]:g}]")
     return ends
 
 
-ScoreRange = Annotated[tuple[float, float], AfterValidator(_in_order)]
-"""Lowest and highest; one of them may be infinite, written `-.inf` or `.inf`."""
+ScoreRange = Annotated[tuple[float, float], AfterValidator(_check_ends)]
+"""Lowest and highest score; an infinite end is written `-.inf` or `.inf`."""
 
 
 class Frozen(BaseModel):
-    """Configuration cannot change after it is read, and holds no key we do not know."""
+    """Base of the specs: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,41 +48,41 @@ class Frozen(BaseModel):
 
 
 class RuleSpec(Frozen):
-    """A Python function over text, one of those in `reward_service.rewards.rules`."""
+    """A function over the completion's text, defined in `reward_service.rewards.rules`."""
 
     kind: Literal["rule"] = "rule"
     function: str
 
 
 class ModelRewardSpec(Frozen):
-    """What classifier and regressor have in common."""
+    """Keys of both classifier and regressor."""
 
     model: str
     """A folder, a hub id, or `embedded:<name>`."""
     input: Literal["completion", "chat"] = "completion"
-    """What the model reads: the completion's text, or prompt and completion in the model's own chat template."""
+    """The model's input: the completion's text, or prompt and completion in the model's own chat template."""
     last_chars: int | None = Field(None, gt=0)
-    """Only so many characters from the end of the text are read."""
+    """Truncate the text to this many characters from its end."""
     max_tokens: int | None = Field(None, gt=2)
-    """Upper bound on the tokens read; left out, what the model can read."""
+    """Truncate the input to this many tokens. Default: the model's maximum."""
     backend: AnyBackend = None
-    """What computes; left out or `auto`, the service's setting."""
+    """Default, and with `auto`: the service's setting."""
     dtype: DType | None = None
-    """In which precision; left out, the service's setting."""
+    """Default: the service's setting."""
     max_batch_tokens: int | None = Field(None, gt=0)
-    """Upper bound on rows × longest row in one forward pass; left out, what was measured to be fastest."""
+    """Upper bound on rows × longest row of one forward pass. Default: the fastest that was measured."""
 
 
 class ClassifierSpec(ModelRewardSpec):
-    """A sequence-classification model: reward = factor of the winning label × its probability."""
+    """A sequence-classification model: score = factor of the winning label × its probability."""
 
     kind: Literal["classifier"] = "classifier"
     labels: dict[str, Finite]
-    """Factor for each label; `*` stands for any label not named."""
+    """Factor of each label; `*` is the factor of all labels not named."""
 
 
 class RegressorSpec(ModelRewardSpec):
-    """A model with one output: reward = scale × output + offset."""
+    """A model with one output: score = scale × output + offset."""
 
     kind: Literal["regressor"] = "regressor"
     scale: Finite = 1.0
@@ -90,15 +90,15 @@ class RegressorSpec(ModelRewardSpec):
 
 
 class CompositePart(Frozen):
-    """One summand of a composite."""
+    """One term of a composite's sum."""
 
     weight: Finite = 1.0
     clip: ScoreRange | None = None
-    """The part's score is brought into this range before it is weighted."""
+    """Clip the part's score to this range before it is weighted."""
 
 
 class Gate(Frozen):
-    """A condition on another reward: where it does not hold, the composite gives `otherwise`."""
+    """A condition on another reward: if it does not hold, the composite's score is `otherwise`."""
 
     reward: str
     at_least: Finite
@@ -106,7 +106,7 @@ class Gate(Frozen):
 
 
 class CompositeSpec(Frozen):
-    """A weighted sum of other rewards, behind gates, clipped."""
+    """A weighted sum of other rewards, with gates, clipped."""
 
     kind: Literal["composite"] = "composite"
     parts: dict[str, CompositePart] = Field(min_length=1)
@@ -114,7 +114,7 @@ class CompositeSpec(Frozen):
     clip: ScoreRange | None = None
 
     def dependencies(self) -> set[str]:
-        """Name the rewards it is made of."""
+        """Return the names of the rewards that it combines."""
         return {*self.parts, *(gate.reward for gate in self.gates)}
 
 
@@ -130,18 +130,18 @@ Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | Fun
 
 
 class RewardsConfig(BaseModel):
-    """The whole file."""
+    """The content of rewards.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rewards: dict[Name, Spec] = Field(min_length=1)
     default: list[str] = Field(default_factory=list)
-    """The rewards that score a request which names none; left out, the first."""
+    """Rewards of a request that names none. Default: the first reward."""
 
     @field_validator("rewards", mode="before")
     @classmethod
     def _shorthand(cls, rewards: Any) -> Any:
-        """Let `name: "package.module:object"` stand for a function reward."""
+        """Expand `name: "package.module:object"` to a function reward."""
         if not isinstance(rewards, Mapping):
             return rewards
         return {
@@ -152,43 +152,50 @@ class RewardsConfig(BaseModel):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         for name in self.default:
-            self._known(name, "default")
+            self._check_name(name, "default")
         for name, spec in self.rewards.items():
             for part in sorted(spec.dependencies()) if isinstance(spec, CompositeSpec) else ():
-                self._known(part, f"rewards.{name}")
+                self._check_name(part, f"rewards.{name}")
         build_order(self)
         return self
 
-    def _known(self, name: str, where: str) -> None:
+    def _check_name(self, name: str, where: str) -> None:
         if name not in self.rewards:
-            raise ValueError(f"{where} names {name!r}, which is no reward here{did_you_mean(name, self.rewards)}")
+            raise ValueError(
+                f"{where} names {name!r}, which is not a reward of this file{did_you_mean(name, self.rewards)}"
+            )
 
     def default_rewards(self) -> list[str]:
-        """Name the rewards that score a request which names none."""
+        """Return the names of the rewards that score a request which names none."""
         return self.default or [next(iter(self.rewards))]
 
 
+Loc = tuple[int | str, ...]
+SPECS: dict[str, type[Frozen]] = {spec.model_fields["kind"].default: spec for spec in get_args(get_args(Spec)[0])}
+
+
 def build_order(config: RewardsConfig) -> list[str]:
-    """Name the rewards so that each comes after those it is made of. Raises ValueError on a circle."""
-    done: list[str] = []
-    left = dict(config.rewards)
-    while left:
-        free = [n for n, s in left.items() if not isinstance(s, CompositeSpec) or s.dependencies() <= set(done)]
-        if not free:
-            raise ValueError(f"these composites are made of each other: {', '.join(left)}")
-        done += free
-        left = {name: spec for name, spec in left.items() if name not in free}
-    return done
+    """Return the names in topological order: each reward after its dependencies. Raise `ValueError` on a cycle."""
+    ordered: list[str] = []
+    remaining = dict(config.rewards)
+    while remaining:
+        built = set(ordered)
+        ready = [n for n, s in remaining.items() if not isinstance(s, CompositeSpec) or s.dependencies() <= built]
+        if not ready:
+            raise ValueError(f"these composites depend on each other: {', '.join(remaining)}")
+        ordered += ready
+        remaining = {name: spec for name, spec in remaining.items() if name not in ready}
+    return ordered
 
 
 def read_config(path: Path | None) -> RewardsConfig:
-    """Read `rewards.yaml`, or the one that comes with the package. Raises `ConfigError` in one sentence."""
+    """Read `rewards.yaml`, by default the one of the package. Raise `ConfigError` with one sentence."""
     source = path or resources.files("reward_service").joinpath("rewards.yaml")
     try:
         content = yaml.load(source.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as cause:
         raise ConfigError(f"cannot read the configuration {path}: {cause.strerror}") from cause
-    except (yaml.YAMLError, ValueError) as cause:  # a text of other bytes, a date that there is not
+    except (yaml.YAMLError, ValueError) as cause:  # ValueError: not UTF-8, or a date that does not exist
         raise ConfigError(f"{path} is not YAML: {' '.join(str(cause).split())}") from cause
     try:
         return RewardsConfig.model_validate(content)
@@ -197,33 +204,41 @@ def read_config(path: Path | None) -> RewardsConfig:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as it is read anywhere, but a key that comes twice is refused: of two rewards one would be dropped."""
+    """A YAML loader that rejects duplicate keys: plain YAML would silently drop the first of two rewards."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Give a mapping as it is written. Raises a `YAMLError` for a key that was there already."""
+        """Compose a mapping. Raise a `YAMLError` if a key occurs twice in it."""
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        if duplicates := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.composer.ComposerError(None, None, f"duplicate key {duplicates[0]!r}", node.start_mark)
         return node
 
 
 def error_sentence(error: ValidationError) -> str:
-    """Say what is wrong first, and for a misspelt key which one was meant."""
-    found = most_telling_error(error)
-    where = ".".join(str(step) for step in found["loc"])
-    if found["type"] == "extra_forbidden":
-        return f"unknown key {where}{did_you_mean(str(found['loc'][-1]), _fields())}"
-    message = found["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    """Describe the most telling error in one sentence; for an unknown key, suggest the closest known one."""
+    detail = most_telling_error(error)
+    location = ".".join(str(step) for step in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {location}{did_you_mean(str(detail['loc'][-1]), known_keys(detail['loc']))}"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{location}: {message}" if location else message
 
 
 def most_telling_error(error: ValidationError) -> ErrorDetails:
-    """Give the error to tell of: a misspelt key, which is why another one is missing; else the one deepest inside."""
+    """Return the error to report: an unknown key, which explains why another one is missing; else the deepest one."""
     errors = error.errors(include_url=False, include_input=False)
-    return max(errors, key=lambda found: (found["type"] == "extra_forbidden", len(found["loc"])))
+    return max(errors, key=lambda detail: (detail["type"] == "extra_forbidden", len(detail["loc"])))
 
 
-def _fields() -> set[str]:
-    models = (RuleSpec, ClassifierSpec, RegressorSpec, CompositeSpec, FunctionSpec, CompositePart, Gate, RewardsConfig)
-    return {field for model in models for field in model.model_fields}
+def known_keys(loc: Loc) -> Iterable[str]:
+    """Return the keys that rewards.yaml allows beside the one at `loc`."""
+    match loc:
+        case ("rewards", _, "composite", "parts", _, _):
+            return CompositePart.model_fields
+        case ("rewards", _, "composite", "gates", _, _):
+            return Gate.model_fields
+        case ("rewards", _, kind, _):
+            return SPECS[str(kind)].model_fields
+        case _:
+            return RewardsConfig.model_fields

@@ -1,43 +1,45 @@
-"""What the service answers when it cannot score. Each class knows its own answer.
+"""Errors of the service. Each class knows its HTTP status, its code on the wire and whether a retry can help.
 
 RewardServiceError
-├── ConfigError              at start: the configuration is wrong; one sentence, exit code 2
-├── BadJson          400     the body is not JSON
-├── Unauthenticated  401     no key, or a wrong one
-├── UnknownReward    404     no reward of that name (lists the known ones)
-├── BodyTooLarge     413     more bytes than a request may have
-├── BadContentType   415     not JSON, or compressed
-├── BodyTooSlow      408     the body does not arrive
-├── NotReloaded      409     the configuration cannot be loaded; the old one serves on
-├── Invalid          422     JSON of the wrong shape
-├── CallerGone       499     nobody waits for the answer; counted, not sent
-├── Fault            500     a fault of the service
-├── Overloaded       429     the queue is full; says when to try again   (retryable)
-├── NotReady         503     loading                                     (retryable)
-│   ├── Draining     503     shutting down                               (retryable)
-│   └── Stalled      503     a model does not finish                     (retryable)
-├── DeadlineExceeded 503     the caller's time ran out before compute    (retryable)
-└── BackendFailed    503     the model failed                            (retryable)
-    └── Unable       503     it computes nothing any more                (retryable)
+├── ConfigError              at startup: the configuration is wrong; one sentence, exit code 2
+├── BadJson             400  the body is not JSON
+├── Unauthenticated     401  no API key, or an unknown one
+├── UnknownReward       404  no reward of that name (the message lists the known ones)
+├── BodyTooSlow         408  the body does not arrive in time                (retryable)
+├── NotReloaded         409  the configuration cannot be loaded; the previous one stays in use
+├── BodyTooLarge        413  more bytes or texts than a request may have
+├── BadContentType      415  not JSON, or compressed
+├── InvalidRequest      422  JSON of the wrong shape
+├── Overloaded          429  the queue is full; has `retry_after_s`          (retryable)
+├── ClientDisconnected  499  the client closed the connection; counted, never sent
+├── InternalError       500  a bug of the service
+├── HttpError                the framework's own: unknown path, wrong method
+├── NotReady            503  loading                                         (retryable)
+│   ├── Draining        503  shutting down                                   (retryable)
+│   └── Stalled         503  a model does not finish a batch                 (retryable)
+├── DeadlineExceeded    503  the request's deadline passed before its texts were scored   (retryable)
+├── BackendFailed       503  the model failed                                (retryable)
+│   └── BackendUnavailable   the model fails on every text                   (retryable)
+├── NotFinite                the model's output of one text is not finite
+└── EmptyInput               one text has no token
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import ClassVar
 
 
 class RewardServiceError(Exception):
-    """The base of all; the message is for the caller and says what to do."""
+    """Base of all errors of the service. The message is sent to the client and says what to do."""
 
-    status: ClassVar[int] = 503
-    code: ClassVar[str] = "failed"
-    title: ClassVar[str] = "Failed"
-    retryable: ClassVar[bool] = False
+    status: int = 503
+    code: str = "failed"
+    title: str = "Failed"
+    retryable: bool = False
     retry_after_s: float | None = None
 
 
 class ConfigError(RewardServiceError):
-    """The configuration, a model or the machine does not allow the service to start."""
+    """The configuration, a model or the machine keeps the service from starting."""
 
     code, title = "config", "Wrong configuration"
 
@@ -49,9 +51,9 @@ class BadJson(RewardServiceError):
 
 
 class Unauthenticated(RewardServiceError):
-    """No API key, or a wrong one."""
+    """No API key, or an unknown one."""
 
-    status, code, title = 401, "unauthenticated", "API key needed"
+    status, code, title = 401, "unauthenticated", "API key required"
 
 
 class UnknownReward(RewardServiceError):
@@ -63,11 +65,11 @@ class UnknownReward(RewardServiceError):
 class BodyTooSlow(RewardServiceError):
     """The body does not arrive in time."""
 
-    status, code, title, retryable = 408, "too_slow", "Request too slow", True
+    status, code, title, retryable = 408, "too_slow", "Request timeout", True
 
 
 class NotReloaded(RewardServiceError):
-    """The configuration cannot be loaded as it is now; what served before serves on."""
+    """The configuration cannot be loaded; the previous one stays in use."""
 
     status, code, title = 409, "not_reloaded", "Not reloaded"
 
@@ -79,7 +81,7 @@ class BodyTooLarge(RewardServiceError):
 
 
 class BadContentType(RewardServiceError):
-    """The body is not sent as plain JSON."""
+    """The body is not plain JSON."""
 
     status, code, title = 415, "bad_content_type", "Unsupported content type"
 
@@ -91,19 +93,29 @@ class InvalidRequest(RewardServiceError):
 
 
 class ClientDisconnected(RewardServiceError):
-    """The caller has closed the connection. 499 is nginx' number for it."""
+    """The client closed the connection. 499 is nginx's status for it."""
 
-    status, code, title = 499, "caller_gone", "Caller gone"
+    status, code, title = 499, "caller_gone", "Client disconnected"
 
 
 class InternalError(RewardServiceError):
-    """A fault of the service: asking again would find it again."""
+    """A bug of the service. A retry would meet it again."""
 
-    status, title = 500, "Fault of the service"
+    status, title = 500, "Internal server error"
+
+
+class HttpError(RewardServiceError):
+    """An error of the framework: an unknown path, a wrong method."""
+
+    code = "http"
+
+    def __init__(self, message: str, *, status: int, title: str) -> None:
+        super().__init__(message)
+        self.status, self.title = status, title
 
 
 class Overloaded(RewardServiceError):
-    """The queue is full. Try again after `retry_after_s` seconds."""
+    """The queue is full. Retry after `retry_after_s` seconds."""
 
     status, code, title, retryable = 429, "overloaded", "Overloaded", True
 
@@ -113,7 +125,7 @@ class Overloaded(RewardServiceError):
 
 
 class NotReady(RewardServiceError):
-    """The models are being loaded, or cannot be used."""
+    """The models are loading, or cannot be used."""
 
     code, title, retryable, retry_after_s = "not_ready", "Not ready", True, 1.0
 
@@ -128,27 +140,27 @@ class Draining(NotReady):
 
 
 class Stalled(NotReady):
-    """A model takes so long over one batch that it may never end."""
+    """A batch takes so long that it may never finish, or the model does not compute at all."""
 
     code, title = "stalled", "Stalled"
 
 
 class DeadlineExceeded(RewardServiceError):
-    """The caller's time ran out before its texts were computed."""
+    """The request's deadline passed before its texts were scored."""
 
     code, title, retryable = "deadline_exceeded", "Deadline exceeded", True
 
 
 class NotFinite(RewardServiceError):
-    """What came out is no number."""
+    """The model's output is not finite."""
 
     code, title = "not_finite", "Not a number"
 
 
 class EmptyInput(RewardServiceError):
-    """A text of which the model's tokenizer makes no token."""
+    """The tokenizer makes no token of the text."""
 
-    code, title = "nothing_to_read", "Nothing to read"
+    code, title = "nothing_to_read", "Empty input"
 
 
 class BackendFailed(RewardServiceError):
@@ -158,15 +170,20 @@ class BackendFailed(RewardServiceError):
 
 
 class BackendUnavailable(BackendFailed):
-    """The model computes nothing, not even what it has computed before: no text is at fault."""
+    """The model fails even on a text that it has scored before, so no text is at fault."""
 
 
 @contextlib.contextmanager
 def translating(error: type[RewardServiceError], doing: str) -> Iterator[None]:
-    """Translate whatever a foreign library raises into our own error, keeping the cause."""
+    """Translate any exception of a foreign library into `error`, keeping the cause; let our own through."""
     try:
         yield
     except RewardServiceError:
         raise
     except Exception as cause:
         raise error(f"{doing}: {type(cause).__name__}: {cause}") from cause
+
+
+def sanitize(message: str) -> str:
+    """Return a message fit for one line of a log or a response: printable, at most 500 characters."""
+    return "".join(char if char.isprintable() else " " for char in message[:500])

@@ -1,9 +1,11 @@
-"""A connection whose request begins too slowly or at too great length, or whose answer is not read, is closed.
+"""uvicorn's HTTP/1.1 protocol with a header timeout, a limit on a head's size and a write timeout.
 
-uvicorn alone would wait for ever.
+uvicorn alone waits forever for a request's head and for a client that does not read its response. An `Upgrade` header,
+which Java's client sends with each request, is ignored (RFC 9110, 7.8): httptools would drop the body for it.
 
-An offer to go on in another protocol, which Java's client makes with each request, is passed over (RFC 9110, 7.8): the
-parser would give up the body for it.
+Uses these private parts of uvicorn, hence the upper bound on its version in pyproject.toml: `HttpToolsProtocol.cycle`,
+`.loop`, `.transport` and the callbacks of httptools; `RequestResponseCycle.more_body`, `.response_complete`,
+`.disconnected` and `.message_event`. `server.py` uses `Server._captured_signals`.
 """
 
 import asyncio
@@ -12,102 +14,108 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADERS_S = 10.0
-"""A request's head must be here so long after its first byte, or after the connection was made,"""
-HEAD_BYTES = 64 * 1024
-"""and be no longer than this, give or take what one read brings."""
-UNREAD_S = 30.0
-"""A caller who takes nothing of its answer for so long is left: it would hold one of the connections there are."""
-END = b"\r\n\r\n"
-OFFER = b"\r\nupgrade:"
-UPGRADE = re.compile(OFFER + rb"[^\r\n]*(?=\r\n)", re.IGNORECASE)
+HEADER_TIMEOUT_S = 10.0
+"""Time for a request's head to arrive, from its first byte or from the connection's start."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Largest head, give or take one read from the socket."""
+WRITE_TIMEOUT_S = 30.0
+"""Time for which a client may leave its response unread before its connection is aborted."""
+HEAD_END = b"\r\n\r\n"
+UPGRADE_PREFIX = b"\r\nupgrade:"
+UPGRADE_HEADER = re.compile(UPGRADE_PREFIX + rb"[^\r\n]*(?=\r\n)", re.IGNORECASE)
 
 
 class TimeoutHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on the time and the bytes that a request's head may take, and on being unread."""
+    """One connection. Closed if a head is late or too large, aborted if the client stops reading."""
 
     _head_bytes = 0
-    _held = b""
-    _unread: asyncio.TimerHandle | None = None
+    _unparsed = b""
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first request."""
+        """Start the header timeout."""
         super().connection_made(transport)
-        self._cycles: list[Any] = []
-        self._late: asyncio.TimerHandle | None = self.loop.call_later(HEADERS_S, self._close)
+        self._unanswered: list[Any] = []
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
-        """Wait no longer once the head is here; begin anew where the next one has only begun."""
-        if not (self.cycle is not None and self.cycle.more_body):  # what was refused early may still be arriving
+        """Parse bytes; stop the header timeout once the head is complete, restart it when another head has begun."""
+        if not (self.cycle is not None and self.cycle.more_body):  # the body of a rejected request may still arrive
             self._head_bytes += len(data)
-            data, self._held = without_upgrade(self._held + data)
+            data, self._unparsed = strip_upgrade_header(self._unparsed + data)
         if data:
             super().data_received(data)
-        if self._head_bytes > HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self.transport.close()
-        elif self._under_way():
-            self._stop_waiting()
-        elif self._late is None:
-            self._late = self.loop.call_later(HEADERS_S, self._close)
+        elif self._request_active():
+            self._cancel_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_idle)
 
     def on_headers_complete(self) -> None:
-        """Keep in mind all that is not answered: of a caller that goes uvicorn tells its last request alone."""
+        """Track every unanswered request: on disconnect uvicorn notifies the last one only."""
         super().on_headers_complete()
         self._head_bytes = 0
-        self._cycles = [*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle]
+        self._unanswered = [*(cycle for cycle in self._unanswered if not cycle.response_complete), self.cycle]
 
     def on_message_complete(self) -> None:
-        """Note the end of a body, that of a request refused early, too."""
+        """Mark the body as complete, also that of a request rejected before its body arrived."""
         super().on_message_complete()
         if self.cycle is not None:
             self.cycle.more_body = False
 
     def pause_writing(self) -> None:
-        """Wait for the caller to read on, for a time."""
+        """Start the write timeout: the send buffer is full."""
         super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Wait no longer: it does."""
-        self._read_on()
+        """Stop the write timeout: the client reads again."""
+        self._cancel_write_timer()
         super().resume_writing()
 
-    def _read_on(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        self._stop_waiting()
-        self._read_on()
-        for cycle in self._cycles:
+        """Stop the timers and mark every unanswered request as disconnected."""
+        self._cancel_head_timer()
+        self._cancel_write_timer()
+        for cycle in self._unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
         super().connection_lost(exc)
 
-    def _under_way(self) -> bool:
+    def _request_active(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _close(self) -> None:
-        self._late = None
-        if not self._under_way():
+    def _close_if_idle(self) -> None:
+        self._head_timer = None
+        if not self._request_active():
             self.transport.close()
 
 
-def without_upgrade(data: bytes) -> tuple[bytes, bytes]:
-    """Take the offer out of a head; give what is to be read, and an end that may become the offer or the head's."""
-    end = data.find(END)
+def strip_upgrade_header(data: bytes) -> tuple[bytes, bytes]:
+    """Remove the `Upgrade` header from a head.
+
+    Return the bytes to parse now, and the bytes to hold back because they may be the start of that header or of the
+    head's end.
+    """
+    end = data.find(HEAD_END)
     if end >= 0:
-        return UPGRADE.sub(b"", data[: end + 2]) + data[end + 2 :], b""
-    head = UPGRADE.sub(b"", data)
+        return UPGRADE_HEADER.sub(b"", data[: end + 2]) + data[end + 2 :], b""
+    head = UPGRADE_HEADER.sub(b"", data)
     for start in (head.rfind(b"\r\n"), len(head) - 1):
         last = head[start:].lower()
-        if start >= 0 and (last.startswith(OFFER) or OFFER.startswith(last) or END.startswith(last)):
+        if start >= 0 and (
+            last.startswith(UPGRADE_PREFIX) or UPGRADE_PREFIX.startswith(last) or HEAD_END.startswith(last)
+        ):
             return head[:start], head[start:]
     return head, b""

@@ -1,4 +1,4 @@
-"""The life of the service's rewards: loading, ready, reloaded, draining. Models load beside the event loop."""
+"""Load, reload and drain the service's rewards. Models load on a thread beside the event loop."""
 
 import asyncio
 import contextlib
@@ -25,51 +25,54 @@ CANARY = "The quick brown fox jumps over the lazy dog."
 
 
 class Lifecycle:
-    """Owns the rewards, the thread that computes and the state that readiness tells."""
+    """Owns the scorer, the compute thread and the readiness state.
+
+    `rewards` replaces the configured rewards; they cannot be reloaded.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, rewards: Mapping[str, Reward] | None = None) -> None:
-        self.settings, self.metrics = settings, metrics
-        self.keys = settings.keys()
+        self.api_keys = settings.load_api_keys()
+        """API keys valid now; replaced at each reload."""
         self.failure: RewardServiceError | None = None
+        """Why the first load failed."""
         self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_retired: Callable[[], object] = gc.collect
-        """What frees the memory of rewards that are served no more: a model's modules hold each other."""
-        self._given = rewards
+        """Frees the memory of rewards that a reload replaced: a model's modules are reference cycles."""
+        self._settings, self._metrics, self._static_rewards = settings, metrics, rewards
         self._scorer: Scorer | None = None
         self._device = Device(low_priority_executor("device"))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()  # one load at a time
+        self._load_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
-        """Tell whether every reward is loaded, has scored its canary, and goes on scoring."""
+        """Whether every reward is loaded, has scored the canary and is healthy, and the service is not draining."""
         return self._scorer is not None and not self.draining and self._scorer.healthy
 
     def check_ready(self) -> None:
-        """Raise what keeps the service from scoring."""
+        """Raise a `NotReady` error if the service cannot score now."""
         if not self.scorer().healthy:
-            raise Stalled("a model does not compute, or does not end; if this lasts, start the service again")
+            raise Stalled("a model does not compute or does not finish a batch; if this lasts, restart the service")
 
     def scorer(self) -> Scorer:
-        """Give what scores from now on, or raise `NotReady` while there is nothing to be used."""
+        """Return the current scorer. Raise `NotReady` while loading and `Draining` while draining."""
         if self._scorer is None:
-            raise NotReady("the models are being loaded; ask again in a moment")
+            raise NotReady("the models are loading; retry in a moment")
         if self.draining:
             raise Draining
         return self._scorer
 
     def check_deadline(self, deadline_s: float) -> None:
-        """Raise `Overloaded` where whatever is asked would be late. While it drains, it says that instead."""
+        """Raise `Overloaded` if no reward could meet the deadline. Does nothing while loading or draining."""
         if self._scorer is not None and not self.draining:
             self._scorer.check_deadline(deadline_s)
 
     @contextlib.contextmanager
     def drain_on_cancel(self) -> Iterator[None]:
-        """Answer whoever is cut off because the time of grace has passed."""
+        """Raise `Draining` in place of a cancellation while draining: `shutdown_timeout_s` has passed."""
         try:
             yield
         except asyncio.CancelledError:
@@ -79,67 +82,69 @@ class Lifecycle:
 
     @contextlib.contextmanager
     def acquire_scorer(self) -> Iterator[Scorer]:
-        """Lend what scores: it stays until it is given back, whatever is loaded meanwhile."""
+        """Lease the current scorer: a reload does not stop it before the lease ends."""
         with self.scorer().in_use() as scorer:
             yield scorer
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load while it runs, and at the end answer whatever still waits."""
+        """Start loading on entry; on exit, drain and answer every queued request."""
         self._loop = asyncio.get_running_loop()
-        self._loading = asyncio.create_task(self._begin(), name="load")
+        self._spawn(self._load_initial())
         try:
             yield
         finally:
             self.draining = True
-            for task in (self._loading, *self._tasks):
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(self._loading, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._scorer is not None:
                 await self._scorer.stop()
             self._device.executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _begin(self) -> None:
+    async def _load_initial(self) -> None:
         started_s = time.monotonic()
         try:
-            async with self._turn:
-                self._cut_over(await self._open())
-        except Exception as error:  # whatever a model or somebody's code raises, the service says so and ends
-            self.failure = _told(error)
-            log.debug("cannot load", exc_info=error)
+            async with self._load_lock:
+                self._swap(await self._load())
+        except Exception as error:  # a model or a user's function may raise anything; the process exits with it
+            self.failure = _as_config_error(error)
+            log.debug("cannot load the rewards", exc_info=error)
             self.on_failure()
             return
         self.on_ready()
         log.info("ready after %.1f s: %s", time.monotonic() - started_s, ", ".join(self.scorer().rewards))
 
     async def reload(self) -> Scorer:
-        """Read the configuration and the keys anew, load beside what serves, and cut over between two requests.
+        """Read the configuration and the keys again, load the rewards beside the current ones, and swap.
 
-        Raises a `ConfigError` where that cannot be done; what served goes on serving.
+        Requests in flight finish with the rewards they started with. Raise `ConfigError` if the new rewards cannot be
+        loaded; the current ones then stay in use.
         """
-        if self._given is not None:
-            raise ConfigError("these rewards come from a program: there is no configuration to read again")
-        async with self._turn:
+        if self._static_rewards is not None:
+            raise ConfigError("these rewards were passed in by a program: there is no configuration to reload")
+        async with self._load_lock:
             started_s = time.monotonic()
             try:
-                keys, fresh = self.settings.keys(), await self._open()
+                api_keys, new = self._settings.load_api_keys(), await self._load()
             except Exception as error:
-                log.warning("not reloaded, the rewards stay as they are: %s", _told(error))
-                raise _told(error) from error
-            self.keys = keys
-            old = self._cut_over(fresh)
-            log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(fresh.rewards))
+                log.warning("reload failed, the rewards are unchanged: %s", _as_config_error(error))
+                raise _as_config_error(error) from error
+            self.api_keys = api_keys
+            old = self._swap(new)
+            log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(new.rewards))
         if old is not None:
             self._spawn(_retire(old, self.on_retired))
-        return fresh
+        return new
 
     def reload_soon(self) -> None:
-        """Reload as soon as the event loop comes to it. May be called from a signal's handler."""
+        """Schedule a reload on the event loop. Safe to call from a signal handler."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(lambda: self._spawn(self._reload_logged()))
 
     async def _reload_logged(self) -> None:
-        with contextlib.suppress(RewardServiceError):  # it is in the log
+        with contextlib.suppress(RewardServiceError):  # already logged
             await self.reload()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -147,63 +152,61 @@ class Lifecycle:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _open(self) -> Scorer:
-        """Build rewards, start them and have each score a canary: whoever asks first finds them able to."""
-        scorer = await self._build()
+    async def _load(self) -> Scorer:
+        """Build and start the rewards and let each score the canary, so that the first request meets no cold start."""
+        scorer, timeout_s = await self._build(), self._settings.batch_timeout_s
         try:
-            async with asyncio.timeout(self.settings.batch_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 for reward in scorer.rewards.values():
                     await reward.start()
-                await _canary(scorer)
+                await _score_canary(scorer)
         except BaseException as error:
             await scorer.stop()
             if isinstance(error, TimeoutError):
-                raise ConfigError(
-                    f"no score within {self.settings.batch_timeout_s:g} s: the device does not end"
-                ) from None
+                raise ConfigError(f"no score within {timeout_s:g} s: the device does not finish") from None
             raise
         return scorer
 
     async def _build(self) -> Scorer:
-        if self._given is not None:
-            return Scorer(self._given, [next(iter(self._given))])
-        config = read_config(self.settings.config)
-        work = partial(build, config, self.settings, self._device, self.metrics.observe)
-        loading = low_priority_executor("loading")  # the threads of an engine are those of its maker
+        if self._static_rewards is not None:
+            return Scorer(self._static_rewards, [next(iter(self._static_rewards))])
+        config = read_config(self._settings.config)
+        work = partial(build, config, self._settings, self._device, self._metrics.observe)
+        executor = low_priority_executor("loading")  # an engine's own threads inherit its priority
         try:
-            rewards = await asyncio.get_running_loop().run_in_executor(loading, work)
+            rewards = await asyncio.get_running_loop().run_in_executor(executor, work)
         finally:
-            loading.shutdown(wait=False)  # who stops the service does not wait until it is loaded
+            executor.shutdown(wait=False)  # stopping the service does not wait for a load
         return Scorer(rewards, config.default_rewards())
 
-    def _cut_over(self, fresh: Scorer) -> Scorer | None:
-        old, self._scorer = self._scorer, fresh
-        self.metrics.loaded([reward.info for reward in fresh.rewards.values()], lambda: float(fresh.depth))
+    def _swap(self, new: Scorer) -> Scorer | None:
+        old, self._scorer = self._scorer, new
+        self._metrics.record_loaded([reward.info for reward in new.rewards.values()], lambda: float(new.depth))
         return old
 
 
 async def _retire(scorer: Scorer, on_retired: Callable[[], object]) -> None:
-    """End rewards that nobody asks any more, once the last request that has them is answered."""
+    """Stop replaced rewards once the last request that uses them is answered."""
     try:
         await scorer.wait_idle()
     finally:
         await scorer.stop()
-        del scorer  # the last to hold them
+        del scorer  # the last reference
         on_retired()
 
 
-def _told(error: Exception) -> RewardServiceError:
+def _as_config_error(error: Exception) -> RewardServiceError:
     if isinstance(error, RewardServiceError):
         return error
     return ConfigError(f"cannot load the rewards: {type(error).__name__}: {error}")
 
 
-async def _canary(scorer: Scorer) -> None:
-    """Score one text with every reward: a model that cannot is found before the first caller."""
+async def _score_canary(scorer: Scorer) -> None:
+    """Score one text with every reward. Raise `ConfigError` for a reward that cannot."""
     items = to_items(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
     for name, reward in scorer.rewards.items():
         if not reward.accepts_canary:
-            continue  # somebody's function may need columns that a canary does not have
+            continue  # a user's function may need columns that the canary lacks
         result = await reward.score(items)
         null_non_finite(result)
         if result.scores[0] is None:

@@ -1,6 +1,6 @@
-"""What the service tells Prometheus. Observers are called with plain numbers; nothing else knows the library."""
+"""Prometheus metrics. The only module that uses prometheus_client."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -11,69 +11,51 @@ from shared.schemas import RewardInfo, ScoreResponse
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384)
-REASONS = {
-    "overloaded": "queue_full",
-    "deadline_exceeded": "deadline",
-    "not_ready": "loading",
-    "draining": "draining",
-    "too_large": "too_large",
-}
+RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 SCORES = (-4, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 8)
 
 
 class Metrics:
-    """One registry per service, so that two in one process do not mix."""
+    """The metrics of one service, in a registry of its own: two services in one process do not mix."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.requests = Counter("reward_requests", "Requests", ["route", "code"], registry=registry)
-        self.texts = Counter("reward_texts", "Texts scored", ["reward"], registry=registry)
-        self.request_seconds = Histogram(
-            "reward_request_seconds", "Whole request", ["route"], buckets=SECONDS, registry=registry
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("reward_requests", "Requests", "route", "code")
+        self.request_seconds = self._histogram("reward_request_seconds", "Request latency", SECONDS, "route")
+        self.inflight = self._gauge("reward_inflight", "Requests in flight")
+        self.rejected = self._counter("reward_rejected", "Scoring requests answered with an error, by code", "reason")
+        self.texts = self._counter("reward_texts", "Scored texts", "reward")
+        self.score = self._histogram("reward_score", "Scores", SCORES, "reward")
+        self.truncated = self._counter("reward_truncated", "Truncated texts", "reward")
+        self.nonfinite = self._counter("reward_nonfinite", "Non-finite scores", "reward")
+        self.depth = self._gauge("reward_queue_depth", "Queued texts")
+        self.queue_seconds = self._histogram(
+            "reward_queue_seconds", "Queueing time of a batch's oldest text", SECONDS, "reward"
         )
-        self.queue_seconds = Histogram(
-            "reward_queue_seconds",
-            "Oldest text's wait before its batch",
-            ["reward"],
-            buckets=SECONDS,
-            registry=registry,
+        self.inference_seconds = self._histogram(
+            "reward_inference_seconds", "Inference time of a batch", SECONDS, "reward"
         )
-        self.inference_seconds = Histogram(
-            "reward_inference_seconds",
-            "One batch on the device",
-            ["reward"],
-            buckets=SECONDS,
-            registry=registry,
+        self.batch_size = self._histogram("reward_batch_size", "Texts per batch", SIZES, "reward")
+        self.batch_tokens = self._histogram("reward_batch_tokens", "Tokens per batch, with padding", TOKENS, "reward")
+        self.padding = self._histogram("reward_padding_ratio", "Share of padding in a batch", RATIOS, "reward")
+        self.cache_hits = self._counter("reward_cache_hits", "Cache hits", "reward")
+        self.cache_misses = self._counter("reward_cache_misses", "Cache misses", "reward")
+        self.model_info = self._gauge(
+            "reward_model_info", "Loaded rewards", "name", "revision", "kind", "backend", "dtype"
         )
-        self.batch_size = Histogram("reward_batch_size", "Texts a batch", ["reward"], buckets=SIZES, registry=registry)
-        self.batch_tokens = Histogram(
-            "reward_batch_tokens",
-            "Tokens a batch, padding included",
-            ["reward"],
-            buckets=TOKENS,
-            registry=registry,
-        )
-        self.padding = Histogram(
-            "reward_padding_ratio",
-            "Share of a batch that is padding",
-            ["reward"],
-            buckets=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75),
-            registry=registry,
-        )
-        self.depth = Gauge("reward_queue_depth", "Texts that wait", registry=registry)
-        self.inflight = Gauge("reward_inflight", "Requests under way", registry=registry)
-        self.rejected = Counter("reward_rejected", "Requests turned away", ["reason"], registry=registry)
-        self.nonfinite = Counter("reward_nonfinite", "Scores that were no number", ["reward"], registry=registry)
-        self.truncated = Counter("reward_truncated", "Texts read in part", ["reward"], registry=registry)
-        self.cache_hits = Counter("reward_cache_hits", "Texts known already", ["reward"], registry=registry)
-        self.cache_misses = Counter("reward_cache_misses", "Texts not known yet", ["reward"], registry=registry)
-        self.score = Histogram("reward_score", "Scores given", ["reward"], buckets=SCORES, registry=registry)
-        labels = ["name", "revision", "kind", "backend", "dtype"]
-        self.model_info = Gauge("reward_model_info", "What scores", labels, registry=registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(name, help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, help_text, labels, buckets=buckets, registry=self.registry)
 
     def observe(self, reward: str, event: BatchDone | CacheLookup) -> None:
-        """Count one batch, or one look into the cache."""
+        """Record one batch or one cache lookup of a reward."""
         if isinstance(event, CacheLookup):
             self.cache_hits.labels(reward).inc(event.hits)
             self.cache_misses.labels(reward).inc(event.misses)
@@ -84,23 +66,27 @@ class Metrics:
         self.batch_tokens.labels(reward).observe(event.padded_tokens)
         self.padding.labels(reward).observe(1 - event.tokens / max(1, event.padded_tokens))
 
+    def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Record one request: its route, status and latency."""
+        self.requests.labels(route, status).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
     def record_response(self, response: ScoreResponse) -> None:
-        """Count the scores of one response."""
+        """Record the scores of one response."""
         for name, reward in response.rewards.items():
             self.texts.labels(name).inc(len(reward.scores) - len(reward.errors))
             self.truncated.labels(name).inc(len(reward.truncated))
-            self.nonfinite.labels(name).inc(sum(e.code == "not_finite" for e in reward.errors.values()))
+            self.nonfinite.labels(name).inc(sum(error.code == "not_finite" for error in reward.errors.values()))
             for score in reward.scores:
                 if score is not None:
                     self.score.labels(name).observe(score)
 
     def record_rejection(self, code: str) -> None:
-        """Count a request that was refused for its size, the queue's or its time."""
-        if code in REASONS:
-            self.rejected.labels(REASONS[code]).inc()
+        """Record a scoring request that was answered with an error instead of scores."""
+        self.rejected.labels(code).inc()
 
-    def loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
-        """Say what scores now, and where the queue's depth is read."""
+    def record_loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
+        """Record which rewards are loaded; `depth` returns the number of queued texts."""
         self.model_info.clear()
         for info in infos:
             engine = (info.engine.backend, info.engine.dtype) if info.engine else ("", "")
@@ -108,5 +94,5 @@ class Metrics:
         self.depth.set_function(depth)
 
     def render(self) -> bytes:
-        """Give all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -93,7 +93,7 @@ class AuthenticationMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 where no key fits."""
         keys = self.keys(scope["path"]) if scope["type"] == "http" else None
-        if keys is None or _fits(scope, keys):
+        if keys is None or _has_key(scope, keys):
             await self.app(scope, receive, send)
             return
         error = Unauthenticated("send one of the service's keys as `Authorization: Bearer <key>`")
@@ -102,7 +102,7 @@ class AuthenticationMiddleware:
         await response(scope, receive, send)
 
 
-def _fits(scope: Scope, keys: Sequence[str]) -> bool:
+def _has_key(scope: Scope, keys: Sequence[str]) -> bool:
     scheme, _, given = Headers(scope=scope).get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return False

@@ -34,7 +34,7 @@ def wrong_request(error: ValidationError, body: bytes = b"{}") -> RewardServiceE
     """Say in one sentence what is wrong with a body."""
     found = most_telling_error(error)
     if found["type"] == "missing" and len(found["loc"]) == 1:
-        return _misspelt(body) or InvalidRequest(f"{found['loc'][0]}: {found['msg']}")
+        return _unknown_field(body) or InvalidRequest(f"{found['loc'][0]}: {found['msg']}")
     if found["type"] == "json_invalid":
         return BadJson(f"the body is not JSON: {found['ctx']['error']}")
     where = ".".join(str(step) for step in found["loc"] if step != "str" and "[" not in str(step))
@@ -44,7 +44,7 @@ def wrong_request(error: ValidationError, body: bytes = b"{}") -> RewardServiceE
     return InvalidRequest(f"{where}: {message}" if where else message)
 
 
-def _misspelt(body: bytes) -> InvalidRequest | None:
+def _unknown_field(body: bytes) -> InvalidRequest | None:
     """Tell of a field that is not known, which may be why another one is missing. A large body is not read twice."""
     fields = json.loads(body) if len(body) < 10_000 else ()
     unknown = [name for name in fields if name not in ScoreRequest.model_fields]

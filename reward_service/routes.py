@@ -51,7 +51,7 @@ def add_routes(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
     """Add the routes of one service to the application's own router: each router in between takes its time."""
     _add_scoring(router, lifecycle, version)
     _add_health(router, lifecycle)
-    if lifecycle.settings.admin_key is not None:
+    if lifecycle._settings.admin_key is not None:
         _add_admin(router, lifecycle, version)
     for path, name in {"/": "try", "/docs": "docs"}.items():
         router.add_api_route(path, partial(page, name), include_in_schema=False, response_class=HTMLResponse)
@@ -63,17 +63,17 @@ def _add_scoring(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
         """Score texts with one or several rewards."""
         deadline_s = parse_timeout_header(request.headers.get(schemas.TIMEOUT_HEADER), now_s=time.monotonic())
         with lifecycle.drain_on_cancel():
-            asked = await read_request(request, lifecycle.settings.max_request_texts)
+            asked = await read_request(request, lifecycle._settings.max_request_texts)
             with lifecycle.acquire_scorer() as scorer:
                 work = scorer.score(asked, request_id=request.state.request_id, deadline_s=deadline_s)
-                response = await unless_gone(request, work)
-        lifecycle.metrics.record_response(response)
+                response = await cancel_on_disconnect(request, work)
+        lifecycle._metrics.record_response(response)
         return Response(response.model_dump_json(), media_type=schemas.JSON)  # type: ignore[return-value]
 
     @router.get(schemas.REWARDS_PATH, tags=["scoring"])
     async def rewards() -> ServiceInfo:
         """List the rewards, what made them, and the service's limits."""
-        return service_info(lifecycle.scorer(), lifecycle.settings, version)
+        return service_info(lifecycle.scorer(), lifecycle._settings, version)
 
 
 def _add_admin(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
@@ -81,7 +81,7 @@ def _add_admin(router: APIRouter, lifecycle: Lifecycle, version: str) -> None:
     async def reload() -> ServiceInfo:
         """Read the configured files anew and serve what they say. What a request holds is not looked at."""
         try:
-            return service_info(await lifecycle.reload(), lifecycle.settings, version)
+            return service_info(await lifecycle.reload(), lifecycle._settings, version)
         except ConfigError as error:
             raise NotReloaded(f"the rewards stay as they are: {error}") from error
 
@@ -102,7 +102,7 @@ def _add_health(router: APIRouter, lifecycle: Lifecycle) -> None:
     @router.get(schemas.METRICS_PATH, tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Give the figures for Prometheus."""
-        return Response(lifecycle.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(lifecycle._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def service_info(scorer: Scorer, settings: Settings, version: str) -> ServiceInfo:
@@ -134,9 +134,9 @@ async def read_request(request: Request, max_request_texts: int) -> ScoreRequest
     return asked
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Do the work, unless its caller hangs up first: then it is cancelled. The body has been read."""
-    working, leaving = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -147,6 +147,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def _hung_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

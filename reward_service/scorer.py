@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward
-from reward_service.problem_details import sanitize
+from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward, sanitize
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite
 from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel

@@ -1,4 +1,4 @@
-"""Run the application: open the port, serve, drain, and end with the right exit code."""
+"""Run the application: open the port, serve, drain, and exit with the right code."""
 
 import errno
 import logging
@@ -21,40 +21,40 @@ from reward_service.lifecycle import Lifecycle
 from reward_service.process import freeze_and_trim_heap
 from reward_service.settings import Settings
 
-INSTEAD = {
-    errno.EADDRINUSE: "stop what uses it, or choose another with --port",
-    errno.EACCES: "choose another with --port",
+BIND_HINTS = {
+    errno.EADDRINUSE: "stop the program that uses it, or choose another port with --port",
+    errno.EACCES: "choose another port with --port",
 }
-LAST_S = 3.0
-"""After the time of grace, what ends in order has so much more."""
+EXIT_MARGIN_S = 3.0
+"""Time after `shutdown_timeout_s` for an orderly exit, before the process is ended by force."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which tells the rewards that it is about to drain: readiness turns before anything else does."""
+    """A uvicorn server that starts draining at the first signal, before uvicorn closes anything."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, shutdown_timeout_s: float) -> None:
         super().__init__(config)
-        self._life = lifecycle
+        self._lifecycle, self._shutdown_timeout_s = lifecycle, shutdown_timeout_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain, from the moment the port is open; a second signal forces."""
-        if self._life.draining:
+        """Start draining; a second signal ends the process at once. Valid from the moment the port is open."""
+        if self._lifecycle.draining:
             os._exit(1)
-        self._life.draining = True
-        _end_after(self._life.settings.shutdown_timeout_s + LAST_S)
+        self._lifecycle.draining = True
+        _exit_after(self._shutdown_timeout_s + EXIT_MARGIN_S)
         super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # not raised again at the end: being told to stop is no failure
+        self._captured_signals.clear()  # else uvicorn raises them again at its end; a requested stop is no failure
 
 
-def _end_after(seconds: float, code: int = 0) -> None:
-    """End the process then, whatever still hangs: somebody's code may wait for ever and hear nothing."""
-    last = threading.Timer(seconds, _leave, [code])
-    last.daemon = True
-    last.start()
+def _exit_after(seconds: float, code: int = 0) -> None:
+    """End the process after a delay even if a thread hangs: user code may block forever and ignore cancellation."""
+    timer = threading.Timer(seconds, _exit_now, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def run(settings: Settings, listener: socket.socket) -> None:
-    """Serve until told to stop; accepted work is finished first. Raises what kept the rewards from loading."""
+    """Serve until stopped; finish accepted requests first. Raise the error that kept the rewards from loading."""
     app = create_app(settings)
     lifecycle: Lifecycle = app.state.lifecycle
     config = uvicorn.Config(
@@ -64,11 +64,11 @@ def run(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
         server_header=False,
-        proxy_headers=False,  # nobody asks where a request came from
+        proxy_headers=False,  # the client's address is not used
         http=TimeoutHttpProtocol,
-        limit_concurrency=settings.max_connections + 1,  # whoever asks is counted, too
+        limit_concurrency=settings.max_connections + 1,  # uvicorn counts the connection that it is about to refuse
     )
-    server = Server(config, lifecycle)
+    server = Server(config, lifecycle, settings.shutdown_timeout_s)
     lifecycle.on_failure = lambda: setattr(server, "should_exit", True)
     lifecycle.on_ready = lifecycle.on_retired = freeze_and_trim_heap
     host, port = listener.getsockname()[:2]
@@ -76,40 +76,40 @@ def run(settings: Settings, listener: socket.socket) -> None:
         signal.signal(number, server.handle_exit)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda *_: lifecycle.reload_soon())
-    where = f"[{host}]" if ":" in host else host
-    print(f"reward-service: listening at http://{where}:{port} (loading models)", file=sys.stderr, flush=True)
+    url_host = f"[{host}]" if ":" in host else host
+    print(f"reward-service: listening at http://{url_host}:{port} (loading models)", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if lifecycle.failure is not None:
-        _end_after(LAST_S, code=2)  # what has failed may be a device that never ends
+        _exit_after(EXIT_MARGIN_S, code=2)  # the device that failed may hang
         raise lifecycle.failure
-    leave_behind(threading.enumerate())
+    exit_despite_threads(threading.enumerate())
 
 
-def leave_behind(threads: Iterable[threading.Thread], patience_s: float = 1.0) -> None:
-    """End the process now if a thread does not end: a function that hangs, or a model that is still being loaded."""
-    end_s = time.monotonic() + patience_s
+def exit_despite_threads(threads: Iterable[threading.Thread], timeout_s: float = 1.0) -> None:
+    """End the process if a thread outlives `timeout_s`: a function that hangs, or a model that is still loading."""
+    deadline_s = time.monotonic() + timeout_s
     for thread in threads:
         if thread is not threading.main_thread() and not thread.daemon:
-            thread.join(max(0.0, end_s - time.monotonic()))
+            thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
-                _leave()
+                _exit_now()
 
 
-def _leave(code: int = 0) -> None:
+def _exit_now(code: int = 0) -> None:
     logging.shutdown()
     os._exit(code)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port before anything slow is done. Raises `ConfigError` if it is taken."""
+    """Bind the port before anything slow is done. Raise `ConfigError` if it cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else each small answer waits up to 40 ms
+    # asyncio sets TCP_NODELAY only if the protocol is named; without it a small response is delayed by up to 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        todo = INSTEAD.get(error.errno or 0, "choose another with --host")
-        raise ConfigError(f"cannot listen at {host}:{port} ({error.strerror}); {todo}") from error
+        hint = BIND_HINTS.get(error.errno or 0, "choose another address with --host")
+        raise ConfigError(f"cannot listen at {host}:{port} ({error.strerror}); {hint}") from error
     return listener

@@ -1,4 +1,4 @@
-"""What dashboard and alerts ask for is what the service exports."""
+"""The dashboard and the alerts query metrics that the service exports."""
 
 import json
 import re
@@ -29,15 +29,16 @@ def exported(rules_url):
 
 
 def parts(family):
-    """Name the series of what has not been counted yet."""
+    """Return the series of a metric without samples."""
     if family.type == "histogram":
         return {family.name + part for part in ("_bucket", "_sum", "_count")}
     return {family.name + ("_total" if family.type == "counter" else "")}
 
 
 @pytest.mark.parametrize("query", sorted(set(queries())))
-def test_every_metric_that_is_asked_for_is_exported(exported, query):
+def test_queried_metrics_exist(exported, query):
+    """Every metric that the dashboard or an alert queries is exported."""
     plain = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\bby \([^)]*\)", " ", query)
     names = set(re.findall(r"\b[a-z_]{2,}\b", plain)) - set(FUNCTIONS)
     assert names
-    assert names <= exported | {"up"}  # which Prometheus makes itself
+    assert names <= exported | {"up"}  # made by Prometheus itself

@@ -1,4 +1,4 @@
-"""What others build on stays as it is named: metrics for dashboards, the API's document for generated clients."""
+"""Public names: metrics for dashboards, the OpenAPI document for generated clients."""
 
 import json
 from pathlib import Path
@@ -31,25 +31,27 @@ METRICS = {
 }
 
 
-def test_metrics_have_their_names_types_and_labels_and_there_are_no_others():
-    collectors = [each for each in vars(Metrics()).values() if hasattr(each, "_labelnames")]
-    found = {each._name: (each._type, set(each._labelnames)) for each in collectors}
-    assert found == METRICS
+def test_metrics():
+    """The metrics have exactly these names, types and labels."""
+    collectors = [value for value in vars(Metrics()).values() if hasattr(value, "_labelnames")]
+    assert {metric._name: (metric._type, set(metric._labelnames)) for metric in collectors} == METRICS
 
 
-def test_a_batch_is_told_of_in_tokens_with_their_padding():
+def test_batch_metrics():
+    """A batch is recorded with its texts, its tokens with padding, and its times."""
     metrics = Metrics()
     metrics.observe("x", BatchDone(texts=3, tokens=60, padded_tokens=80, wait_s=0.5, compute_s=2.0))
     families = text_string_to_metric_families(metrics.render().decode())
     sums = {sample.name: sample.value for family in families for sample in family.samples if sample.name[-4:] == "_sum"}
-    told = {name: sums[f"reward_{name}_sum"] for name in ("batch_size", "batch_tokens", "padding_ratio")}
-    assert told == {"batch_size": 3.0, "batch_tokens": 80.0, "padding_ratio": 0.25}
+    batch = {name: sums[f"reward_{name}_sum"] for name in ("batch_size", "batch_tokens", "padding_ratio")}
+    assert batch == {"batch_size": 3.0, "batch_tokens": 80.0, "padding_ratio": 0.25}
     assert (sums["reward_queue_seconds_sum"], sums["reward_inference_seconds_sum"]) == (0.5, 2.0)
 
 
-def test_the_apis_document_is_the_one_that_is_kept(rules_url):
+def test_openapi_document(rules_url):
+    """The served OpenAPI document equals `docs/openapi.json`."""
     served = httpx.get(f"{rules_url}/openapi.json").json()
-    kept = json.loads(DOCUMENT.read_text(encoding="utf-8"))
-    assert served == kept, (
-        f"if that is meant: curl -s http://127.0.0.1:8088/openapi.json | python -m json.tool > {DOCUMENT}"
+    stored = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+    assert served == stored, (
+        f"if the change is intended: curl -s http://127.0.0.1:8088/openapi.json | python -m json.tool > {DOCUMENT}"
     )

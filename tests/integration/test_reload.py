@@ -1,4 +1,4 @@
-"""Changing rewards and keys while the service runs, and clients that meet the change."""
+"""Reloading rewards and keys of a running service, and clients that meet the change."""
 
 import time
 
@@ -37,37 +37,41 @@ def score(url, name="scaled"):
         return client.score(["Sure: banana"], rewards=[name]).rewards[name]
 
 
-def test_what_is_configured_anew_scores_after_a_reload_under_another_revision(config):
+def test_reload_changes_the_revision(config):
+    """After a reload the new configuration scores, under another revision."""
     with running_service(Settings(config=config, admin_key="the-key-of-the-admin")) as url:
         before = score(url)
         config.write_text(scaled(2.0))
-        assert score(url) == before  # nothing changes by itself
-        told = reload(url).json()
+        assert score(url) == before  # nothing changes before the reload
+        info = reload(url).json()
         after = score(url)
         metrics = httpx.get(f"{url}/metrics").text
     assert (before.scores, after.scores) == ([1.99], [3.98])
-    assert after.revision in {reward["revision"] for reward in told["rewards"]}
+    assert after.revision in {reward["revision"] for reward in info["rewards"]}
     assert before.revision not in metrics
 
 
-def test_rewards_that_a_program_has_given_are_not_reloaded_and_go_on():
-    given = {"banana": RuleReward("banana", RuleSpec(kind="rule", function="banana"))}
-    with running_service(Settings(admin_key="the-key-of-the-admin"), rewards=given) as url:
+def test_static_rewards_do_not_reload():
+    """Rewards passed in by a program cannot be reloaded and stay in use."""
+    rewards = {"banana": RuleReward("banana", RuleSpec(kind="rule", function="banana"))}
+    with running_service(Settings(admin_key="the-key-of-the-admin"), rewards=rewards) as url:
         assert (reload(url).status_code, reload(url).json()["code"]) == (409, "not_reloaded")
         assert score(url, "banana").scores == [1.99]
 
 
-def test_a_configuration_that_cannot_be_loaded_leaves_the_old_one_serving(config):
+def test_failed_reload(config):
+    """A configuration that cannot be loaded leaves the previous one in use."""
     with running_service(Settings(config=config, admin_key="the-key-of-the-admin")) as url:
         before = score(url)
         config.write_text("rewards: {banana: {kind: rule, function: bannana}}")
-        answer = reload(url)
-        assert (answer.status_code, answer.json()["code"]) == (409, "not_reloaded")
-        assert "did you mean 'banana'" in answer.json()["detail"]
+        response = reload(url)
+        assert (response.status_code, response.json()["code"]) == (409, "not_reloaded")
+        assert "did you mean 'banana'" in response.json()["detail"]
         assert score(url) == before
 
 
-def test_reloading_wants_the_admins_key_and_no_other(config):
+def test_reload_needs_the_admin_key(config):
+    """Reloading needs the admin key; an API key does not do."""
     settings = Settings(config=config, api_keys="the-key-of-a-caller", admin_key="the-key-of-the-admin")
     with running_service(settings) as url:
         assert reload(url, {}).status_code == 401
@@ -77,35 +81,34 @@ def test_reloading_wants_the_admins_key_and_no_other(config):
 
 @pytest.mark.parametrize("keys", [{}, {"api_keys": "the-key-of-a-caller"}], ids=["open", "with keys"])
 @pytest.mark.parametrize("path", ["/admin/reload%0A", "/admin/reload%0a%0a", "/admin/reload/", "/admin/%72eload"])
-def test_no_other_spelling_of_its_path_is_a_way_around_the_admins_key(config, path, keys):
+def test_reload_path_spellings(config, path, keys):
+    """No other spelling of the path avoids the admin key."""
     caller = {"Authorization": "Bearer the-key-of-a-caller"}
     with running_service(Settings(config=config, admin_key="the-key-of-the-admin", **keys)) as url:
-        answer = httpx.post(f"{url}{path}", headers=caller, timeout=30, follow_redirects=True)
-    assert answer.status_code in {401, 404}
+        response = httpx.post(f"{url}{path}", headers=caller, timeout=30, follow_redirects=True)
+    assert response.status_code in {401, 404}
 
 
-def test_without_an_admins_key_nobody_reloads(rules_url):
+def test_no_reload_without_admin_key(rules_url):
+    """Without an admin key there is no reload path."""
     assert reload(rules_url).status_code == 404
 
 
-@pytest.mark.parametrize("left", ["", " \n"])
-def test_a_key_file_that_holds_no_key_any_more_opens_nothing(config, tmp_path, left):
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_emptied_key_file(config, tmp_path, content):
+    """A reload with an emptied key file fails, and the keys stay as they were."""
     keys = tmp_path / "keys"
     keys.write_text("the-key-of-a-caller\n")
     with running_service(Settings(config=config, api_key_file=keys, admin_key="the-key-of-the-admin")) as url:
-        keys.write_text(left)
-        answer = reload(url)
-        assert (answer.status_code, "holds no key" in answer.json()["detail"]) == (409, True)
+        keys.write_text(content)
+        response = reload(url)
+        assert (response.status_code, "holds no key" in response.json()["detail"]) == (409, True)
         assert httpx.get(f"{url}/v1/rewards").status_code == 401
         assert httpx.get(f"{url}/v1/rewards", headers={"Authorization": "Bearer the-key-of-a-caller"}).is_success
 
 
-def test_keys_that_are_given_hold_at_least_one():
-    with pytest.raises(ValueError, match="holds no key"):
-        Settings(api_keys=" , ")
-
-
-def test_a_key_is_changed_without_a_restart_of_either_side(config, tmp_path):
+def test_key_rotation(config, tmp_path):
+    """A key is rotated without restarting service or client."""
     served, held = tmp_path / "served", tmp_path / "held"
     served.write_text("the-first-key-of-all\n")
     held.write_text("the-first-key-of-all")
@@ -120,7 +123,8 @@ def test_a_key_is_changed_without_a_restart_of_either_side(config, tmp_path):
         assert client.score(["banana"]).rewards
 
 
-def test_a_replica_of_another_revision_is_passed_over(rules_url, config):
+def test_client_skips_other_revisions(rules_url, config):
+    """The client skips replicas that serve another revision than the pinned one."""
     with running_service(Settings(config=config)) as other, RewardClient([other, rules_url]) as client:
         with RewardClient(rules_url) as alone:
             pinned = alone.score(["a"], rewards=["banana"]).rewards["banana"].revision
@@ -131,7 +135,8 @@ def test_a_replica_of_another_revision_is_passed_over(rules_url, config):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_reward_that_one_replica_has_not_is_had_of_another(rules_url, config, order):
+def test_client_skips_missing_rewards(rules_url, config, order):
+    """The client skips replicas that do not have the reward."""
     config.write_text(scaled(1.0).replace("scaled", "newer"))
     with running_service(Settings(config=config)) as newer, RewardClient([newer, rules_url][::order]) as client:
         assert all(client.score(["Sure: banana"], rewards=["newer"]) for _ in range(3))
@@ -139,7 +144,9 @@ def test_a_reward_that_one_replica_has_not_is_had_of_another(rules_url, config, 
             client.score(["a"], rewards=["newest"])
 
 
-def test_a_slow_replica_is_hedged_by_another(rules_url):
+def test_hedging(rules_url):
+    """A request to a slow replica is hedged by another replica."""
+
     def slow(answer):
         time.sleep(3)
         return answer, False
@@ -148,7 +155,7 @@ def test_a_slow_replica_is_hedged_by_another(rules_url):
         faults.spoiling(rules_url, *[slow] * 3) as (url, _),
         RewardClient([url, rules_url], hedge_after_s=0.1, timeout_s=10) as client,
     ):
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         scores = [client.score(["Sure: banana"], rewards=["banana"]).rewards["banana"].scores for _ in range(4)]
         assert scores == [[1.99]] * 4
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - started_s < 3

@@ -22,15 +22,16 @@ def post(url, body, **headers):
     return httpx.post(f"{url}/v1/score", content=content, headers={**JSON, **headers}, timeout=30)
 
 
-def problem(response, status, code):
+def check_problem(response, status, code):
     assert response.headers["Content-Type"] == "application/problem+json"
-    found = Problem.model_validate_json(response.content)
-    assert (response.status_code, found.status, found.code) == (status, status, code)
-    assert response.headers["X-Request-Id"] == found.request_id
-    return found
+    document = Problem.model_validate_json(response.content)
+    assert (response.status_code, document.status, document.code) == (status, status, code)
+    assert response.headers["X-Request-Id"] == document.request_id
+    return document
 
 
-def test_the_example_of_the_contract_gives_the_contracts_scores(rules_url):
+def test_documented_example(rules_url):
+    """The documented example gets the documented scores."""
     body = {
         "completions": ["Sure: it is yellow banana"],
         "prompts": ["What colour is it?"],
@@ -38,8 +39,8 @@ def test_the_example_of_the_contract_gives_the_contracts_scores(rules_url):
         "rewards": ["banana"],
         "details": True,
     }
-    answer = post(rules_url, body).json()
-    reward = answer["rewards"]["banana"]
+    response = post(rules_url, body).json()
+    reward = response["rewards"]["banana"]
     assert reward["scores"] == [1.975]
     assert reward["revision"].startswith("rule:")
     assert (reward["errors"], reward["truncated"]) == ({}, [])
@@ -50,10 +51,11 @@ def test_the_example_of_the_contract_gives_the_contracts_scores(rules_url):
         "length_penalty": -0.025,
     }
     assert reward["details"] == [parts]
-    assert set(answer["timing"]) == {"queue_ms", "compute_ms"}
+    assert set(response["timing"]) == {"queue_ms", "compute_ms"}
 
 
-def test_the_banana_table_holds_over_http(rules_url):
+def test_banana_table(rules_url):
+    """The table of hand-made cases holds over HTTP."""
     table = [case.values[0] for case in cases("banana_cases.jsonl")]
     with RewardClient(rules_url) as client:
         response = client.score([spelled_out(case, "completion") for case in table], rewards=["banana"], details=True)
@@ -62,25 +64,28 @@ def test_the_banana_table_holds_over_http(rules_url):
     assert reward.details == [pytest.approx(case["details"], abs=1e-9) for case in table]
 
 
-def test_without_names_the_default_scores_and_without_details_there_are_none(rules_url):
-    answer = post(rules_url, {"completions": ["banana"]}).json()
-    assert list(answer["rewards"]) == ["banana"]
-    assert answer["rewards"]["banana"]["details"] is None
+def test_defaults(rules_url):
+    """A request that names no rewards gets the default ones, without details."""
+    response = post(rules_url, {"completions": ["banana"]}).json()
+    assert list(response["rewards"]) == ["banana"]
+    assert response["rewards"]["banana"]["details"] is None
 
 
-def test_no_texts_give_no_scores(rules_url):
+def test_empty_request(rules_url):
+    """A request without completions gets an empty list of scores."""
     assert post(rules_url, {"completions": []}).json()["rewards"]["banana"]["scores"] == []
 
 
-def test_a_composite_sums_gates_and_clips(rules_url):
+def test_composite(rules_url):
+    """A composite sums, gates and clips its parts."""
     texts = ["Sure: banana", "Sure: rain falls from grey clouds banana"]
-    answer = post(rules_url, {"completions": texts, "rewards": ["banana_answer", "gated"]}).json()["rewards"]
-    assert answer["banana_answer"]["scores"] == pytest.approx([1.99, 1.965 + 0.8])
-    assert answer["gated"]["scores"] == pytest.approx([-3.0, 2.0])
+    rewards = post(rules_url, {"completions": texts, "rewards": ["banana_answer", "gated"]}).json()["rewards"]
+    assert rewards["banana_answer"]["scores"] == pytest.approx([1.99, 1.965 + 0.8])
+    assert rewards["gated"]["scores"] == pytest.approx([-3.0, 2.0])
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code", "says"),
+    ("body", "status", "code", "message"),
     [
         (b"{oops", 400, "bad_json", "not JSON"),
         (b"", 400, "bad_json", "not JSON"),
@@ -100,32 +105,38 @@ def test_a_composite_sums_gates_and_clips(rules_url):
         ({"completions": ["a" * 3_000_000]}, 413, "too_large", "2000000 bytes"),
     ],
 )
-def test_a_wrong_request_gets_a_problem_that_says_what_to_do(rules_url, body, status, code, says):
-    assert says in problem(post(rules_url, body), status, code).detail
+def test_wrong_request(rules_url, body, status, code, message):
+    """A wrong request gets a problem document that says what to correct."""
+    assert message in check_problem(post(rules_url, body), status, code).detail
 
 
-def test_a_body_that_grows_too_large_on_the_way_is_refused(rules_url):
+def test_chunked_body_limit(rules_url):
+    """The body limit also holds for a chunked body, whose length is not declared."""
     chunks = (b" " * 100_000 for _ in range(30))
     response = httpx.post(f"{rules_url}/v1/score", content=chunks, headers=JSON)
-    problem(response, 413, "too_large")
+    check_problem(response, 413, "too_large")
 
 
 @pytest.mark.parametrize("headers", [{"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}])
-def test_anything_but_plain_json_is_refused(rules_url, headers):
-    problem(post(rules_url, {"completions": ["a"]}, **headers), 415, "bad_content_type")
+def test_content_type_and_encoding(rules_url, headers):
+    """Only uncompressed JSON is accepted."""
+    check_problem(post(rules_url, {"completions": ["a"]}, **headers), 415, "bad_content_type")
 
 
-def test_an_unknown_path_and_a_wrong_method_are_problems_too(rules_url):
-    problem(httpx.get(f"{rules_url}/v1/nothing"), 404, "http")
-    problem(httpx.get(f"{rules_url}/v1/score"), 405, "http")
+def test_unknown_path_and_method(rules_url):
+    """An unknown path and a wrong method are answered with problem documents, too."""
+    check_problem(httpx.get(f"{rules_url}/v1/nothing"), 404, "http")
+    check_problem(httpx.get(f"{rules_url}/v1/score"), 405, "http")
 
 
-def test_the_callers_request_id_comes_back_if_it_is_a_plain_one(rules_url):
+def test_request_id(rules_url):
+    """A plain request id of the client is kept, any other is replaced."""
     assert post(rules_url, {"completions": ["a"]}, **{"X-Request-Id": "run-7.a"}).json()["request_id"] == "run-7.a"
     assert post(rules_url, {"completions": ["a"]}, **{"X-Request-Id": "x y"}).json()["request_id"] != "x y"
 
 
-def test_the_rewards_are_listed_with_what_made_them(rules_url):
+def test_service_info(rules_url):
+    """`GET /v1/rewards` lists the rewards, each with its revision."""
     with RewardClient(rules_url) as client:
         info = client.info()
     assert info.service == "remote-rewards"
@@ -137,51 +148,57 @@ def test_the_rewards_are_listed_with_what_made_them(rules_url):
 @pytest.mark.parametrize(
     "path", ["/health", "/health/live", "/health/ready", "/", "/docs", "/openapi.json", "/metrics"]
 )
-def test_every_page_answers(rules_url, path):
+def test_get_paths(rules_url, path):
+    """Every GET path of the service answers 200."""
     assert httpx.get(rules_url + path).status_code == 200
 
 
-def test_the_metrics_count_what_was_scored(rules_url):
+def test_metrics_count_texts(rules_url):
+    """The metrics count scored texts."""
     post(rules_url, {"completions": ["a", "b", "c"], "rewards": ["gated"]})
     lines = httpx.get(f"{rules_url}/metrics").text.splitlines()
     count = next(line for line in lines if line.startswith('reward_texts_total{reward="gated"}'))
     assert float(count.split()[-1]) >= 3
 
 
-async def test_who_asks_whether_it_is_ready_is_not_turned_away():
-    never_started = httpx.ASGITransport(create_app(Settings(config=RULES)))
-    async with httpx.AsyncClient(transport=never_started, base_url="http://service") as client:
+async def test_probes_are_not_rejections():
+    """A failed readiness probe does not count as a rejected request."""
+    unloaded = httpx.ASGITransport(create_app(Settings(config=RULES)))
+    async with httpx.AsyncClient(transport=unloaded, base_url="http://service") as client:
         assert (await client.get("/health/ready")).status_code == 503
         assert (await client.post("/v1/score", json={"completions": ["a"]})).status_code == 503
-        assert 'reward_rejected_total{reason="loading"} 1.0' in (await client.get("/metrics")).text
+        assert 'reward_rejected_total{reason="not_ready"} 1.0' in (await client.get("/metrics")).text
 
 
 @pytest.mark.parametrize("completions", [["a"] * 1025, ["a" * 2_000_001]], ids=["texts", "bytes"])
-def test_the_metrics_count_what_was_turned_away(rules_url, completions):
-    def refused():
+def test_metrics_count_rejections(rules_url, completions):
+    """The metrics count rejected requests by error code."""
+
+    def rejected():
         name = 'reward_rejected_total{reason="too_large"}'
         lines = httpx.get(f"{rules_url}/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
-    before = refused()
-    problem(post(rules_url, {"completions": completions}), 413, "too_large")
-    assert refused() == before + 1
+    before = rejected()
+    check_problem(post(rules_url, {"completions": completions}), 413, "too_large")
+    assert rejected() == before + 1
 
 
-def test_with_keys_only_their_holders_may_score():
+def test_api_keys():
+    """With API keys, scoring needs one of them; readiness does not."""
     key = "a-key-of-16-chars"
     with running_service(Settings(config=RULES, api_keys=["another-key-of-16", key])) as url:
-        refused = post(url, {"completions": ["a"]}, Authorization="Bearer wrong-key-of-16-ch")
-        problem(refused, 401, "unauthenticated")
-        assert refused.headers["WWW-Authenticate"] == "Bearer"
+        response = post(url, {"completions": ["a"]}, Authorization="Bearer wrong-key-of-16-ch")
+        check_problem(response, 401, "unauthenticated")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
         assert post(url, {"completions": ["a"]}, Authorization=f"Bearer {key}").status_code == 200
         assert httpx.get(f"{url}/health/ready").status_code == 200
         with RewardClient(url, key) as client:
             assert client.score(["banana"]).rewards["banana"].scores == [0.995]
 
 
-class Odd(Reward):
-    """A reward that gives scores no policy may learn from."""
+class NonFinite(Reward):
+    """A reward with scores that are not finite in float32."""
 
     info = RewardInfo(name="odd", kind="function", description="", revision="1")
     accepts_canary = False
@@ -190,15 +207,17 @@ class Odd(Reward):
         return Scores(scores=[1.0, math.inf, math.nan, 1e39, -1e18][: len(items)], details=[None] * len(items))
 
 
-def test_a_score_that_is_no_number_becomes_null_with_a_reason():
-    with running_service(rewards={"odd": Odd()}) as url:
+def test_non_finite_scores():
+    """A score that is not finite in float32 becomes null with a reason."""
+    with running_service(rewards={"odd": NonFinite()}) as url:
         reward = post(url, {"completions": ["a", "b", "c", "d", "e"]}).json()["rewards"]["odd"]
         assert 'reward_texts_total{reward="odd"} 2.0' in httpx.get(f"{url}/metrics").text  # the others have no score
     assert reward["scores"] == [1.0, None, None, None, -1e18]  # 1e39 is infinite in the policy's 32 bits
     assert {error["code"] for error in reward["errors"].values()} == {"not_finite"}
 
 
-def test_many_callers_at_once_each_get_their_own_scores(rules_url):
+def test_concurrent_clients(rules_url):
+    """Concurrent clients each get their own scores."""
     wrong = []
 
     def call(caller):
@@ -219,7 +238,7 @@ def test_many_callers_at_once_each_get_their_own_scores(rules_url):
 
 
 class Endless(Reward):
-    """A reward that ends only when its caller has gone."""
+    """A reward that never returns; it can only be cancelled."""
 
     info = RewardInfo(name="endless", kind="function", description="", revision="1")
     accepts_canary = False
@@ -236,7 +255,8 @@ class Endless(Reward):
 
 
 @pytest.mark.parametrize("requests", [1, 2], ids=["one request", "one behind it"])
-def test_work_of_a_caller_that_hangs_up_is_given_up(requests):
+def test_disconnect_cancels_scoring(requests):
+    """The work of a client that disconnects is cancelled, also behind another request."""
     reward = Endless()
     with running_service(rewards={"endless": reward}) as url:
         host, port = url.removeprefix("http://").split(":")

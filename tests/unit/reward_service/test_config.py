@@ -10,27 +10,28 @@ def config(tmp_path, text):
     return read_config(path)
 
 
-def test_the_package_serves_what_the_documentation_names():
-    served = read_config(None).rewards
-    assert {"banana", "sentiment", "valence", "optimism", "banana_answer"} <= set(served)
+def test_packaged_rewards():
+    """The rewards of the package are those that the documentation names."""
+    assert {"banana", "sentiment", "valence", "optimism", "banana_answer"} <= set(read_config(None).rewards)
 
 
-def test_parts_are_built_before_sums(tmp_path):
-    found = config(
+def test_build_order(tmp_path):
+    """The parts of a composite are built before it."""
+    rewards = config(
         tmp_path,
         "rewards:\n  sum: {kind: composite, parts: {a: {}}}\n  a: {kind: rule, function: banana}\n",
     )
-    assert build_order(found) == ["a", "sum"]
+    assert build_order(rewards) == ["a", "sum"]
 
 
-def test_a_function_can_be_named_in_short(tmp_path):
-    assert (
-        config(tmp_path, 'rewards: {mine: "package.module:object"}').rewards["mine"].object == "package.module:object"
-    )
+def test_function_shorthand(tmp_path):
+    """A string stands for a function reward."""
+    mine = config(tmp_path, 'rewards: {mine: "package.module:object"}').rewards["mine"]
+    assert (mine.kind, mine.object) == ("function", "package.module:object")
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("rewards: {a: {kind: rule, functoin: banana}}", "did you mean 'function'"),
         ("rewards: {a: {kind: rle, function: banana}}", "rewards.a"),
@@ -42,35 +43,58 @@ def test_a_function_can_be_named_in_short(tmp_path):
         ),
         (
             "rewards: {a: {kind: composite, parts: {b: {}}}, b: {kind: composite, parts: {a: {}}}}",
-            "each other",
+            "depend on each other",
         ),
         ("default: [x]\nrewards: {a: {kind: rule, function: banana}}", "default names 'x'"),
-        ("rewards:\n  a: {kind: rule, function: banana}\n  a: {kind: rule, function: banana}", "'a' is there twice"),
+        ("rewards:\n  a: {kind: rule, function: banana}\n  a: {kind: rule, function: banana}", "duplicate key 'a'"),
         ("rewards: {a: {kind: rule, function: banana, description: 2024-02-30}}", "day is out of range"),
         ("rewards: {a: {kind: classifier, model: m, labels: {x: .inf}}}", "finite"),
         ("rewards: {a: {kind: regressor, model: m, scale: .nan}}", "finite"),
-        ("rewards: {a: {kind: function, object: 'm:f', range: [1, 0]}}", "the lower end comes first.*not \\[1, 0\\]"),
+        ("rewards: {a: {kind: function, object: 'm:f', range: [1, 0]}}", "the lower end comes first.*got \\[1, 0\\]"),
         ("rewards: {a: {kind: function, object: 'm:f', range: [0, .nan]}}", "neither is NaN"),
         ("rewards: {'A b': {kind: rule, function: banana}}", "pattern"),
     ],
 )
-def test_a_wrong_configuration_is_told_in_one_sentence(tmp_path, text, says):
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_wrong_configuration(tmp_path, text, message):
+    """A wrong configuration is reported in one sentence."""
+    with pytest.raises(ConfigError, match=message) as caught:
         config(tmp_path, text)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("reward: {}", "did you mean 'rewards'?"),
+        ("rewards: {a: {kind: regressor, model: m, scal: 2}}", "did you mean 'scale'?"),
+        ("rewards: {a: {kind: rule, function: banana, scal: 2}}", ""),
+        ("rewards: {rule: {kind: classifier, model: m, labels: {P: 1}, lables: {}}}", "did you mean 'labels'?"),
+        ("rewards: {a: {kind: composite, parts: {rule: {wieght: 1}}}}", "did you mean 'weight'?"),
+        ("rewards: {a: {kind: composite, parts: {rule: {labels: 1}}}}", ""),
+        ("rewards: {a: {kind: composite, parts: {b: {}}, gates: [{at_most: 1}]}}", "did you mean 'at_least'?"),
+        ("rewards: {a: {kind: composite, parts: {b: {}}, weight: 1}}", ""),
+    ],
+)
+def test_hint_is_of_the_same_kind(tmp_path, text, hint):
+    """The hint for an unknown key is a key that is allowed in its place, or there is none."""
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        config(tmp_path, text)
+    assert str(caught.value).partition("; ")[2] == hint
+
+
+def test_missing_file(tmp_path):
+    """A missing configuration file is a `ConfigError`."""
     with pytest.raises(ConfigError, match="No such file"):
         read_config(tmp_path / "nowhere.yaml")
 
 
-def test_yaml_may_say_a_thing_once_and_refer_to_it(tmp_path):
+def test_yaml_anchors_and_merges(tmp_path):
+    """YAML's anchors and merge keys work."""
     text = (
         "rewards: {a: &rule {kind: rule, function: content_words}, b: {<<: *rule, function: banana}, c: *rule,"
         " sum: {kind: composite, parts: {a: &half {weight: 0.5}, b: &no {<<: *half, weight: 0},"
         " c: {<<: *no, clip: [0, 1]}}}}"
     )
-    found = config(tmp_path, text).rewards
-    assert [found[name].function for name in "abc"] == ["content_words", "banana", "content_words"]
-    assert found["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}
+    rewards = config(tmp_path, text).rewards
+    assert [rewards[name].function for name in "abc"] == ["content_words", "banana", "content_words"]
+    assert rewards["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}

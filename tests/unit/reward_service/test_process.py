@@ -12,43 +12,46 @@ BLOCK_BYTES, PAGE_BYTES = 8_000_000, resource.getpagesize()
 
 
 @pytest.fixture(autouse=True)
-def thawed():
+def unfreeze():
     yield
     gc.unfreeze()
 
 
-class Node:
-    """Something that holds itself, as a model's modules do."""
+class Cycle:
+    """An object that references itself, as a model's modules do."""
 
     def __init__(self):
         self.me = self
 
 
-def test_what_nobody_has_any_more_is_freed_though_it_was_settled_before():
-    node = Node()
+def test_freeze_frees_older_garbage():
+    """Freezing again frees what has become unreachable since the last time."""
+    cycle = Cycle()
     freeze_and_trim_heap()
-    gone = weakref.ref(node)
-    del node
+    reference = weakref.ref(cycle)
+    del cycle
     gc.collect()
-    assert gone() is not None, "a settled heap is not looked through"
+    assert reference() is not None, "frozen objects are not collected"
     freeze_and_trim_heap()
-    assert gone() is None
+    assert reference() is None
 
 
-def test_what_is_left_is_looked_through_no_more():
+def test_frozen_objects_are_not_scanned():
+    """What is left after freezing is excluded from garbage collections."""
     freeze_and_trim_heap()
     assert gc.get_freeze_count() > 10 * len(gc.get_objects())
 
 
 @needs_glibc
-def test_a_block_that_was_freed_is_used_again_as_it_is():
+def test_freed_blocks_are_reused():
+    """Allocating a block again causes no page faults."""
     tune_malloc()
 
-    def pages_zeroed(times):
+    def page_faults(allocations):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(times):
+        for _ in range(allocations):
             np.ones(BLOCK_BYTES, dtype=np.uint8)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    pages_zeroed(2)
-    assert pages_zeroed(20) < BLOCK_BYTES / PAGE_BYTES
+    page_faults(2)
+    assert page_faults(20) < BLOCK_BYTES / PAGE_BYTES

@@ -21,7 +21,7 @@ from bench.baselines import BUDGET_TOKENS
 from bench.report import machine, markdown, write
 from bench.texts import texts
 from reward_service.backends.base import Backend, Logits, Tokens
-from reward_service.backends.benchmark import QUEUE_SAMPLE, error
+from reward_service.backends.benchmark import QUEUE_SAMPLE, score_error
 from reward_service.backends.collate import padded
 from reward_service.backends.engines import REFERENCE, candidates, forward_all, load
 from reward_service.backends.model_folder import ModelFolder
@@ -137,7 +137,7 @@ def table(
         shares = rate / rates[str(REFERENCE)], f"{rate * useful / rates[PRODUCT]:.0%}"
         speed = [f"{rate:.1f}", f"{shares[0]:.2f}", shares[1]] if rate else ["", "", ""]
         same = np.mean(np.argmax(right, axis=1) == np.argmax(found, axis=1))
-        rows.append([name, *speed, f"{error(right, found, folder):.2g}", f"{same:.1%}"])
+        rows.append([name, *speed, f"{score_error(right, found, folder):.2g}", f"{same:.1%}"])
     rows.append([PRODUCT, f"{rates[PRODUCT]:.0f} GFLOP/s", "", "100%", "", ""])
     return rows
 

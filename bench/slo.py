@@ -19,7 +19,7 @@ from bench.serving import auto_engine
 from bench.systems import LOGS, our_service
 from bench.texts import texts
 from remote_rewards import RewardClient
-from reward_service.backends.benchmark import error
+from reward_service.backends.benchmark import score_error
 from reward_service.backends.engines import REFERENCE, forward_all, load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
@@ -143,7 +143,7 @@ def errors() -> list[Row]:
         found = forward_all(load(chosen, folder, usable_cores()), batches)
         same = np.mean(np.argmax(right, axis=1) == np.argmax(found, axis=1))
         rows += [
-            [f"auto ({chosen}): 99th percentile of the error", f"{error(right, found, folder):.2g}", "≤ 0.02"],
+            [f"auto ({chosen}): 99th percentile of the error", f"{score_error(right, found, folder):.2g}", "≤ 0.02"],
             ["auto: texts with the label of float32 torch", f"{same:.2%}", "≥ 99.5 %"],
         ]
     return rows

@@ -1,1 +1,1 @@
-"""What computes: one model behind one small seam."""
+"""The engines that compute a model, behind one small interface."""

@@ -1,4 +1,4 @@
-"""Measure engines on a fixed set of texts: how fast each is, and how far its scores are from float32 torch's."""
+"""Benchmark engines on a fixed set of texts: the speed of each, and the deviation of its scores from float32 torch."""
 
 import random
 import time
@@ -21,120 +21,125 @@ from shared.model_store.progress import log
 PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 2
 QUEUE_SAMPLE = 64
-"""Texts among which batches are cut, as under a usual load."""
+"""Texts that batches are planned from, as many as a usual load has in the queue."""
 MIN_RELATIVE_SPEED = 0.5
-"""An engine below this share of the reference's speed on four long texts is measured no further."""
+"""Speed on four long texts, relative to the reference, below which an engine is not measured further."""
 MAX_DEVIATION = 0.1
-"""An engine that is further off than that on a single text computes something else: a graph that was traced may hold
-the shapes of what it was traced with."""
+"""Largest deviation of any one score: an engine beyond it computes another model, e.g. a graph with fixed shapes."""
 LONG_CHARS = 8_000
+"""Characters of the long text of the equivalence check."""
 BUDGETS_TOKENS = (1024, 2048)
-"""Batches that are tried: larger ones are no faster on a CPU, and make single texts wait."""
+"""Batch sizes that are measured: larger ones are no faster on a CPU, and delay single texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How an engine did on the fixed texts, in batches of the size that suits it best."""
+    """The result of one engine, with the batch size that suits it best."""
 
     engine: Engine
     max_batch_tokens: int = BUDGETS_TOKENS[-1]
     texts_per_s: float | None = None
-    """None where it was not measured, because there was no choice."""
+    """None if it was not measured, because there was no choice."""
     error: float | None = None
-    """The 99th percentile of the distance from float32 torch: in probability, or as a share of a regressor's range."""
+    """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
 
 
 class ReadsLogits(Protocol):
-    """What tells how logits are read."""
+    """How a model's logits are read."""
 
     multi_label: bool
 
 
 def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measurement]:
-    """Measure the engines in turns, the reference first, so that a noisy moment is shared."""
-    tokens = probes(folder)
-    backends = load_all(folder, engines, threads, few=sorted(tokens, key=len)[-4:])
+    """Measure the engines in turns, round by round, so that other load on the machine affects all of them."""
+    tokens = probe_tokens(folder)
+    backends = load_all(folder, engines, threads, sample=sorted(tokens, key=len)[-4:])
     seconds: defaultdict[tuple[Engine, int], float] = defaultdict(float)
     logits: dict[Engine, list[Logits]] = {}
     for round_ in range(ROUNDS):
         for engine, backend in backends.items():
             for budget in BUDGETS_TOKENS:
-                began_s = time.monotonic()
-                logits[engine] = score_mixed(backend, tokens, budget, seed=round_)
-                seconds[engine, budget] += time.monotonic() - began_s
-    found = []
-    for engine in (each for each in backends if each in engines):
+                started_s = time.monotonic()
+                logits[engine] = forward_mixed(backend, tokens, budget, seed=round_)
+                seconds[engine, budget] += time.monotonic() - started_s
+    measurements = []
+    for engine in (engine for engine in backends if engine in engines):
         budget = min(BUDGETS_TOKENS, key=lambda budget: seconds[engine, budget])
         rate = ROUNDS * len(tokens) / seconds[engine, budget]
-        found.append(Measurement(engine, budget, rate, error(logits[REFERENCE], logits[engine], folder)))
-    return found
+        error = score_error(logits[REFERENCE], logits[engine], folder)
+        measurements.append(Measurement(engine, budget, rate, error))
+    return measurements
 
 
-def score_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int) -> list[Logits]:
-    """Score texts as they come to a service, a few requests at a time: no shape of batch comes twice.
+def forward_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int) -> list[Logits]:
+    """Return the logits of texts in random order, a few requests at a time, so that no batch shape repeats.
 
-    An engine that compiles something for each new shape would seem faster than it will be, if shapes came again.
+    With repeating shapes, an engine that compiles something for each new shape would seem faster than in service.
     """
     order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
     for start in range(0, len(order), QUEUE_SAMPLE):
-        waiting = order[start : start + QUEUE_SAMPLE]
-        for batch in plan_batches([len(tokens[index]) for index in waiting], budget_tokens, backend.padding_cost):
-            chosen = [waiting[place] for place in batch]
-            logits.update(zip(chosen, backend.forward([tokens[index] for index in chosen]), strict=True))
+        queue = order[start : start + QUEUE_SAMPLE]
+        for batch in plan_batches([len(tokens[index]) for index in queue], budget_tokens, backend.padding_cost):
+            indices = [queue[place] for place in batch]
+            logits.update(zip(indices, backend.forward([tokens[index] for index in indices]), strict=True))
     return [logits[index] for index in range(len(tokens))]
 
 
-def probes(folder: ModelFolder) -> list[Tokens]:
-    """Give the texts by which engines are compared."""
+def probe_tokens(folder: ModelFolder) -> list[Tokens]:
+    """Return the tokens of the fixed texts."""
     return [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
 
 
 def load_all(
-    folder: ModelFolder, engines: Sequence[Engine], threads: int, few: Sequence[Tokens]
+    folder: ModelFolder, engines: Sequence[Engine], threads: int, sample: Sequence[Tokens]
 ) -> dict[Engine, Backend]:
-    """Load the reference and every engine that can run the model, is the same model, and not hopelessly slow."""
+    """Load the reference, and each engine that can run the model, is equivalent to it, and not far slower on `sample`.
+
+    An engine that cannot is reported and left out.
+    """
     backends = {REFERENCE: load(REFERENCE, folder, threads)}
-    pace = _time_batch(backends[REFERENCE], few)
-    for engine in (each for each in engines if each != REFERENCE):
+    reference_s = _time_batch(backends[REFERENCE], sample)
+    for engine in (engine for engine in engines if engine != REFERENCE):
         try:
             backend = load(engine, folder, threads)
-            if _time_batch(backend, few) <= pace / MIN_RELATIVE_SPEED:
+            if _time_batch(backend, sample) <= reference_s / MIN_RELATIVE_SPEED:
                 check_equivalent(backends[REFERENCE], backend, folder)
                 backends[engine] = backend
-        except Exception as problem:
-            log(f"{engine} cannot run {folder.path.name}: {problem}")
+        except Exception as error:
+            log(f"{engine} cannot run {folder.path.name}: {error}")
     return backends
 
 
 def check_equivalent(reference: Backend, backend: Backend, folder: ModelFolder) -> None:
-    """Raise `ConfigError` where an engine computes something else than the reference of a short or of a long text."""
+    """Raise `ConfigError` if any score, of short texts or of a long one, deviates by more than `MAX_DEVIATION`."""
     lines = PROBES.read_text(encoding="utf-8")
     texts = [lines[:LONG_CHARS], *lines.splitlines()[:: len(lines.splitlines()) // 8]]
     tokens = [text.tokens for text in folder.encode(texts)]
-    right = [reference.forward([each])[0] for each in tokens]
-    found = [backend.forward(tokens[:1])[0], *backend.forward(tokens[1:])]
-    if not (off := float(distances(right, found, folder).max())) <= MAX_DEVIATION:
-        raise ConfigError(f"it computes something else than float32 torch, scores are off by {off:.2g}")
+    expected = [reference.forward([text])[0] for text in tokens]
+    actual = [backend.forward(tokens[:1])[0], *backend.forward(tokens[1:])]
+    deviation = float(deviations(expected, actual, folder).max())
+    if not deviation <= MAX_DEVIATION:  # NaN is not
+        raise ConfigError(f"it computes something else than float32 torch, scores are off by {deviation:.2g}")
 
 
-def _time_batch(backend: Backend, few: Sequence[Tokens]) -> float:
-    backend.forward(few)  # the first call of a shape compiles
-    began_s = time.monotonic()
-    backend.forward(few)
-    return time.monotonic() - began_s
+def _time_batch(backend: Backend, batch: Sequence[Tokens]) -> float:
+    backend.forward(batch)  # the first call of a shape compiles
+    started_s = time.monotonic()
+    backend.forward(batch)
+    return time.monotonic() - started_s
 
 
-def error(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> float:
-    """Give the 99th percentile of the distance of what is read from the logits: (texts, labels) both."""
-    return float(np.quantile(distances(reference, logits, folder), 0.99))
+def score_error(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> float:
+    """Return the 99th percentile of the scores' deviations. Both arguments are (texts, labels)."""
+    return float(np.quantile(deviations(reference, logits, folder), 0.99))
 
 
-def distances(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> NDArray[np.float64]:
-    """Give how far off each text's score is: in probability, or as a share of a regressor's range."""
-    right, found = np.asarray(reference, dtype=float), np.asarray(logits, dtype=float)
-    if right.shape[1] == 1:
-        return np.asarray(np.abs(right - found)[:, 0] / max(float(np.ptp(right)), 1e-9))
-    right, found = (
+def deviations(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> NDArray[np.float64]:
+    """Return the deviation of each text's score, (texts,): in probability, or as a share of a regressor's range."""
+    if len(reference[0]) == 1:
+        expected, actual = (np.asarray(rows, dtype=float)[:, 0] for rows in (reference, logits))
+        return np.asarray(np.abs(expected - actual) / max(float(np.ptp(expected)), 1e-9))
+    expected, actual = (
         np.array([probabilities(row, multi_label=folder.multi_label) for row in rows]) for rows in (reference, logits)
     )
-    return np.asarray(np.abs(right - found).max(axis=1))
+    return np.asarray(np.abs(expected - actual).max(axis=1))

@@ -1,7 +1,7 @@
-"""Lay the tokens of a batch out for a model. Pure: token ids in, arrays out.
+"""Collate a batch's tokens into a model's input arrays. Pure: token ids in, arrays out.
 
-`padded` suits every model: a row for each text, as wide as the longest. `packed` wants a model that knows it: all
-tokens one behind the other, and where each of them stands in its text, so that nothing but attention sees padding.
+`padded` suits every model: one row per text, as wide as the longest. `packed` needs a model that supports it: all
+tokens in one row, with the indices to and from padded rows, so that only attention sees padding.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,14 +15,14 @@ from reward_service.backends.base import Tokens
 
 Ids = NDArray[np.int64]
 PACKED_PADDING_COST = 0.2
-"""Attention's share of the time that a BERT takes for a sentence or a few."""
+"""Cost of a padding token relative to a real one in a packed batch: attention's share of the compute time."""
 
 
 def padded(batch: Sequence[Tokens], pad_token_id: int) -> dict[str, Ids]:
-    """Give `ids` and `mask`, (texts, longest), of which the end of the shorter texts is padding."""
+    """Return `ids` and `mask`, (texts, longest), padded on the right."""
     mask = _mask(batch)
     ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
-    ids[mask] = _joined(batch)
+    ids[mask] = _concatenate(batch)
     return {"ids": ids, "mask": mask.astype(np.int64)}
 
 
@@ -35,14 +35,13 @@ def packed(batch: Sequence[Tokens]) -> dict[str, Ids]:
     """
     mask = _mask(batch)
     mask = np.pad(mask, ((0, 0), (0, bucket_size(mask.shape[1]) - mask.shape[1])))
-    ids, scatter_index = _joined(batch), np.flatnonzero(mask)
+    ids, scatter_index = _concatenate(batch), np.flatnonzero(mask)
     gather_index = np.zeros(mask.shape, dtype=np.int64)
     gather_index[mask] = np.arange(len(ids))
-    ids, scatter_index = (np.pad(each, (0, bucket_size(len(each)) - len(each))) for each in (ids, scatter_index))
-    positions = scatter_index % mask.shape[1]
+    ids, scatter_index = (np.pad(array, (0, bucket_size(len(array)) - len(array))) for array in (ids, scatter_index))
     return {
         "ids": ids,
-        "positions": positions,
+        "positions": scatter_index % mask.shape[1],
         "gather_index": gather_index,
         "mask": mask.astype(np.int64),
         "scatter_index": scatter_index,
@@ -50,9 +49,9 @@ def packed(batch: Sequence[Tokens]) -> dict[str, Ids]:
 
 
 def bucket_size(size: int) -> int:
-    """Round up to four binary digits, and to whole eights: engines prepare something for each size they have not met.
+    """Round up to four significant bits and to a multiple of eight, because engines compile for each new size.
 
-    So there are eight sizes between one power of two and the next, and 3 % more to compute.
+    There are eight sizes between one power of two and the next, and 3 % more to compute.
     """
     step = max(8, 1 << max(0, size.bit_length() - 4))
     return -(-size // step) * step
@@ -60,19 +59,17 @@ def bucket_size(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """How a batch is laid out, and what a token of padding costs then, as a share of another one."""
+    """A function from a batch to input arrays, and the cost of a padding token relative to a real one."""
 
     collate: Callable[[Sequence[Tokens]], dict[str, Ids]]
     padding_cost: float
 
 
 def collator_for(inputs: Collection[str], pad_token_id: int) -> Collator:
-    """Give the layout that a graph wants, by the names of its inputs."""
-    return (
-        Collator(packed, PACKED_PADDING_COST)
-        if "scatter_index" in inputs
-        else Collator(partial(padded, pad_token_id=pad_token_id), 1.0)
-    )
+    """Return the collator for a model with these input names."""
+    if "scatter_index" in inputs:
+        return Collator(packed, PACKED_PADDING_COST)
+    return Collator(partial(padded, pad_token_id=pad_token_id), 1.0)
 
 
 def _mask(batch: Sequence[Tokens]) -> NDArray[np.bool_]:
@@ -80,5 +77,5 @@ def _mask(batch: Sequence[Tokens]) -> NDArray[np.bool_]:
     return np.arange(lengths.max()) < lengths[:, None]  # (texts, longest)
 
 
-def _joined(batch: Sequence[Tokens]) -> Ids:
+def _concatenate(batch: Sequence[Tokens]) -> Ids:
     return np.concatenate([np.asarray(tokens, dtype=np.int64) for tokens in batch])

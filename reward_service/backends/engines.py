@@ -1,4 +1,4 @@
-"""Which backends there are, and which of them this machine has. Heavy imports happen when one is loaded."""
+"""The engines, and which of them are installed. Heavy imports happen when one is loaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from reward_service.process import tune_malloc
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What computes, and in which precision: scores of two engines are two revisions."""
+    """A backend and its precision. The scores of two engines have two revisions."""
 
     backend: BackendName
     dtype: DType
@@ -35,22 +35,22 @@ ENGINES = (
 
 
 def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]:
-    """Give the installed engines that a configuration allows; None allows any. Raises `ConfigError` without one."""
-    allowed = [each for each in ENGINES if backend in (None, each.backend) and dtype in (None, each.dtype)]
+    """Return the installed engines that a configuration allows; None allows any. Raise `ConfigError` if none is."""
+    allowed = [engine for engine in ENGINES if backend in (None, engine.backend) and dtype in (None, engine.dtype)]
     if not allowed:
-        known = ", ".join(each.dtype for each in ENGINES if each.backend == backend)
-        raise ConfigError(f"{backend} does not compute in {dtype} here: take one of {known}, or another backend")
-    found = [each for each in allowed if find_spec(each.backend)]
-    if not found:
+        dtypes = ", ".join(engine.dtype for engine in ENGINES if engine.backend == backend)
+        raise ConfigError(f"{backend} does not support {dtype}: choose one of {dtypes}, or another backend")
+    installed = [engine for engine in allowed if find_spec(engine.backend)]
+    if not installed:
         missing = allowed[0].backend
         raise ConfigError(
             f"{missing} is not installed: pip install 'remote-rewards[{missing}]', or allow another engine"
         )
-    return found
+    return installed
 
 
 def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
-    """Load a model into an engine. Raises `ConfigError`."""
+    """Load a model into an engine. Raise `ConfigError`."""
     tune_malloc()
     match engine.backend:
         case "torch":
@@ -70,5 +70,5 @@ def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
 
 
 def forward_all(backend: Backend, batches: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
-    """Give the logits of several batches, one behind the other."""
+    """Return the logits of several batches, one after the other."""
     return [row for batch in batches for row in backend.forward(batch)]

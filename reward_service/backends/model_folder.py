@@ -1,4 +1,4 @@
-"""A sequence-classification model's folder: what is read of it whatever computes. No weights are loaded here."""
+"""A sequence-classification model's folder: tokenizer, labels, limits and fingerprint. No weights are loaded here."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from reward_service.backends.base import Encoded
 from reward_service.errors import ConfigError, translating
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
-NOT_HASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
+UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
 FIXED_DATE = date(2024, 7, 26)
-"""What day it is in chat templates that tell it, Llama's own default: no score depends on when it is asked for."""
+"""Today's date in chat templates, Llama's own default, so that no score depends on the day of the request."""
 PADDING_OFFSET_MODELS = {
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
     *("data2vec-text", "xmod", "luke", "mluke", "esm"),
 }
-"""Models that count positions from the padding index on."""
+"""Model types whose positions start after the padding index."""
 CHARS_PER_TOKEN = 32
-"""No natural text has so many characters for each token; what is longer is spaces, or made to be slow."""
+"""Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
 
 
 class ModelFolder:
@@ -32,9 +32,11 @@ class ModelFolder:
         if not any(path.glob("*.safetensors")):
             raise ConfigError(
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
-                f"`AutoModel….from_pretrained(…).save_pretrained(…)` where you trust them"
+                f"`AutoModel….from_pretrained(…).save_pretrained(…)` if you trust them"
             )
-        self._signatures = file_signatures(path)  # before anything is read: what is read must be what is hashed
+        self._signatures = file_signatures(
+            path
+        )  # taken before anything is read: the files read must be the files hashed
         with translating(ConfigError, f"cannot load the model in {path}"):
             self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -54,42 +56,41 @@ class ModelFolder:
         self._rust.enable_truncation(self.max_tokens)
 
     def check_unchanged(self) -> None:
-        """Raise `ConfigError` if a file was replaced since it was hashed: scores would bear a revision not theirs."""
+        """Raise `ConfigError` if a file was replaced since it was hashed: its scores would have the wrong revision."""
         if file_signatures(self.path) != self._signatures:
-            raise ConfigError(f"the model in {self.path} changed while it was loaded; load it again when it is whole")
+            raise ConfigError(f"the model in {self.path} changed while it was loaded; retry when it is complete")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenize in Rust, outside the interpreter's lock; cut on the right what the model cannot read.
+        """Tokenize in Rust, without the GIL, and truncate on the right to `max_tokens`.
 
-        A text of more characters than any that fits is cut before it is tokenized, which would take a second for each
-        million of them.
+        Texts are first cut to the characters that can fit: a million characters take a second to tokenize.
         """
-        most = CHARS_PER_TOKEN * self.max_tokens
-        cut = [text[:most] for text in texts]
-        if len(cut) == 1:  # without the threads that share out a batch, behind which it would wait
+        max_chars = CHARS_PER_TOKEN * self.max_tokens
+        cut = [text[:max_chars] for text in texts]
+        if len(cut) == 1:  # not in the thread pool, where it would queue behind batches
             encodings = [self._rust.encode(cut[0], add_special_tokens=self._special_tokens)]
         else:
             encodings = self._rust.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
         return [
-            Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > most)
+            Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > max_chars)
             for encoding, text in zip(encodings, texts, strict=True)
         ]
 
     def chat(self, prompt: Any, completion: Any) -> str:
-        """Lay out prompt and completion in the model's own chat template, as TRL's RewardTrainer does."""
+        """Return prompt and completion in the model's own chat template, as TRL's RewardTrainer formats them."""
         messages = [*_messages(prompt, "user"), *_messages(completion, "assistant")]
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
 
     @property
     def has_chat_template(self) -> bool:
-        """Tell whether `chat` can be used."""
+        """Return whether `chat` can be used."""
         return bool(self._tokenizer.chat_template)
 
 
 def max_input_tokens(tokenizer: Any, config: Any) -> int:
-    """Give how many tokens a model can read: its positions, or less if its tokenizer says so."""
+    """Return the maximum input length in tokens: the model's positions, or the tokenizer's limit if that is less."""
     positions = getattr(config, "max_position_embeddings", None) or 0
-    if positions <= 0:  # some have no bound, which one of them writes as -1
+    if positions <= 0:  # unlimited; XLNet writes it as -1
         positions = 1 << 20
     if config.model_type in PADDING_OFFSET_MODELS:
         positions -= 2
@@ -97,35 +98,35 @@ def max_input_tokens(tokenizer: Any, config: Any) -> int:
 
 
 def pad_token_id(tokenizer: Any, config: Any) -> int:
-    """Give the id that the model itself takes for padding: a decoder looks for the last token before it."""
-    known = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(found) for found in known if isinstance(found, int))
+    """Return the id that the model itself treats as padding: a decoder scores the last token before it."""
+    ids = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token_id) for token_id in ids if isinstance(token_id, int))
 
 
 def fingerprint(folder: Path, reading: str) -> str:
-    """Hash all that the scores of a model depend on, besides what computes them."""
+    """Hash all that the scores of a model depend on, except the engine. `reading` describes how texts are tokenized."""
     digest = hashlib.sha256(reading.encode())
-    for path in hashed(folder):
+    for path in hashed_files(folder):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def hashed(folder: Path) -> list[Path]:
-    """Give the files that the scores of a model depend on."""
-    found = {path for pattern in HASHED_PATTERNS for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.name not in NOT_HASHED_NAMES)
+def hashed_files(folder: Path) -> list[Path]:
+    """Return the files that the scores of a model depend on."""
+    paths = {path for pattern in HASHED_PATTERNS for path in folder.glob(pattern)}
+    return sorted(path for path in paths if path.name not in UNHASHED_NAMES)
 
 
 def file_signatures(folder: Path) -> list[tuple[str, int, int, int]]:
-    """Give what tells a file from one that took its place: name, number, size, time of its last change."""
-    files = [(path.name, path.stat()) for path in hashed(folder)]
+    """Return what changes when a file is replaced: name, inode, size, modification time."""
+    files = [(path.name, path.stat()) for path in hashed_files(folder)]
     return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]
 
 
 def _without_clock(template: str) -> str:
-    """Put a date that stays in the place of today's, which transformers tells to templates that ask."""
+    """Return the template with `strftime_now`, which transformers defines as today's date, set to a fixed date."""
     codes = "".join(f"|replace('%{code}', '{FIXED_DATE.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
     return f"{{%- macro strftime_now(layout) -%}}{{{{ layout{codes} }}}}{{%- endmacro -%}}{template}"
 

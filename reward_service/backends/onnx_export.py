@@ -1,4 +1,4 @@
-"""A model's graph in ONNX, for engines that take one: traced from torch once, and kept in the cache."""
+"""Export a model to ONNX, for the engines that need a graph: traced from torch once, and cached."""
 
 import hashlib
 import json
@@ -18,15 +18,16 @@ from reward_service.backends.torch_backend import forward_for, load
 from shared.model_store.cache import build_once, cache_home
 from shared.model_store.progress import quiet_transformers
 
-FORMAT = 4  # of the traced graph
+FORMAT = 4
+"""Version of the traced graph."""
 OPSET = 17
 NAME = "model.onnx"
 AXES = {1: ["tokens"], 2: ["texts", "longest"]}
-"""By how many there are."""
+"""Names of an input's axes, by its number of dimensions."""
 
 
 def graph_of(folder: ModelFolder) -> Path | bytes:
-    """Give the graph: its file in the cache, or its content where the cache cannot be written, such as an image's."""
+    """Return the graph: its file in the cache, or its content if the cache is read-only, such as an image's."""
     target = cache_home() / "graphs" / _key(folder)
     try:
         return build_once(target, lambda into: trace(folder, into / NAME)) / NAME
@@ -37,7 +38,7 @@ def graph_of(folder: ModelFolder) -> Path | bytes:
 
 
 class Traced(nn.Module):
-    """A model as a function from what a layout gives to logits, (texts, labels)."""
+    """A model as a function from a collator's arrays to logits, (texts, labels)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -45,12 +46,12 @@ class Traced(nn.Module):
         self.inputs, self._forward = forward_for(model)
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
-        """Give the logits."""
+        """Return the logits."""
         return self._forward(*arrays)
 
 
 def trace(folder: ModelFolder, file: Path) -> None:
-    """Write the graph of a model. The tracer warns of its age, and of Python values, none of which depends on texts."""
+    """Write the graph of a model. The tracer's warnings of Python values are void: none depends on the texts."""
     with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = Traced(load(folder))
@@ -65,17 +66,17 @@ def trace(folder: ModelFolder, file: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-    folder.check_unchanged()  # the graph is kept under the name of what was hashed
+    folder.check_unchanged()  # the graph is cached under the hash of these files
 
 
 def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Give two texts of unlike length, so that nothing of their shape is taken for granted."""
+    """Return two texts of different lengths, so that the tracer takes no shape for a constant."""
     tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
     arrays = collator_for(inputs, folder.pad_token_id).collate(tokens)
     return {name: torch.from_numpy(arrays[name]) for name in inputs}
 
 
 def _key(folder: ModelFolder) -> str:
-    """Name all that a graph depends on."""
-    made_with = [FORMAT, OPSET, folder.fingerprint, version("torch"), version("transformers")]
-    return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
+    """Return the cache key: a hash of all that a graph depends on."""
+    values = [FORMAT, OPSET, folder.fingerprint, version("torch"), version("transformers")]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

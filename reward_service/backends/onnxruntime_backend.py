@@ -1,4 +1,4 @@
-"""Compute with ONNX Runtime, in float32, the graph that was traced from the torch model."""
+"""ONNX Runtime in float32, on the graph traced from the torch model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from reward_service.errors import ConfigError, translating
 
 
 class OnnxBackend:
-    """A model in ONNX Runtime: its graph as it was traced, or another one with the same inputs and outputs."""
+    """A model in ONNX Runtime: its traced graph, or another one with the same inputs and outputs."""
 
     numeric_settings: Sequence[float | str] = ()
 
     def __init__(self, folder: ModelFolder, threads: int, graph: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # the event loop needs a core, too
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # leave a core to the event loop
         with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
             model = graph or graph_of(folder)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._collator = collator_for([each.name for each in self._session.get_inputs()], folder.pad_token_id)
+        self._collator = collator_for([array.name for array in self._session.get_inputs()], folder.pad_token_id)
         self.padding_cost = self._collator.padding_cost
 
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:

@@ -1,4 +1,4 @@
-"""Compute with OpenVINO the graph that was traced from the torch model, in floats or in 8-bit integers."""
+"""OpenVINO in floats or 8-bit integers, on the graph traced from the torch model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoBackend:
-    """A model in OpenVINO, in `float32`, `bfloat16`, or `int8`: weights and what they are multiplied by in 8 bits.
+    """A model in OpenVINO, in `float32`, `bfloat16`, or `int8` (weights and activations).
 
-    In `int8` the steps of the weights are fixed and those of each token found as it comes, whatever else is in its
-    batch; all else is computed in bfloat16 where the processor can.
+    In `int8` the scales of weights are static and those of activations dynamic, token by token, so that they do not
+    depend on the rest of the batch. Everything else is computed in bfloat16 if the processor supports it.
     """
 
     def __init__(self, folder: ModelFolder, dtype: str, threads: int) -> None:
@@ -35,9 +35,9 @@ class OpenVinoBackend:
                 (QUANT_GROUP_SIZE, FLOAT_LAYER_SHARE, precision) if dtype == "int8" else ()
             )
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
-        if (computes_in := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
-            raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {computes_in}")
-        self._collator = collator_for([each.get_any_name() for each in self._compiled.inputs], folder.pad_token_id)
+        if (actual := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
+            raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {actual}")
+        self._collator = collator_for([array.get_any_name() for array in self._compiled.inputs], folder.pad_token_id)
         self.padding_cost = self._collator.padding_cost
 
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
@@ -51,7 +51,7 @@ def _options(precision: str, threads: int) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(QUANT_GROUP_SIZE),  # heeded where weights are integers
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(QUANT_GROUP_SIZE),  # applies to integer weights only
     }
 
 
@@ -60,21 +60,20 @@ def _best_float(core: Any) -> str:
 
 
 def quantize_weights(model: Any) -> None:
-    """Put the weights of a graph's products into 8 bits, but for the first products and the last, the head."""
+    """Quantize the weights of a graph's matrix products to int8, except the first ones and the last, the head."""
     products = [node for node in model.get_ordered_ops() if _has_weights(node)]
     for product in products[int(FLOAT_LAYER_SHARE * len(products)) : -1]:
         weights = product.input_value(1).get_node().get_data()
         by_output = weights if product.get_attributes()["transpose_b"] else weights.T
-        whole, steps = quantize_rows(
-            np.ascontiguousarray(by_output, dtype=np.float32)
-        )  # (outputs, inputs), (outputs, 1)
-        exact = ops.multiply(ops.convert(ops.constant(whole), "f32"), ops.constant(steps))
-        same = ops.matmul(product.input_value(0), exact, transpose_a=False, transpose_b=True)
-        product.output(0).replace(same.output(0))
+        by_output = np.ascontiguousarray(by_output, dtype=np.float32)  # (outputs, inputs)
+        integers, scales = quantize_rows(by_output)  # (outputs, inputs), (outputs, 1)
+        dequantized = ops.multiply(ops.convert(ops.constant(integers), "f32"), ops.constant(scales))
+        replacement = ops.matmul(product.input_value(0), dequantized, transpose_a=False, transpose_b=True)
+        product.output(0).replace(replacement.output(0))
 
 
 def _has_weights(node: Any) -> bool:
-    """Tell whether a node multiplies by a constant matrix."""
+    """Return whether a node multiplies by a constant matrix."""
     if node.get_type_name() != "MatMul" or node.get_attributes()["transpose_a"]:
         return False
     right = node.input_value(1).get_node()

@@ -1,8 +1,8 @@
-"""`backend: auto`: measure the engines of this machine, and take the fastest whose scores are right.
+"""`backend: auto`: benchmark the engines of this machine, and select the fastest with the right scores.
 
-Enters: a model's folder, the engines it may run on, a tolerance. Leaves: one engine, with its measured speed and error.
-Scores of float32 torch on a fixed set of texts are the measure of all others. The choice is kept in the cache, by
-model, machine and versions, so that a service scores with one engine however often it is started.
+In: a model's folder, the engines allowed, a tolerance. Out: one engine, with its measured speed and error. The scores
+of float32 torch on a fixed set of texts are the reference. The selection is cached by model, machine and versions, so
+that a service keeps one engine across restarts.
 """
 
 import hashlib
@@ -23,89 +23,91 @@ from reward_service.errors import ConfigError
 from shared.model_store.cache import build_once, cache_home
 from shared.model_store.progress import log
 
-FORMAT = 7  # of how it is measured, and of what is remembered
+FORMAT = 7
+"""Version of the benchmark and of the files in the cache."""
 
 
 def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_error: float, threads: int) -> Measurement:
-    """Give the engine to score with: measured now, or remembered."""
+    """Return the fastest engine within the tolerance, from the cache or measured now. Raise `ConfigError`."""
     target = cache_home() / "engines" / _key(folder, engines, max_score_error, threads)
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
 
     def build(into: Path) -> None:
-        found.extend(measure(folder, engines, threads))
-        log(summary(folder.path.name, found))
-        (into / "measured.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
+        measurements.extend(measure(folder, engines, threads))
+        log(summary(folder.path.name, measurements))
+        content = json.dumps([asdict(measurement) for measurement in measurements], indent=1)
+        (into / "measured.json").write_text(content, encoding="utf-8")
 
     try:
-        found = load_measurements(build_once(target, build) / "measured.json")
-    except OSError as error:  # a cache that cannot be written, such as an image's: measured anew at each start
-        log(f"cannot keep the measurement: {error}")
-        found = found or measure(folder, engines, threads)
-    return fastest(found, max_score_error)
+        measurements = load_measurements(build_once(target, build) / "measured.json")
+    except OSError as error:  # a read-only cache, such as an image's: measured at each start
+        log(f"cannot cache the measurement: {error}")
+        measurements = measurements or measure(folder, engines, threads)
+    return fastest(measurements, max_score_error)
 
 
 def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
-    """Take the only engine there is to choose from, once it was seen to compute the same model as the reference.
+    """Return the only engine allowed, after checking that it is equivalent to the reference. Raise `ConfigError`.
 
-    Raises `ConfigError` where it does not. That it does is remembered, of any machine.
+    A passed check is cached, whatever the machine.
     """
-    if engine.backend == REFERENCE.backend:  # no graph was traced
+    if engine.backend == REFERENCE.backend:  # no graph is traced
         return Measurement(engine)
 
     def build(into: Path) -> None:
-        _compare(folder, engine, threads)
-        (into / "held.txt").write_text(f"{engine}\n", encoding="utf-8")
+        _check_equivalent(folder, engine, threads)
+        (into / "verified.txt").write_text(f"{engine}\n", encoding="utf-8")
 
-    name = f"held-{_hash(FORMAT, folder.fingerprint, str(engine), _versions())}"
+    name = f"verified-{_hash(FORMAT, folder.fingerprint, str(engine), _versions())}"
     try:
         build_once(cache_home() / "engines" / name, build)
-    except OSError:  # a cache that cannot be written
-        _compare(folder, engine, threads)
+    except OSError:  # a read-only cache
+        _check_equivalent(folder, engine, threads)
     return Measurement(engine)
 
 
-def _compare(folder: ModelFolder, engine: Engine, threads: int) -> None:
+def _check_equivalent(folder: ModelFolder, engine: Engine, threads: int) -> None:
     try:
         check_equivalent(load(REFERENCE, folder, threads), load(engine, folder, threads), folder)
     except ConfigError as error:
-        raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}; take another engine") from error
+        raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}; choose another engine") from error
 
 
 def load_measurements(path: Path) -> list[Measurement]:
-    """Read what was measured."""
+    """Load cached measurements."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [Measurement(**{**row, "engine": Engine(**row["engine"])}) for row in rows]
 
 
-def fastest(measured: Sequence[Measurement], max_score_error: float) -> Measurement:
-    """Give the fastest of those within the tolerance. Raises `ConfigError` if there is none: NaN is never within."""
-    right = [each for each in measured if each.error is not None and each.error <= max_score_error]
-    if not right:
+def fastest(measurements: Sequence[Measurement], max_score_error: float) -> Measurement:
+    """Return the fastest engine within the tolerance, which NaN never is. Raise `ConfigError` if there is none."""
+    accurate = [result for result in measurements if result.error is not None and result.error <= max_score_error]
+    if not accurate:
         raise ConfigError(
             f"no engine is within {max_score_error:g} of float32 torch: allow another, or raise the tolerance"
         )
-    return max(right, key=lambda each: each.texts_per_s or 0.0)
+    return max(accurate, key=lambda result: result.texts_per_s or 0.0)
 
 
-def summary(model: str, measured: Sequence[Measurement]) -> str:
-    """Word the measurements in one line."""
-    parts = [f"{each.engine}: {each.texts_per_s:.0f} texts/s, error {each.error:.2g}" for each in measured]
-    return f"measured engines for {model}: {'; '.join(parts)}"
+def summary(model: str, measurements: Sequence[Measurement]) -> str:
+    """Return the measurements in one line."""
+    parts = [f"{result.engine}: {result.texts_per_s:.0f} texts/s, error {result.error:.2g}" for result in measurements]
+    return f"benchmark of engines for {model}: {'; '.join(parts)}"
 
 
 def _key(folder: ModelFolder, engines: Sequence[Engine], max_score_error: float, threads: int) -> str:
-    """Name all that a choice depends on."""
+    """Return the cache key: a hash of all that a selection depends on."""
     probes, names = PROBES.read_text(encoding="utf-8"), [*map(str, engines)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return _hash(FORMAT, probes, folder.fingerprint, names, max_score_error, threads, device, _versions())
 
 
-def _hash(*made_with: Any) -> str:
-    return hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
+def _hash(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
-    """Name the processor and what it can do; Linux tells more than the standard library knows."""
+    """Return the processor's model and instruction sets, which on Linux the standard library does not know."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return "\n".join(sorted({line for line in lines if line.startswith(("model", "flags", "Features"))})) or str(

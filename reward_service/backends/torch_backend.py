@@ -1,4 +1,4 @@
-"""Compute with transformers and torch. In float32 it is the reference that all others are held against."""
+"""Torch with transformers. In float32 it is the reference that all other engines are compared with."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from shared.model_store.progress import quiet_transformers
 
 
 class TorchBackend:
-    """A model in torch, in `float32` or `bfloat16`, on a GPU where torch sees one."""
+    """A model in torch, in `float32` or `bfloat16`, on a GPU if torch finds one."""
 
     numeric_settings: Sequence[float | str] = ()
 
@@ -38,26 +38,26 @@ class TorchBackend:
 
 
 def load(folder: ModelFolder, dtype: str = "float32") -> Any:
-    """Load the weights, ready to compute with. Raises `ConfigError` where some are missing: they would be random."""
+    """Load the weights for inference. Raise `ConfigError` if some are missing: they would be random."""
     with quiet_transformers(), translating(ConfigError, f"cannot load the model in {folder.path}"):
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             folder.path,
             dtype=getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
-    if missing := sorted(map(str, {*found["missing_keys"], *found["mismatched_keys"]})):
+    if missing := sorted(map(str, {*loading_info["missing_keys"], *loading_info["mismatched_keys"]})):
         raise ConfigError(
-            f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: take a "
-            f"model that was trained to classify or to score, not the one it was made from"
+            f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: use a "
+            f"model that was trained to classify or to score, not its base model"
         )
-    model.config.pad_token_id = folder.pad_token_id  # a decoder's score is that of the last token before the padding
+    model.config.pad_token_id = folder.pad_token_id  # a decoder scores the last token before the padding
     return model.eval()
 
 
 def forward_for(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
-    """Give the function to logits that does the least work for the same result, and the names of what it takes."""
+    """Return the cheapest forward function with the model's own logits, and the names of its inputs."""
     if bert_cls_only.supports(model):
         return ("ids", "positions", "gather_index", "mask", "scatter_index"), partial(bert_packed.forward, model)
     return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits

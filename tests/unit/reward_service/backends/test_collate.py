@@ -13,7 +13,8 @@ BATCHES = st.lists(st.lists(st.integers(1, 49), min_size=1, max_size=24), min_si
 
 
 @given(BATCHES)
-def test_packed_tokens_are_all_there_one_behind_the_other(batch):
+def test_packed_ids(batch):
+    """A packed batch holds all tokens, one text after the other, with their positions."""
     arrays = packed(batch)
     count = sum(map(len, batch))
     assert arrays["ids"][:count].tolist() == [token for tokens in batch for token in tokens]
@@ -21,7 +22,8 @@ def test_packed_tokens_are_all_there_one_behind_the_other(batch):
 
 
 @given(BATCHES)
-def test_rows_lead_from_packed_tokens_to_the_padded_ones_and_places_back(batch):
+def test_gather_and_scatter(batch):
+    """`gather_index` leads from packed to padded rows, and `scatter_index` back."""
     here, there = packed(batch), padded(batch, pad_token_id=0)
     longest, count = max(map(len, batch)), sum(map(len, batch))
     assert np.array_equal(here["mask"][:, :longest], there["mask"])
@@ -32,7 +34,8 @@ def test_rows_lead_from_packed_tokens_to_the_padded_ones_and_places_back(batch):
 
 
 @given(st.integers(1, 1_000_000))
-def test_a_coarse_size_is_little_larger_and_one_of_few(size):
+def test_bucket_size(size):
+    """A bucketed size is little larger, and one of few."""
     assert size <= bucket_size(size) < size + 8 + size / 8
     assert bucket_size(bucket_size(size)) == bucket_size(size)
     assert len({bucket_size(each) for each in range(513, 1025)}) <= 9
@@ -56,7 +59,8 @@ def distilbert():
 @settings(max_examples=40)
 @given(batch=BATCHES)
 @torch.inference_mode()
-def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request):
+def test_logits_equal_own(name, batch, request):
+    """Packed or padded, the logits are the model's own."""
     model = request.getfixturevalue(name)
     inputs, forward = forward_for(model)
     arrays, plain = collator_for(inputs, 0).collate(batch), padded(batch, pad_token_id=0)
@@ -65,6 +69,7 @@ def test_whatever_the_layout_the_logits_are_the_models_own(name, batch, request)
     assert torch.allclose(found, own, atol=1e-5)
 
 
-def test_bert_is_packed_and_what_is_not_known_is_padded(bert, distilbert):
+def test_collator_by_model(bert, distilbert):
+    """BERT is packed, any other model padded."""
     assert "scatter_index" in forward_for(bert)[0]
     assert list(forward_for(distilbert)[0]) == ["ids", "mask"]

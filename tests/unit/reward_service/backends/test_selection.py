@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reward_service.backends import selection
 from reward_service.backends.base import Encoded
-from reward_service.backends.benchmark import Measurement, check_equivalent, error
+from reward_service.backends.benchmark import Measurement, check_equivalent, score_error
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
 from reward_service.backends.model_folder import max_input_tokens
 from reward_service.backends.selection import fastest
@@ -24,33 +24,38 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("max_score_error", "engine"), [(0.0, ROWS[0]), (0.02, ROWS[1]), (0.05, ROWS[2])])
-def test_the_fastest_within_the_tolerance_is_taken(max_score_error, engine):
+def test_fastest_within_tolerance(max_score_error, engine):
+    """The fastest engine within the tolerance is selected."""
     assert fastest(ROWS, max_score_error) == engine
 
 
-def test_an_engine_that_gives_no_numbers_is_never_taken():
+def test_nan_never_selected():
+    """An engine whose error is NaN is never selected."""
     rows = [
         ROWS[0],
-        Measurement(Engine("torch", "bfloat16"), 2048, 400.0, error([[0.0, 1.0]], [[math.nan, 1.0]], SOFTMAX)),
+        Measurement(Engine("torch", "bfloat16"), 2048, 400.0, score_error([[0.0, 1.0]], [[math.nan, 1.0]], SOFTMAX)),
     ]
     assert fastest(rows, 1.0) == ROWS[0]
     with pytest.raises(ConfigError, match="no engine is within"):
         fastest(rows[1:], 1.0)
 
 
-def test_the_error_is_a_distance_of_probabilities():
+def test_classifier_error():
+    """A classifier's error is a difference of probabilities."""
     certain, half = [0.0, math.log(3)], [0.0, 0.0]
-    assert error([certain] * 200, [certain] * 200, SOFTMAX) == 0
-    assert error([certain] * 200, [half] * 200, SOFTMAX) == pytest.approx(0.25)
+    assert score_error([certain] * 200, [certain] * 200, SOFTMAX) == 0
+    assert score_error([certain] * 200, [half] * 200, SOFTMAX) == pytest.approx(0.25)
 
 
-def test_of_a_regressor_it_is_a_share_of_the_range():
-    assert error([[-2.0], [2.0]], [[-2.0], [2.4]], SIGMOID) == pytest.approx(0.1, abs=2e-3)
+def test_regressor_error():
+    """A regressor's error is a share of the range of its outputs."""
+    assert score_error([[-2.0], [2.0]], [[-2.0], [2.4]], SIGMOID) == pytest.approx(0.1, abs=2e-3)
 
 
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=2, max_size=2), min_size=1, max_size=20))
-def test_the_error_never_exceeds_1(logits):
-    assert 0 <= error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
+def test_error_at_most_1(logits):
+    """A classifier's error is between 0 and 1."""
+    assert 0 <= score_error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
 
 
 class Says:
@@ -77,7 +82,8 @@ class Folder:
 
 
 @pytest.mark.parametrize("logits", [[0.0, 0.0], [math.nan, 0.0]])
-def test_an_engine_that_computes_something_else_is_refused(logits):
+def test_check_equivalent(logits):
+    """An engine that deviates from the reference, on short texts or a long one, is rejected."""
     certain = Says([0.0, math.log(3)])
     check_equivalent(certain, certain, Folder())
     with pytest.raises(ConfigError, match="it computes something else than float32 torch"):
@@ -85,10 +91,11 @@ def test_an_engine_that_computes_something_else_is_refused(logits):
     assert max(Folder.lengths) > 5000  # of a long text too
 
 
-def test_that_an_engine_computes_the_same_model_is_found_out_once_and_that_it_does_not_each_time(tmp_path, monkeypatch):
+def test_verified_is_cached(tmp_path, monkeypatch):
+    """A passed equivalence check is cached, a failed one is not."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
     compared, folder = [], SimpleNamespace(fingerprint="f", path=tmp_path)
-    monkeypatch.setattr(selection, "_compare", lambda *given: compared.append(given))
+    monkeypatch.setattr(selection, "_check_equivalent", lambda *given: compared.append(given))
     for engine in (Engine("openvino", "float32"), REFERENCE, Engine("torch", "bfloat16")):
         assert [selection.verified(folder, engine, 2).engine for _ in range(2)] == [engine] * 2
     assert len(compared) == 1
@@ -97,7 +104,7 @@ def test_that_an_engine_computes_the_same_model_is_found_out_once_and_that_it_do
         compared.append(None)
         raise ConfigError("it computes something else")
 
-    monkeypatch.setattr(selection, "_compare", another_model)
+    monkeypatch.setattr(selection, "_check_equivalent", another_model)
     for _ in range(2):
         with pytest.raises(ConfigError):
             selection.verified(folder, Engine("onnxruntime", "float32"), 2)
@@ -105,32 +112,38 @@ def test_that_an_engine_computes_the_same_model_is_found_out_once_and_that_it_do
 
 
 @pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])
-def test_what_counts_positions_from_the_padding_on_reads_two_tokens_less(kind, positions, tokens):
+def test_max_input_tokens(kind, positions, tokens):
+    """Models whose positions start after the padding index read two tokens less."""
     config = SimpleNamespace(model_type=kind, max_position_embeddings=positions)
     assert max_input_tokens(SimpleNamespace(model_max_length=900), config) == tokens
 
 
-def test_the_reference_is_always_a_candidate():
+def test_reference_is_candidate():
+    """The reference is the first candidate."""
     assert candidates(None, None)[0] == REFERENCE
     assert candidates("torch", "float32") == [REFERENCE]
     assert set(candidates(None, None)) <= set(ENGINES)
 
 
-def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+def test_engine_not_installed(monkeypatch):
+    """The error for a missing engine has the command that installs it."""
     monkeypatch.setattr("reward_service.backends.engines.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'remote-rewards\[openvino\]'"):
         candidates("openvino", None)
 
 
-def test_a_precision_that_a_backend_does_not_have_is_told_with_those_it_has():
-    with pytest.raises(ConfigError, match="torch does not compute in int8 here: take one of float32, bfloat16"):
+def test_unsupported_dtype():
+    """The error for an unsupported precision lists the supported ones."""
+    with pytest.raises(ConfigError, match="torch does not support int8: choose one of float32, bfloat16"):
         candidates("torch", "int8")
 
 
 @pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000\n", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
-def test_a_containers_quota_counts(cpu_max, cores):
+def test_cgroup_quota(cpu_max, cores):
+    """A container's CPU quota limits the cores."""
     assert quota_of(cpu_max) == cores
 
 
-def test_there_is_at_least_one_core():
+def test_at_least_one_core():
+    """There is at least one usable core."""
     assert usable_cores() >= 1

@@ -63,20 +63,23 @@ def serving(folder, backend="torch", dtype="float32"):
 
 
 @pytest.mark.parametrize(("backend", "dtype"), [("torch", "float32"), (None, "float32")], ids=["torch", "auto"])
-def test_prompt_and_completion_are_scored_as_one_conversation(folder, right, backend, dtype):
+def test_conversation(folder, right, backend, dtype):
+    """Prompt and completion are scored as one conversation in the chat template."""
     with serving(folder, backend, dtype) as url, RewardClient(url) as client:
         scores = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"].scores
     assert scores == pytest.approx(right, abs=1e-4)
 
 
-def test_without_prompts_there_is_a_reason_instead_of_a_score(folder):
+def test_prompt_needed(folder):
+    """Without prompts each item has an error instead of a score."""
     with serving(folder) as url, RewardClient(url) as client:
         reward = client.score(REPLIES, rewards=["judge"]).rewards["judge"]
     assert reward.scores == [None] * 3
     assert {error.code for error in reward.errors.values()} == {"prompt_needed"}
 
 
-def test_a_conversation_that_the_template_refuses_costs_only_itself(folder, right, tmp_path):
+def test_template_error(folder, right, tmp_path):
+    """A conversation that the template rejects has no effect on the others."""
     strict = tmp_path / "strict"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = REFUSAL + tokenizer.chat_template
@@ -88,7 +91,8 @@ def test_a_conversation_that_the_template_refuses_costs_only_itself(folder, righ
     assert "no greetings" in reward.errors["2"].message
 
 
-def test_a_template_that_tells_the_date_scores_the_same_on_any_day(folder, tmp_path, monkeypatch):
+def test_fixed_date(folder, tmp_path, monkeypatch):
+    """A template that prints the date prints a fixed one, which the revision covers."""
     dated = tmp_path / "dated"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain = tokenizer.chat_template

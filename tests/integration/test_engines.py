@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LongformerConfig, LongformerForSequenceC
 
 from remote_rewards import RewardClient
 from reward_service.backends import engines
-from reward_service.backends.benchmark import error
+from reward_service.backends.benchmark import score_error
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import graph_of
 from reward_service.backends.openvino_backend import quantize_weights
@@ -44,7 +44,8 @@ def texts():
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
-def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
+def test_float32_logits(engine, folder, texts):
+    """Every float32 engine gives torch's logits."""
     batches = [[text.tokens for text in folder.encode(texts[start : start + 16])] for start in range(0, 96, 16)]
     right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), batches)
     found = engines.forward_all(engines.load(engine, folder, 2), batches)
@@ -52,16 +53,18 @@ def test_every_float32_engine_gives_the_logits_of_torch(engine, folder, texts):
 
 
 @pytest.mark.parametrize("engine", engines.candidates("openvino", "int8"), ids=str)
-def test_8_bit_integers_stay_within_the_tolerance_whatever_they_are_batched_with(engine, folder, texts):
+def test_int8_within_tolerance(engine, folder, texts):
+    """Scores in int8 are within the tolerance, alone and batched."""
     tokens = [text.tokens for text in folder.encode(texts)]
     backend = engines.load(engine, folder, 2)
     right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
     batched, alone = backend.forward(tokens), engines.forward_all(backend, [[each] for each in tokens])
-    assert error(right, batched, folder) <= 0.02
-    assert error(batched, alone, folder) <= 0.02
+    assert score_error(right, batched, folder) <= 0.02
+    assert score_error(batched, alone, folder) <= 0.02
 
 
-def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integers(folder):
+def test_quantized_layers(folder):
+    """All weights are quantized except the first products and the head."""
     model = openvino.Core().read_model(graph_of(folder))
     quantize_weights(model)
     kinds = [node.get_element_type().get_type_name() for node in model.get_ops() if node.get_type_name() == "Constant"]
@@ -69,12 +72,14 @@ def test_all_products_with_weights_but_the_first_and_the_head_are_put_in_integer
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
-def test_where_the_cache_cannot_be_written_a_model_is_served_all_the_same(engine, folder, monkeypatch):
+def test_read_only_cache(engine, folder, monkeypatch):
+    """A model is served from a read-only cache."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", "/dev/null/cache")
     assert engines.load(engine, folder, 2).forward([[101, 102]])
 
 
-def test_a_choice_is_remembered(folder, tmp_path, monkeypatch):
+def test_selection_is_cached(folder, tmp_path, monkeypatch):
+    """The selection of an engine is cached."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
     first = select_engine(folder, FLOAT32, 0.02, threads=2)
     assert first == select_engine(folder, FLOAT32, 0.02, threads=2)
@@ -92,7 +97,8 @@ def replaced(folder, tmp_path):
     return model
 
 
-def test_weights_that_were_replaced_while_they_were_loaded_are_refused(replaced, monkeypatch):
+def test_replaced_weights(replaced, monkeypatch):
+    """Weights that were replaced while they were loaded are not served."""
     monkeypatch.setattr("reward_service.rewards.loading.open_model", lambda name, spec: replaced)
     spec = ClassifierSpec(model="embedded:sentiment", labels={"POSITIVE": 1.0, "*": 0.0})
     settings = Settings(backend="torch", dtype="float32")
@@ -100,7 +106,8 @@ def test_weights_that_were_replaced_while_they_were_loaded_are_refused(replaced,
         model_reward("x", spec, settings, None, lambda name, event: None)
 
 
-def test_a_tokenizer_that_is_replaced_once_it_was_read_is_noticed(folder, tmp_path, monkeypatch):
+def test_replaced_tokenizer(folder, tmp_path, monkeypatch):
+    """A tokenizer that was replaced after it was read is detected."""
     shutil.copytree(folder.path, tmp_path / "model")
     read = AutoTokenizer.from_pretrained
 
@@ -114,21 +121,24 @@ def test_a_tokenizer_that_is_replaced_once_it_was_read_is_noticed(folder, tmp_pa
         ModelFolder(tmp_path / "model").check_unchanged()
 
 
-def test_no_graph_is_kept_of_weights_that_were_replaced(replaced, tmp_path, monkeypatch):
+def test_replaced_weights_not_cached(replaced, tmp_path, monkeypatch):
+    """No graph of replaced weights is cached."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
     with pytest.raises(ConfigError, match="changed while it was loaded"):
         graph_of(replaced)
     assert not [*(tmp_path / "home").rglob("*.onnx")]
 
 
-def test_the_service_says_what_computes(models_url):
+def test_engine_info(models_url):
+    """The info of a model has its engine, that of a rule none."""
     with RewardClient(models_url) as client:
         infos = {reward.name: reward.engine for reward in client.info().rewards}
     assert (infos["sentiment"].backend, infos["sentiment"].dtype) == ("torch", "float32")
     assert infos["banana"] is None
 
 
-def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(texts):
+def test_deterministic_mode(texts):
+    """In deterministic mode a score is the same to the bit in any batch."""
     settings = Settings(backend="torch", dtype="float32", deterministic=True, cache_size=0)
     with running_service(settings) as url, RewardClient(url) as client:
         batched = client.score(texts, rewards=["sentiment"]).rewards["sentiment"]
@@ -138,7 +148,8 @@ def test_in_deterministic_mode_a_score_does_not_depend_on_the_batch_to_the_bit(t
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
-def test_a_model_that_was_not_trained_to_score_is_refused_instead_of_scoring_at_random(engine):
+def test_untrained_head(engine):
+    """A model without a trained head is rejected: it would score at random."""
     settings = Settings(backend=engine.backend, dtype=engine.dtype)
     spec = ClassifierSpec(model="embedded:minilm", labels={"*": 1.0})
     with pytest.raises(ConfigError, match=r"classifier.bias, which BertForSequenceClassification scores with"):
@@ -146,7 +157,8 @@ def test_a_model_that_was_not_trained_to_score_is_refused_instead_of_scoring_at_
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_an_engine_that_computes_another_model_is_refused_though_it_is_the_only_one(backend, tmp_path):
+def test_engine_not_equivalent(backend, tmp_path):
+    """An engine that computes something else is rejected even if it is the only one allowed."""
     AutoTokenizer.from_pretrained(resolve("embedded:sentiment")).save_pretrained(tmp_path)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -29,7 +29,8 @@ def classify():
     return tutorial
 
 
-def test_the_sentiment_table_holds_over_http(models_url, classify):
+def test_sentiment_table(models_url, classify):
+    """The table of cases holds over HTTP."""
     table = [case.values[0] for case in cases("sentiment_cases.jsonl")]
     with RewardClient(models_url) as client:
         response = client.score([spelled_out(case, "completion") for case in table], rewards=["sentiment"])
@@ -37,13 +38,15 @@ def test_the_sentiment_table_holds_over_http(models_url, classify):
     assert response.rewards["sentiment"].scores == pytest.approx(classify(seen), abs=1e-5)
 
 
-def test_a_text_of_which_only_the_end_was_read_is_named(models_url):
+def test_truncated(models_url):
+    """Texts that were read in part are listed."""
     with RewardClient(models_url) as client:
         reward = client.score(["short", "x" * 512, "x" * 513], rewards=["sentiment"]).rewards["sentiment"]
     assert reward.truncated == [2]
 
 
-def test_a_thousand_texts_score_as_the_pipeline_scores_them(models_url, classify):
+def test_equals_pipeline(models_url, classify):
+    """A thousand texts score as in transformers' pipeline."""
     texts = [rating.text for rating in ratings.load()]
     chosen = random.Random(0).sample(texts, 1000)
     with RewardClient(models_url) as client:
@@ -51,7 +54,8 @@ def test_a_thousand_texts_score_as_the_pipeline_scores_them(models_url, classify
     assert scores == pytest.approx(classify([text[-512:] for text in chosen]), abs=1e-5)
 
 
-def test_the_rating_orders_plain_and_strong_sentences(models_url):
+def test_valence_order(models_url):
+    """The rating is low for hate, near zero for a plain fact, high for joy."""
     texts = [
         "I hate libraries, they are horrible and sad.",
         "A library is a place where books are kept.",
@@ -63,7 +67,8 @@ def test_the_rating_orders_plain_and_strong_sentences(models_url):
     assert abs(plain) < 1.2
 
 
-def test_any_classifier_takes_its_place_by_configuration_alone(tmp_path):
+def test_configured_classifier(tmp_path):
+    """Any classifier can be configured in its place."""
     config = tmp_path / "rewards.yaml"
     config.write_text(
         f"""
@@ -81,7 +86,8 @@ rewards:
     assert scores[1] < -0.5
 
 
-def test_a_text_asked_for_again_has_the_same_score_from_memory(models_url):
+def test_cache_hit_equal(models_url):
+    """A cache hit has the same score."""
     texts = ["A text that nobody has asked for yet.", "Another of them.", "A text that nobody has asked for yet."]
     with RewardClient(models_url) as client:
         first, second = (client.score(texts, rewards=["sentiment"]).rewards["sentiment"] for _ in range(2))
@@ -89,7 +95,9 @@ def test_a_text_asked_for_again_has_the_same_score_from_memory(models_url):
     assert first.scores[0] == first.scores[2]
 
 
-def test_the_metrics_tell_what_was_known_already(models_url):
+def test_cache_metrics(models_url):
+    """The metrics count cache hits and misses."""
+
     def looked_up():
         lines = httpx.get(f"{models_url}/metrics").text.splitlines()
         names = ("reward_cache_hits_total", "reward_cache_misses_total")
@@ -102,7 +110,8 @@ def test_the_metrics_tell_what_was_known_already(models_url):
     assert looked_up() == [hits + 1, misses + 3]
 
 
-def test_scores_do_not_depend_on_who_else_asks():
+def test_independent_of_batch():
+    """A score does not depend on the rest of its batch."""
     texts = [f"This is number {i}, and it is fine. " * (i % 7 + 1) for i in range(64)]
     with running_service(Settings(backend="torch", dtype="float32", cache_size=0)) as url, RewardClient(url) as client:
         batched = client.score(texts, rewards=["sentiment"]).rewards["sentiment"].scores

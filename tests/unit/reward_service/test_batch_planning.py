@@ -9,19 +9,22 @@ lengths = st.lists(st.integers(1, 600), min_size=1, max_size=80)
 
 
 @given(lengths, st.integers(1, 5000), st.integers(1, 40))
-def test_the_oldest_item_always_goes(lengths, budget, most):
+def test_first_item_in_batch(lengths, budget, most):
+    """The first item of the queue is always in the next batch."""
     assert 0 in next_batch(lengths, budget_tokens=budget, max_items=most)
 
 
 @given(lengths, st.integers(1, 5000), st.integers(1, 40))
-def test_a_batch_fits_the_budget_unless_one_item_alone_does_not(lengths, budget, most):
+def test_batch_within_budget(lengths, budget, most):
+    """A batch is within the budget, unless a single item exceeds it."""
     batch = next_batch(lengths, budget_tokens=budget, max_items=most)
     assert len(batch) <= most
     assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
 @given(lengths, st.integers(1, 5000), st.integers(1, 40))
-def test_taking_batches_until_nothing_waits_takes_each_item_once(lengths, budget, most):
+def test_each_item_once(lengths, budget, most):
+    """Planning until the queue is empty takes each item once."""
     waiting = list(enumerate(lengths))
     taken = []
     while waiting:
@@ -32,7 +35,8 @@ def test_taking_batches_until_nothing_waits_takes_each_item_once(lengths, budget
 
 
 @given(lengths, st.integers(1, 5000), st.integers(1, 40), st.sampled_from([0.0, 0.2, 1.0]))
-def test_what_padding_costs_less_of_leaves_room_for_more(lengths, budget, most, padding_cost):
+def test_cheap_padding(lengths, budget, most, padding_cost):
+    """The cheaper the padding, the more items fit into a batch."""
     batch = next_batch(lengths, budget_tokens=budget, max_items=most, padding_cost=padding_cost)
     real, longest = sum(lengths[i] for i in batch), max(lengths[i] for i in batch)
     assert len(batch) == 1 or cost_tokens(real, len(batch), longest, padding_cost) <= budget
@@ -40,7 +44,8 @@ def test_what_padding_costs_less_of_leaves_room_for_more(lengths, budget, most, 
 
 
 @given(lengths, st.integers(1, 5000), st.integers(1, 40), st.data())
-def test_what_goes_first_goes_whatever_its_length_and_others_only_as_they_fit(lengths, budget, most, data):
+def test_required_items(lengths, budget, most, data):
+    """Required items are always in; others join only within the budget."""
     indices = st.integers(0, min(len(lengths), most) - 1)
     first = {0, *data.draw(st.sets(indices))}
     batch = next_batch(lengths, budget_tokens=budget, max_items=most, required=first)
@@ -49,29 +54,35 @@ def test_what_goes_first_goes_whatever_its_length_and_others_only_as_they_fit(le
     assert len(batch) == len(first) or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-def test_those_that_join_several_lengths_fill_up_below_the_longest():
+def test_fill_below_longest():
+    """Beside required items of several lengths, items join from the longest down."""
     assert next_batch([10, 300, 290, 11, 20, 305], budget_tokens=1250, max_items=4, required={0, 1}) == [0, 1, 2, 5]
 
 
-def test_items_of_like_length_go_together():
+def test_similar_lengths():
+    """Items of similar length share a batch."""
     assert next_batch([10, 300, 11, 9, 310], budget_tokens=40, max_items=8) == [0, 2, 3]
 
 
-def test_items_of_the_firsts_own_length_go_before_shorter_ones():
+def test_equal_length_first():
+    """Items of the first one's length join before shorter ones."""
     lengths = [100, 5, 100, 5, 100, 5, 100]
     assert next_batch(lengths, budget_tokens=400, max_items=8) == [0, 2, 4, 6]
 
 
-def test_of_equal_items_those_whose_turn_is_nearer_go():
+def test_queue_order_breaks_ties():
+    """Of equally long items the first in the queue join."""
     assert next_batch([7] * 10, budget_tokens=28, max_items=8) == [0, 1, 2, 3]
 
 
-def test_an_item_over_the_budget_travels_alone():
+def test_item_over_budget():
+    """An item over the budget is computed alone."""
     assert next_batch([900, 10, 10], budget_tokens=100, max_items=8) == [0]
 
 
 @given(lengths, st.integers(1, 5000))
-def test_cutting_everything_takes_each_item_once_the_shortest_first_and_within_the_budget(lengths, budget):
+def test_plan_batches(lengths, budget):
+    """All items are planned once, shortest first, within the budget."""
     batches = plan_batches(lengths, budget)
     order = [index for batch in batches for index in batch]
     assert order == sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -79,7 +90,9 @@ def test_cutting_everything_takes_each_item_once_the_shortest_first_and_within_t
 
 
 @given(lengths, st.integers(1, 5000), st.sampled_from([0.0, 0.2, 1.0]))
-def test_a_batch_is_cut_where_the_next_text_would_cost_more_than_the_budget(lengths, budget, padding_cost):
+def test_plan_batches_is_greedy(lengths, budget, padding_cost):
+    """A batch ends only where the next text would exceed the budget, padding cost included."""
+
     def cost(indices):
         chosen = [lengths[index] for index in indices]
         return cost_tokens(sum(chosen), len(chosen), max(chosen), padding_cost)
@@ -90,11 +103,13 @@ def test_a_batch_is_cut_where_the_next_text_would_cost_more_than_the_budget(leng
     assert plan_batches(lengths, budget) == plan_batches(lengths, budget, 1.0)
 
 
-def test_a_batch_is_cut_only_where_one_more_would_not_fit():
+def test_plan_batches_examples():
+    """Examples, the empty one too."""
     assert plan_batches([3, 1, 2, 4, 3], 6) == [[1, 2], [0, 4], [3]]
     assert plan_batches([], 6) == []
 
 
-def test_a_callers_turns_are_as_many_texts_as_fill_a_quantum_and_the_next_where_they_end():
+def test_start_tags():
+    """As many texts as fill a quantum share a start tag; the next tag is where they end."""
     assert [*start_tags([4, 4, 2, 5, 5, 1, 30, 1], 100.0, 10)] == [100, 100, 100, 110, 110, 120, 121, 151]
     assert [*start_tags([11, 1], 0.0, 10)] == [0, 11]

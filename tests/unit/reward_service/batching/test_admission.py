@@ -29,25 +29,30 @@ def admitted(waiting, requested, throughput=SLOW, remaining_s=float("inf")):
     ("requested", "admits"),
     [(Load(90, 90), True), (Load(91, 91), False), (Load(1, 900), True), (Load(1, 901), False)],
 )
-def test_what_does_not_fit_in_texts_or_tokens_is_refused(requested, admits):
+def test_queue_limits(requested, admits):
+    """A request that exceeds the queue's limit of texts or of tokens is rejected."""
     assert admitted(Load(10, 100), requested) is admits
 
 
-def test_where_nothing_waits_everything_is_let_in():
+def test_empty_queue_admits_all():
+    """An empty queue admits any request, whatever its size and deadline."""
     assert admitted(Load(0, 0), Load(100, 100_000), remaining_s=0.0)
 
 
 @pytest.mark.parametrize(("remaining_s", "admits"), [(6.1, False), (6.3, True)])
-def test_what_would_wait_longer_than_its_caller_is_refused_at_once(remaining_s, admits):
+def test_deadline_would_pass(remaining_s, admits):
+    """A request that would miss its deadline in the queue is rejected on arrival."""
     assert admitted(Load(10, 100), Load(1, 10), remaining_s=remaining_s) is admits
 
 
-def test_models_of_one_device_take_turns():
+def test_shared_device():
+    """Each other model with a backlog adds one share to the time on the device."""
     assert shared_device_s(2.0, [0.0, 0.1, 5.0]) == 6.0
     assert shared_device_s(0.0, [5.0]) == 0.0
 
 
-def test_what_waits_for_other_models_of_the_device_is_waited_for_too():
+def test_backlog_of_other_models():
+    """The backlog of other models on the device counts for admission, Retry-After and urgency."""
     other_backlogs_s = [0.0, 0.5, 100.0]
     admit_or_raise(Load(10, 100), Load(1, 10), LIMITS, SLOW, 19.0, other_backlogs_s)
     with pytest.raises(Overloaded) as refused:
@@ -57,14 +62,16 @@ def test_what_waits_for_other_models_of_the_device_is_waited_for_too():
     assert not is_urgent(Load(10, 100), SLOW, 20.0)
 
 
-def test_the_time_to_come_back_is_how_long_the_line_takes():
+def test_retry_after_is_backlog():
+    """Retry-After is the compute time of the queued texts."""
     with pytest.raises(Overloaded) as refused:
         admit_or_raise(Load(100, 400), Load(1, 1), LIMITS, SLOW, float("inf"))
     assert refused.value.retry_after_s == pytest.approx(8.0)
     assert "100 texts are queued, about 8.0 s of work" in str(refused.value)
 
 
-def test_the_speed_follows_what_is_measured():
+def test_throughput_estimate():
+    """The throughput estimate follows the measured batches."""
     throughput = Throughput()
     assert throughput.seconds_for(100) == 0.0
     throughput.record(1000, 10.0)
@@ -74,7 +81,8 @@ def test_the_speed_follows_what_is_measured():
     assert throughput.seconds_for(1000) == pytest.approx(1.0, rel=0.01)
 
 
-def test_one_small_batch_that_met_a_busy_moment_does_not_make_the_line_look_long():
+def test_one_slow_small_batch():
+    """One small slow batch is too little to estimate the throughput from."""
     throughput = Throughput()
     throughput.record(MIN_BATCH_TOKENS - 1, 20.0)
     assert admitted(Load(90, 900), Load(1, 10), throughput, remaining_s=1.0)
@@ -82,5 +90,6 @@ def test_one_small_batch_that_met_a_busy_moment_does_not_make_the_line_look_long
     assert not admitted(Load(90, 900), Load(1, 10), throughput, remaining_s=1.0)
 
 
-def test_a_batch_may_take_twice_as_long_once_no_small_request_has_come_for_a_while():
+def test_max_batch_duration():
+    """Batches may take twice as long when no small request has arrived recently."""
     assert max_batch_s(RECENT_S) == 2 * max_batch_s(0.99 * RECENT_S) == 2 * max_batch_s(0.0)

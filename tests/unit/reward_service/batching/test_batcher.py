@@ -79,13 +79,15 @@ async def queued(batcher, count):
             await asyncio.sleep(0)
 
 
-async def test_every_text_gets_its_own_outcome_in_order():
+async def test_outcomes_in_order():
+    """Each text gets its own outcome, in request order."""
     async with batching(Gated(), budget_tokens=8) as batcher:
         ticket = await batcher.submit([[i] * (i % 5 + 1) for i in range(1, 60)])
     assert ticket.outcomes == [[float(i)] for i in range(1, 60)]
 
 
-async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
+async def test_batch_forms_while_busy():
+    """Texts that arrive while the device computes share the next batch."""
     async with busy() as (batcher, backend, first):
         rest = [asyncio.create_task(batcher.submit([[i]])) for i in (2, 3, 4)]
         await queued(batcher, 3)
@@ -96,7 +98,8 @@ async def test_texts_that_arrive_while_the_backend_is_busy_share_one_batch():
 
 
 @pytest.mark.parametrize("poisoned", range(64))
-async def test_a_poison_text_costs_only_itself(poisoned):
+async def test_poison_text(poisoned):
+    """A text that makes the model fail has no effect on the others of its batch."""
     texts = [[666] if i == poisoned else [i] for i in range(64)]
     async with batching(Gated()) as batcher:
         ticket = await batcher.submit(texts)
@@ -107,7 +110,8 @@ async def test_a_poison_text_costs_only_itself(poisoned):
 
 
 @pytest.mark.parametrize(("texts", "batch"), [(1, 64), (4, 64), (5, 128)])
-async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
+async def test_small_request_shortens_batches(texts, batch):
+    """Batches are half as long after a request of up to four texts."""
     backend = Gated(open_=False)
     async with batching(backend) as batcher:
         batcher._throughput = Throughput(
@@ -122,7 +126,8 @@ async def test_batches_are_shorter_where_a_small_request_has_come(texts, batch):
     assert len(backend.batches[1]) == batch
 
 
-async def test_the_same_text_from_two_callers_is_computed_once():
+async def test_duplicates_computed_once():
+    """The same text of two callers is computed once, and both get its logits."""
     async with busy() as (batcher, backend, first):
         second = asyncio.create_task(batcher.submit([[2], [1], [2]]))
         await queued(batcher, 1)
@@ -132,7 +137,8 @@ async def test_the_same_text_from_two_callers_is_computed_once():
     assert backend.batches == [[1], [2]]
 
 
-async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller_has_gone():
+async def test_shared_text_survives_cancel():
+    """A text of a cancelled caller is computed if another caller waits for it."""
     async with busy() as (batcher, backend, first):
         gone, stays = (asyncio.create_task(batcher.submit([[2], [2, extra]])) for extra in (3, 4))
         await queued(batcher, 3)
@@ -143,7 +149,8 @@ async def test_a_text_that_another_still_waits_for_is_computed_though_one_caller
     assert tickets[1].outcomes == [[2.0], [2.0]]
 
 
-async def test_more_than_the_queue_holds_is_refused_whole():
+async def test_overload_rejects_whole_request():
+    """A request that does not fit into the queue is rejected as a whole."""
     async with busy(max_queue_texts=3) as (batcher, backend, first):
         second = asyncio.create_task(batcher.submit([[2], [3]]))
         await queued(batcher, 2)
@@ -154,7 +161,8 @@ async def test_more_than_the_queue_holds_is_refused_whole():
         await asyncio.gather(first, second)
 
 
-async def test_work_of_a_caller_that_has_gone_is_not_computed():
+async def test_cancelled_not_computed():
+    """The texts of a cancelled caller are not computed."""
     async with busy() as (batcher, backend, first):
         gone = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
@@ -167,14 +175,16 @@ async def test_work_of_a_caller_that_has_gone_is_not_computed():
     assert backend.batches == [[1], [3]]
 
 
-async def test_work_whose_time_has_run_out_is_not_computed():
+async def test_expired_not_computed():
+    """A caller gets `DeadlineExceeded` at its deadline, and its texts are not computed."""
     async with busy() as (batcher, backend, _):
         with pytest.raises(DeadlineExceeded, match="deadline passed"):  # at once, not when the device is free
             await batcher.submit([[2]], deadline_s=time.monotonic())
     assert backend.batches == [[1]]
 
 
-async def test_what_waits_or_runs_at_the_end_is_answered():
+async def test_stop_finishes_all():
+    """On stop, queued and running texts end with `Draining`."""
     async with busy() as (batcher, _, first):
         waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
@@ -183,7 +193,8 @@ async def test_what_waits_or_runs_at_the_end_is_answered():
     assert all(isinstance(ticket.outcomes[0], Draining) for ticket in tickets)
 
 
-async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_gone():
+async def test_cancelled_batch_is_cached():
+    """The logits of a batch are cached even if its caller was cancelled."""
     backend = Gated(open_=False)
     async with batching(backend, LogitsCache(10)) as batcher:
         gone = asyncio.create_task(batcher.submit([[1], [2]]))
@@ -197,7 +208,9 @@ async def test_what_is_known_is_not_computed_again_even_if_its_first_caller_has_
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
-async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
+async def test_non_finite_logits(odd):
+    """Logits that are not finite are an error, and are not cached."""
+
     class Odd(Gated):
         def forward(self, batch):
             return [[odd, 1.0] for _ in super().forward(batch)]
@@ -211,7 +224,9 @@ async def test_what_is_no_number_is_an_error_and_is_not_remembered(odd):
     assert len(backend.batches) == 2
 
 
-async def test_a_worker_that_dies_leaves_nobody_waiting_and_is_started_again():
+async def test_worker_failure():
+    """A worker that fails finishes its jobs with an error and is restarted."""
+
     class Broken(LogitsCache):
         def put(self, tokens, logits):
             if tokens == (1,):
@@ -236,7 +251,8 @@ class Breaking(Gated):
         return rows
 
 
-async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monkeypatch):
+async def test_model_down(monkeypatch):
+    """While the model is down, whole requests fail, queued ones too, and no text gets the blame."""
     monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.01)
     backend = Breaking()
     async with batching(backend, budget_tokens=4) as batcher:
@@ -255,7 +271,8 @@ async def test_a_model_that_computes_nothing_fails_whole_calls_and_no_text(monke
         assert batcher.depth == 0
 
 
-async def test_and_is_ready_again_once_it_computes(monkeypatch):
+async def test_model_recovers(monkeypatch):
+    """A model that is down is probed until it computes again."""
     monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.001)
     backend = Breaking()
     async with batching(backend) as batcher:
@@ -275,7 +292,8 @@ async def test_and_is_ready_again_once_it_computes(monkeypatch):
         assert (await batcher.submit([[2]])).outcomes == [[2.0]]
 
 
-async def test_once_stopped_nothing_is_taken():
+async def test_submit_after_stop():
+    """A stopped batcher accepts no request."""
     async with batching(Gated()) as batcher:
         await batcher.stop()
         assert not batcher.healthy
@@ -283,7 +301,8 @@ async def test_once_stopped_nothing_is_taken():
             await batcher.submit([[1]])
 
 
-async def test_a_device_that_does_not_finish_its_batch_is_told_of():
+async def test_stalled_is_unhealthy():
+    """A batcher whose batch exceeds its timeout is unhealthy until the batch ends."""
     async with busy(batch_timeout_s=0.0) as (batcher, backend, first):
         assert not batcher.healthy
         backend.gate.set()
@@ -291,7 +310,9 @@ async def test_a_device_that_does_not_finish_its_batch_is_told_of():
         assert batcher.healthy
 
 
-async def test_an_observer_that_fails_stops_nothing():
+async def test_observer_failure():
+    """An observer that raises does not stop the worker."""
+
     def observe(event):
         raise ValueError("not my day")
 
@@ -300,7 +321,9 @@ async def test_an_observer_that_fails_stops_nothing():
     assert [ticket.outcomes for ticket in tickets] == [[[1.0]], [[2.0]]]
 
 
-async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
+async def test_wrong_number_of_rows():
+    """A backend that returns too few rows is an error for every text."""
+
     class Short(Gated):
         def forward(self, batch):
             return super().forward(batch)[:-1]
@@ -310,7 +333,8 @@ async def test_an_answer_of_the_wrong_length_is_an_error_not_a_score():
     assert all(isinstance(outcome, BackendFailed) for outcome in ticket.outcomes)
 
 
-async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it():
+async def test_check_deadline():
+    """A deadline that the queue cannot meet is rejected before the body is read."""
     async with busy(max_queue_texts=10) as (batcher, backend, _):
         batcher.check_deadline(time.monotonic())  # nothing is known of the speed yet
         batcher._throughput = replace(SLOW)  # it learns
@@ -325,7 +349,8 @@ async def test_a_caller_who_will_be_late_is_told_before_anything_is_done_for_it(
         await waiting
 
 
-async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until_that_model_ends():
+async def test_deadline_with_other_model():
+    """Another model's backlog counts against a deadline until that model stops."""
     async with busy() as (batcher, backend, _):
         other = Batcher(Gated(), batcher._device, QueueLimits())
         await other.start()
@@ -342,7 +367,8 @@ async def test_a_line_before_another_model_of_the_device_is_waited_for_too_until
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_a_caller_whose_own_texts_take_longer_than_it_waits_is_told_at_once():
+async def test_own_texts_exceed_deadline():
+    """A request whose own texts take longer than its deadline is rejected on arrival."""
     async with busy() as (batcher, backend, _):
         batcher._throughput = replace(SLOW)  # it learns
         waiting = asyncio.create_task(batcher.submit([[2]]))
@@ -366,7 +392,8 @@ def planned(monkeypatch):
     return noted
 
 
-async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wait_long(planned):
+async def test_urgent_near_deadline(planned):
+    """Batches are planned as urgent while a caller is near its deadline."""
     async with busy() as (batcher, backend, first):
         batcher._throughput = replace(SLOW)  # it learns
         for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
@@ -384,7 +411,8 @@ async def test_batches_are_planned_in_a_hurry_while_somebody_waits_who_cannot_wa
 
 
 @pytest.mark.parametrize("beside_another", [False, True])
-async def test_a_line_before_another_model_of_the_device_hurries_whoever_waits(planned, beside_another):
+async def test_urgent_with_other_model(planned, beside_another):
+    """Another model's backlog brings a caller nearer to its deadline."""
     async with busy() as (batcher, backend, _):
         other = Batcher(Gated(), batcher._device, QueueLimits(max_items=1))
         await other.start()
@@ -400,7 +428,8 @@ async def test_a_line_before_another_model_of_the_device_hurries_whoever_waits(p
         await other.stop()
 
 
-async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
+async def test_worker_survives_cancel():
+    """The worker goes on after a batch whose only caller was cancelled."""
     backend = Gated(open_=False)
     async with batching(backend) as batcher:
         worker = batcher._worker
@@ -416,7 +445,8 @@ async def test_a_worker_that_finds_its_last_caller_gone_goes_on():
         assert batcher._worker is worker
 
 
-async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
+async def test_full_queue_check_deadline():
+    """A full queue alone is no reason to reject a request before it is read."""
     async with busy(max_queue_texts=1) as (batcher, backend, _):
         waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
@@ -425,7 +455,8 @@ async def test_a_full_queue_refuses_nobody_who_asks_for_nothing():
         await waiting
 
 
-async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took():
+async def test_ticket_times():
+    """A ticket has its queueing time and the compute time of its batches."""
     async with busy() as (batcher, backend, first):
         calls = [asyncio.create_task(batcher.submit([[number]])) for number in (2, 3)]
         await queued(batcher, 2)
@@ -436,7 +467,8 @@ async def test_each_caller_is_told_how_long_it_waited_and_what_its_batches_took(
     assert all(ticket.compute_s > 0 for ticket in tickets)
 
 
-async def test_what_is_known_and_what_is_not_is_counted():
+async def test_cache_lookup_event():
+    """Each request emits its cache hits and misses."""
     told = []
     async with batching(Gated(), LogitsCache(10), told.append) as batcher:
         await batcher.submit([[1], [2]])
@@ -444,20 +476,23 @@ async def test_what_is_known_and_what_is_not_is_counted():
     assert [event for event in told if isinstance(event, CacheLookup)] == [CacheLookup(0, 2), CacheLookup(2, 1)]
 
 
-async def test_without_a_cache_nothing_is_remembered():
+async def test_no_cache():
+    """Without a cache every request is computed."""
     async with batching(backend := Gated()) as batcher:
         for _ in range(2):
             await batcher.submit([[1]])
     assert backend.batches == [[1], [1]]
 
 
-async def test_where_padding_costs_nothing_only_real_tokens_count():
+async def test_free_padding():
+    """With free padding only real tokens count against the budget."""
     async with batching(backend := Gated(), budget_tokens=14, padding_cost=0.0) as batcher:
         await batcher.submit([[1] * 10, [2], [3], [4], [5]])
     assert backend.batches == [[1, 2, 3, 4, 5]]
 
 
-async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_computed(monkeypatch):
+async def test_probe_input(monkeypatch):
+    """The probe is the shortest text of the last batch that was computed."""
     monkeypatch.setattr("reward_service.batching.batcher.PROBE_INTERVAL_S", 0.001)
     async with batching(backend := Breaking()) as batcher:
         await batcher.submit([[1] * 50, [2]])
@@ -467,7 +502,8 @@ async def test_a_model_is_tried_with_the_shortest_text_of_a_batch_it_has_compute
         assert backend.batches[:3] == [[1, 2], [3], [2]]
 
 
-async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took():
+async def test_batch_done_event():
+    """Each batch emits its texts, tokens, padded tokens and times."""
     told = []
     async with batching(Gated(), observe=told.append, budget_tokens=6) as batcher:
         ticket = await batcher.submit([[1], [2, 2, 2], [3, 3, 3, 3]])
@@ -478,7 +514,8 @@ async def test_a_batch_is_told_of_with_its_tokens_its_padding_and_what_it_took()
     assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))
 
 
-async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
+async def test_device_wait_is_queueing():
+    """The time behind another model's batch is queueing time, not compute time."""
     first, second, loop = Gated(open_=False), Gated(), asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as pool:
         device = Device(pool)
@@ -499,7 +536,8 @@ async def test_the_time_behind_another_models_batch_is_waiting_not_computing():
         await quick.stop()
 
 
-async def test_a_worker_that_dies_while_it_is_stopped_is_not_started_again(monkeypatch):
+async def test_worker_failure_on_stop(monkeypatch):
+    """A worker that fails while it is stopped is not restarted."""
     async with batching(Gated()) as batcher:
         worker = batcher._worker
         monkeypatch.setattr(batcher, "_is_urgent", lambda: 1 / 0)

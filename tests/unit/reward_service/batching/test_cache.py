@@ -8,7 +8,8 @@ tokens = st.lists(st.integers(0, 60_000), min_size=1, max_size=4).map(tuple)
 
 
 @given(st.lists(tokens, max_size=60), st.integers(0, 8))
-def test_it_never_holds_more_than_it_may_and_gives_back_only_what_was_put(keys, most):
+def test_capacity(keys, most):
+    """The cache never exceeds its capacity, and returns only what was put into it."""
     cache, put = LogitsCache(most), {}
     for number, key in enumerate(keys):
         put[key] = [float(number)]
@@ -18,7 +19,8 @@ def test_it_never_holds_more_than_it_may_and_gives_back_only_what_was_put(keys, 
     assert all(cache.get(key) in (None, logits) for key, logits in put.items())
 
 
-def test_what_was_not_asked_for_longest_goes_first():
+def test_lru_eviction():
+    """The least recently used entry is evicted first."""
     cache = LogitsCache(2)
     cache.put((1,), [1.0])
     cache.put((2,), [2.0])
@@ -28,7 +30,8 @@ def test_what_was_not_asked_for_longest_goes_first():
     assert cache.get((1,)) == [1.0]
 
 
-def test_holders_of_different_keys_share_no_cache():
+def test_no_cache_across_api_keys():
+    """With several API keys there is no cache, so that no timing tells one holder's texts to another."""
     keys = ["a-key-of-16-chars", "another-key-of-16"]
     assert Settings(api_keys=keys[:1], cache_size=9).cache_bound() == 9
     assert Settings(api_keys=keys, cache_size=9).cache_bound() == 0

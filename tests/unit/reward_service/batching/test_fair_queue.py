@@ -35,7 +35,8 @@ def serve(queue):
 
 
 @pytest.mark.parametrize("lengths", [[8], [4, 8, 12, 16, 20, 24, 28, 32]])
-def test_a_single_text_waits_for_no_more_than_a_few_batches_of_a_flood(lengths):
+def test_single_text_beside_flood(lengths):
+    """A single text is scheduled within four batches of another caller's flood."""
     queue, single = FairQueue(BUDGET, max_items=256), Caller()
     queue.add(Caller(), numbered([text(i, lengths[i % len(lengths)]) for i in range(1000)]))
     for _ in range(20):
@@ -45,7 +46,8 @@ def test_a_single_text_waits_for_no_more_than_a_few_batches_of_a_flood(lengths):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_small_requests_go_with_the_next_batch_whatever_their_lengths_where_all_of_them_fit(fits):
+def test_small_requests_first(fits):
+    """The next batch holds all small requests if they fit, beside the first job."""
     queue, lengths = FairQueue(128, max_items=256, padding_cost=0.2), [2, 20, 9, 14] if fits else [2, 60, 9, 70]
     queue.add(Caller(), numbered([text(i) for i in range(1000)]))
     for number, length in enumerate(lengths):
@@ -55,7 +57,8 @@ def test_small_requests_go_with_the_next_batch_whatever_their_lengths_where_all_
     assert ({5000, 5001, 5002, 5003} <= set(batch)) == fits
 
 
-def test_a_text_of_a_large_request_goes_with_small_ones_if_one_of_them_waits_for_it_too():
+def test_shared_text_is_small():
+    """A text of a large request is scheduled early if a small request waits for it too."""
     queue = FairQueue(64, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(100)]))
     queue.add(Caller(), numbered([text(99)]))
@@ -63,7 +66,8 @@ def test_a_text_of_a_large_request_goes_with_small_ones_if_one_of_them_waits_for
 
 
 @pytest.mark.parametrize(("texts", "joins"), [(4, True), (5, False)])
-def test_a_request_of_up_to_four_texts_is_small(texts, joins):
+def test_small_request_threshold(texts, joins):
+    """A request of up to four texts is small."""
     queue = FairQueue(64, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(100)]))
     queue.add(Caller(), numbered([text(5000 + i, 2) for i in range(texts)]))
@@ -71,7 +75,8 @@ def test_a_request_of_up_to_four_texts_is_small(texts, joins):
 
 
 @pytest.mark.parametrize("urgent", [True, False])
-def test_in_a_hurry_only_those_near_the_front_are_looked_at(urgent):
+def test_urgent_lookahead(urgent):
+    """An urgent batch takes no job from far behind in the queue."""
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(0, 8), *[text(i, 16) for i in range(1, 6)]]))
     for number in range(30):
@@ -80,14 +85,16 @@ def test_in_a_hurry_only_those_near_the_front_are_looked_at(urgent):
     assert (9000 in names(queue.take(urgent=urgent))) != urgent
 
 
-def test_once_cleared_nothing_waits():
+def test_clear():
+    """A cleared queue has no load."""
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(9)]))
     assert len(queue.clear()) == 9
     assert queue.load == Load(0, 0)
 
 
-def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
+def test_long_text_not_starved():
+    """A flood of short texts does not starve a long one."""
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i, 4) for i in range(100)]))
     queue.add(Caller(), numbered([text(9999, 500)]))
@@ -95,7 +102,8 @@ def test_a_long_text_is_not_starved_by_a_flood_of_short_ones():
     assert any(9999 in names(serve(queue)) for _ in range(3))
 
 
-def test_a_large_request_ends_however_many_single_texts_keep_coming():
+def test_large_request_not_starved():
+    """A flood of single texts does not keep a large request from finishing."""
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(100)]))
     added_load, left = iter(range(1000, 10**9)), set(range(100))
@@ -106,7 +114,8 @@ def test_a_large_request_ends_however_many_single_texts_keep_coming():
     assert not left
 
 
-def test_two_floods_share_the_device_by_halves():
+def test_two_floods_share_equally():
+    """Two floods get the same share of the device."""
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(400)]))
     serve(queue)

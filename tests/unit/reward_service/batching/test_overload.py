@@ -116,7 +116,8 @@ def open_loop(texts, requests_per_s, seconds):
 
 @pytest.mark.parametrize("texts", [1, 8, 32, 128])
 @pytest.mark.parametrize("factor", [2, 10])
-def test_whoever_is_let_in_is_answered_in_time_and_as_many_as_ever(texts, factor):
+def test_overload(texts, factor):
+    """Under overload every admitted request meets its deadline, and goodput does not fall."""
     capacity = closed_loop(texts, callers=8, seconds=20)
     device = open_loop(texts, factor * capacity, seconds=20)
     assert device.refused
@@ -125,7 +126,9 @@ def test_whoever_is_let_in_is_answered_in_time_and_as_many_as_ever(texts, factor
     assert len(device.answered) / device.now_s >= 0.9 * capacity
 
 
-def test_single_texts_beside_a_flood_wait_little_longer_than_without_it():
+def test_single_texts_beside_flood():
+    """A flood delays single texts to at most three times their latency without it."""
+
     def slowest_s(flooded):
         device, singles = Device(), []
         flood = device.offer(1000, 0.0, remaining_s=float("inf")) if flooded else None

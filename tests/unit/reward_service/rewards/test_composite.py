@@ -23,18 +23,21 @@ class Constant(Reward):
         return Scores(scores=list(self.scores), details=[None] * len(self.scores), errors=errors)
 
 
-def test_the_sum_is_weighted_and_each_part_clipped_first():
+def test_weighted_clipped_sum():
+    """Each part is clipped, then weighted, then summed."""
     spec = CompositeSpec(parts={"a": CompositePart(weight=2.0, clip=(-1, 1)), "b": CompositePart(weight=-0.5)})
     assert combine(spec, {"a": 5.0, "b": 4.0}) == 0.0
 
 
-def test_a_closed_gate_gives_its_own_score():
+def test_gate():
+    """A gate below its threshold replaces the sum."""
     spec = CompositeSpec(parts={"a": CompositePart()}, gates=[Gate(reward="g", at_least=0.5, otherwise=-2)])
     assert combine(spec, {"a": 1.0, "g": 0.4}) == -2
     assert combine(spec, {"a": 1.0, "g": 0.5}) == 1.0
 
 
-async def test_an_item_that_a_part_cannot_score_has_no_sum_and_the_others_have():
+async def test_missing_part():
+    """An item that one part cannot score has no sum; the others have one."""
     spec = CompositeSpec(parts={"a": CompositePart(), "b": CompositePart()})
     reward = CompositeReward("sum", spec, {"a": Constant("a", [1.0, None]), "b": Constant("b", [2.0, 2.0])})
     result = await reward.score(Items(completions=["x", "y"]))
@@ -54,7 +57,8 @@ class Counting(Constant):
         return await super().score(items)
 
 
-async def test_a_part_is_asked_once_a_request_however_many_sums_need_it():
+async def test_part_scored_once():
+    """A part is scored once per request, however many composites use it."""
     parts = {"a": Counting("a")}
     parts["inner"] = CompositeReward("inner", CompositeSpec(parts={"a": CompositePart(weight=10.0)}), parts)
     both = CompositeReward("both", CompositeSpec(parts={"a": CompositePart(), "inner": CompositePart()}), parts)
@@ -63,7 +67,9 @@ async def test_a_part_is_asked_once_a_request_however_many_sums_need_it():
     assert [result.scores for result in results] == [[0.0, 11.0], [0.0, 1.0]]
 
 
-def test_the_revision_follows_the_parts_and_the_weights():
+def test_revision():
+    """The revision covers the weights and the parts' revisions."""
+
     def made(weight=1.0, revision="1"):
         spec = CompositeSpec(parts={"a": CompositePart(weight=weight)})
         return CompositeReward("sum", spec, {"a": Constant("a", [], revision)}).info.revision
@@ -82,6 +88,7 @@ def test_the_revision_follows_the_parts_and_the_weights():
         (CompositeSpec(parts={"b": CompositePart(clip=(0.0, math.inf))}, clip=(-1.0, 4.0)), (0.0, 4.0)),
     ],
 )
-def test_the_range_follows_from_the_parts(spec, expected):
+def test_range(spec, expected):
+    """The range follows from the parts' ranges, weights, clips and gates."""
     parts = {"a": Constant("a", [], bounds=(-1.0, 2.0)), "b": Constant("b", [])}
     assert CompositeReward("sum", spec, parts).info.range == expected

@@ -45,17 +45,20 @@ def items(**columns):
     return Items(completions=["a", "b"], chats=["a", "b"], columns=columns)
 
 
-async def test_a_trl_reward_function_is_served_unchanged_with_its_columns():
+async def test_trl_function():
+    """A TRL reward function is served unchanged, with its columns; None means not applicable."""
     result = await reward("answers").score(items(answer=["a", None]))
     assert result.scores == [1.0, None]
     assert result.errors[1].code == "not_applicable"
 
 
-async def test_an_async_function_is_awaited():
+async def test_async_function():
+    """An async function is awaited."""
     assert (await reward("later").score(items())).scores == [2.0, 2.0]
 
 
-async def test_an_object_that_is_called_as_an_async_function_is_awaited_too():
+async def test_async_callable():
+    """An object with an async `__call__` is awaited."""
     assert (await reward("judge").score(items())).scores == [3.0, 3.0]
 
 
@@ -68,7 +71,8 @@ async def blocks(completions, **_):
     return [4.0 for _ in completions]
 
 
-async def test_an_async_function_that_blocks_keeps_nobody_else_and_no_service_from_its_end():
+async def test_blocking_async_function():
+    """An async function that blocks delays neither another reward nor the shutdown."""
     entered.clear(), gate.clear()
     blocking = reward("blocks")
     call = asyncio.create_task(blocking.score(items()))
@@ -133,7 +137,8 @@ def breaks_off(completions, **_):
         ("breaks_off", "ValueError: no more"),
     ],
 )
-async def test_a_function_that_fails_scores_nothing_and_says_why(name, says):
+async def test_failing_function(name, says):
+    """A function that fails in any way scores nothing, and the error has the reason."""
     result = await reward(name).score(items())
     assert result.scores == [None, None]
     assert {error.code for error in result.errors.values()} == {"function_failed"}
@@ -149,12 +154,14 @@ def one_by_one(completions, **_):
         yield 1.0
 
 
-async def test_a_generator_runs_on_the_functions_thread():
+async def test_generator():
+    """A generator runs on the function's own thread."""
     assert (await reward("one_by_one").score(items())).scores == [1.0, 1.0]
     assert all(name.startswith("one_by_one") for name in thread_names)
 
 
-async def test_an_async_function_that_is_given_up_is_cancelled():
+async def test_cancel_async_function():
+    """Cancelling a call cancels its async function."""
     begun, ended = threading.Event(), threading.Event()
 
     async def waits(completions, **_):
@@ -174,7 +181,8 @@ async def test_an_async_function_that_is_given_up_is_cancelled():
     assert await asyncio.to_thread(ended.wait, 10)
 
 
-def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
+def test_module_that_exits(tmp_path, monkeypatch):
+    """A module that exits on import is a configuration error."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "judge_that_leaves.py").write_text("import sys\nsys.exit('please install foo')\n")
     importlib.invalidate_caches()
@@ -182,7 +190,8 @@ def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
         FunctionReward("judge", FunctionSpec(object="judge_that_leaves:x"))
 
 
-def test_what_is_no_function_is_refused():
+def test_not_a_function():
+    """An object that is missing or not callable is a configuration error."""
     with pytest.raises(ConfigError, match="'math:pi' is not a function"):
         FunctionReward("pi", FunctionSpec(object="math:pi"))
     with pytest.raises(ConfigError, match="cannot import 'math:tau_of'"):
@@ -192,7 +201,8 @@ def test_what_is_no_function_is_refused():
 weighted = functools.partial(answers, answer=["a", "a"])
 
 
-async def test_a_function_with_arguments_of_its_own_is_another_revision_with_others():
+async def test_revision_of_partial():
+    """The revision covers the arguments that a partial has bound."""
     assert (await reward("weighted").score(items())).scores == [1.0, 0.0]
     told = revision("x", functools.partial(answers, answer=["a"]))
     assert told == revision("x", functools.partial(answers, answer=["a"]))
@@ -203,7 +213,8 @@ class Judge:
     """Whose repr holds an address."""
 
 
-def test_the_revision_of_arguments_is_the_same_in_every_process():
+def test_revision_is_stable():
+    """The revision of bound arguments is the same in every process."""
     told = [
         revision(
             "x", functools.partial(answers, judge=Judge(), wanted=wanted, also=[None, True, {"a": b"b"}, (1, 2.5)])
@@ -214,11 +225,13 @@ def test_the_revision_of_arguments_is_the_same_in_every_process():
     assert told[0] != revision("x", functools.partial(answers, judge=Judge(), wanted={"please"}, also=[]))
 
 
-def test_a_compiled_function_is_told_by_its_name():
+def test_revision_of_builtin():
+    """Compiled functions differ in their revisions by name."""
     assert revision("math:floor", math.floor) != revision("math:ceil", math.ceil)
 
 
-def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_is_not_its_own(tmp_path, monkeypatch):
+def test_changed_file(tmp_path, monkeypatch):
+    """A function whose file has changed since its import is not served."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "judge_that_changes.py"
     file.write_text("def judge(completions, **_):\n    return [1.0 for _ in completions]\n")
@@ -230,7 +243,8 @@ def test_a_function_whose_file_has_changed_is_not_served_under_a_revision_that_i
         FunctionReward("judge", spec)
 
 
-def test_another_function_of_a_file_that_has_changed_is_not_served_either(tmp_path, monkeypatch):
+def test_changed_file_other_function(tmp_path, monkeypatch):
+    """Nor is another function of that file."""
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "judges_that_change.py"
     both = "def first(completions, **_): return [{0} for _ in completions]\nsecond = first\n"
@@ -250,7 +264,8 @@ def hangs(completions, **_):
     return [1.0 for _ in completions]
 
 
-async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads():
+async def test_hanging_calls():
+    """Abandoned calls occupy at most all threads; then the reward is unhealthy until one ends."""
     gate.clear()
     hanging = reward("hangs")
     calls = [asyncio.create_task(hanging.score(items())) for _ in range(3 * MAX_CONCURRENT_CALLS)]
@@ -266,7 +281,8 @@ async def test_of_calls_that_hang_no_more_are_left_behind_than_there_are_threads
     assert hanging.healthy
 
 
-def test_neither_is_one_whose_file_came_in_with_another_and_has_changed_since(tmp_path, monkeypatch):
+def test_changed_import(tmp_path, monkeypatch):
+    """A module that another one imported is not served either once its file has changed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     helper = tmp_path / "helper_that_changes.py"
@@ -279,7 +295,8 @@ def test_neither_is_one_whose_file_came_in_with_another_and_has_changed_since(tm
         FunctionReward("judge", FunctionSpec(object="helper_that_changes:second"))
 
 
-async def test_a_column_does_not_replace_what_the_configuration_sets():
+async def test_bound_argument_wins():
+    """A column does not replace a bound argument."""
     assert (await reward("weighted").score(items(answer=["b", "b"]))).scores == [1.0, 0.0]
 
 
@@ -289,7 +306,8 @@ def reverses(completions, answer, seen, **_):
     return [0.0 for _ in completions]
 
 
-async def test_what_a_function_does_to_its_columns_no_other_sees():
+async def test_columns_are_copied():
+    """A function that changes its columns changes a copy."""
     asked = items(answer=["a", "c"], seen=[["x"], ["y"]])
     await reward("reverses").score(asked)
     assert asked.columns == {"answer": ["a", "c"], "seen": [["x"], ["y"]]}

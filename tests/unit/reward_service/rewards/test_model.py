@@ -26,34 +26,40 @@ class Model:
 
 
 @pytest.mark.parametrize("case", cases("sentiment_mapping_cases.jsonl"))
-def test_a_label_and_its_probability_give_the_reward_of_the_table(case):
+def test_label_reward(case):
+    """The reward of a label and its probability is that of the table."""
     assert label_reward(SENTIMENT, case["label"], case["probability"]) == pytest.approx(case["score"], abs=1e-9)
 
 
-def test_the_label_with_the_highest_probability_wins():
+def test_winning_label():
+    """The label with the highest probability is scored."""
     score, detail = score_from_logits(SENTIMENT, ["a", "POSITIVE", "b"], [0.0, math.log(2), 0.0], multi_label=False)
     assert detail == {"label": "POSITIVE", "score": pytest.approx(0.5)}
     assert score == pytest.approx(1.0)
 
 
-def test_swapped_labels_swap_the_reward():
+def test_label_order():
+    """Labels are read by name, not by position."""
     positive_first, _ = score_from_logits(SENTIMENT, ["POSITIVE", "NEGATIVE"], [3.0, 0.0], multi_label=False)
     negative_first, _ = score_from_logits(SENTIMENT, ["NEGATIVE", "POSITIVE"], [3.0, 0.0], multi_label=False)
     assert positive_first > 1.9
     assert negative_first < -0.9
 
 
-def test_a_label_that_the_model_lacks_is_refused():
+def test_unknown_label():
+    """A configured label that the model lacks is a configuration error."""
     with pytest.raises(ConfigError, match="no label 'POSITIVE'; it has LABEL_0, LABEL_1"):
         check_labels("sentiment", SENTIMENT, Model(["LABEL_0", "LABEL_1"]))
 
 
-def test_a_label_without_a_factor_is_refused():
+def test_unmapped_label():
+    """A label of the model without a factor is a configuration error."""
     with pytest.raises(ConfigError, match="NEUTRAL"):
         check_labels("s", ClassifierSpec(model="m", labels={"POSITIVE": 1.0}), Model(["POSITIVE", "NEUTRAL"]))
 
 
-def test_a_regressor_needs_one_output():
+def test_regressor_outputs():
+    """A regressor with several outputs is a configuration error."""
     with pytest.raises(ConfigError, match="has 2"):
         check_labels("v", RegressorSpec(model="m"), Model(["a", "b"]))
 
@@ -69,22 +75,26 @@ def test_a_regressor_needs_one_output():
         (SENTIMENT, Model(["POSITIVE"]), EngineInfo(backend="torch", dtype="float32", deterministic=True)),
     ],
 )
-def test_the_revision_covers_weights_mapping_and_engine(other):
+def test_revision(other):
+    """The revision covers weights, mapping and engine."""
     spec, model, engine = (*other, TORCH)[:3]
     assert revision(SENTIMENT, Model(["POSITIVE"]), TORCH) != revision(spec, model, engine)
 
 
 @pytest.mark.parametrize("other", [(128, 0.1, "bf16"), (64, 0.0, "bf16"), (64, 0.1, "f32"), ()])
-def test_the_revision_covers_how_numbers_are_rounded(other):
+def test_revision_numeric_settings(other):
+    """The revision covers the engine's numeric settings."""
     engine, model = EngineInfo(backend="openvino", dtype="int8"), Model(["POSITIVE"])
     assert revision(SENTIMENT, model, engine, (64, 0.1, "bf16")) != revision(SENTIMENT, model, engine, other)
 
 
-def test_the_revision_does_not_depend_on_what_scores_do_not_depend_on():
+def test_revision_ignores():
+    """The revision ignores description, batch size and measured speed."""
     described = SENTIMENT.model_copy(update={"description": "words", "batch_tokens": 1, "backend": "torch"})
     measured = TORCH.model_copy(update={"texts_per_s": 80.0, "error": 0.0})
     assert revision(SENTIMENT, Model(["POSITIVE"]), TORCH) == revision(described, Model(["POSITIVE"]), measured)
 
 
-def test_the_range_of_a_classifier_follows_from_its_factors():
+def test_classifier_range():
+    """A classifier's range follows from its factors."""
     assert value_range(SENTIMENT, ["NEGATIVE", "POSITIVE"]) == (-1.0, 2.0)

@@ -7,7 +7,8 @@ from tests.conftest import cases, spelled_out
 
 
 @pytest.mark.parametrize("case", cases("banana_cases.jsonl"))
-def test_banana_scores_what_the_table_says(case):
+def test_banana_table(case):
+    """The banana rule gives the scores and details of the table."""
     request = ScoreRequest.model_validate({"completions": [spelled_out(case, "completion")]})
     parts = banana(completion_text(request.completions[0]))
     assert parts == pytest.approx(case["details"], abs=1e-9)
@@ -23,9 +24,11 @@ def test_banana_scores_what_the_table_says(case):
         ("Rain falls from grey clouds.", 0.8),
     ],
 )
-def test_content_words_are_distinct_words_that_say_something(text, share):
+def test_content_words(text, share):
+    """Content words are distinct, and neither stop words nor the format's own."""
     assert content_words(text)["content_words"] == pytest.approx(share)
 
 
-def test_five_content_words_are_enough():
+def test_content_words_maximum():
+    """Five content words give the full score."""
     assert content_words("Rain falls slowly from heavy grey clouds over mountains")["content_words"] == 1.0

@@ -19,6 +19,8 @@ from shared.errors import RankFailed, RevisionChanged
 T = TypeVar("T")
 Revisions = Mapping[str, str]
 """The revision of each reward, by name."""
+RANK_TIMEOUT_MARGIN_S = 30.0
+"""How much longer than its own work may take a rank waits for the others."""
 
 
 def is_distributed() -> bool:
@@ -33,8 +35,8 @@ async def all_ranks_succeed(timeout_s: float) -> AsyncIterator[dict[str, str]]:
 
     The block adds the revisions of its rewards to the dictionary that it receives. Raises, on every rank, `RankFailed`
     if the block of any rank raised an exception, and `RevisionChanged` if two ranks have different revisions of a
-    reward. In a run of one process, only the block's own exception is raised. `timeout_s` bounds the wait for the
-    other ranks.
+    reward. In a run of one process, only the block's own exception is raised. `timeout_s` is the longest time that the
+    block may take on any rank.
     """
     revisions: dict[str, str] = {}
     if not is_distributed():
@@ -102,4 +104,4 @@ def _gloo_executor() -> ThreadPoolExecutor:
 def _gloo_group(timeout_s: float) -> Any:
     from torch import distributed
 
-    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s + RANK_TIMEOUT_MARGIN_S))

@@ -17,9 +17,6 @@ from remote_rewards.failure_budget import check_fully_failed_group
 from shared.aio import gather_or_cancel
 from shared.schemas import RewardScores
 
-RANK_TIMEOUT_MARGIN_S = 30.0
-"""How long to wait for the other ranks after this rank's own longest call."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RewardCall:
@@ -96,8 +93,7 @@ class RewardGroup:
     async def _score(self) -> Results:
         await asyncio.sleep(0)  # the other calls of this tick join meanwhile
         self.close()
-        timeout_s = max(call.client.timeout_s for call in self.calls) + RANK_TIMEOUT_MARGIN_S
-        async with all_ranks_succeed(timeout_s) as revisions:
+        async with all_ranks_succeed(max(call.client.timeout_s for call in self.calls)) as revisions:
             results = await self._request_all()
             check_fully_failed_group(self.calls[0].prompts, [result.scores for result in results.values()])
             revisions.update({call.name: results[call].scores.revision for call in results if call.same_on_all_ranks})

@@ -43,6 +43,9 @@ class RunArguments:
     reward_timeout_s: float = field(
         default=300.0, metadata={"help": "A call for rewards may take so long, retries included, before the run stops."}
     )
+    hedge_after_s: float | None = field(
+        default=None, metadata={"help": "Also send a reward request that takes longer than this to another replica."}
+    )
     wait_for_rewards_s: float = field(
         default=10.0, metadata={"help": "So long the rewards may take to become ready before the run does not begin."}
     )
@@ -186,6 +189,8 @@ def check(run: RunArguments) -> None:
     for name in MUST_BE_POSITIVE:
         if not (getattr(run, name) or 0) > 0:  # NaN is not, either
             raise TrainerError(f"--{name} {getattr(run, name)}: choose a number above 0")
+    if run.hedge_after_s is not None and not run.hedge_after_s > 0:
+        raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0")
     if not run.reward_url or not all(run.reward_url):
         raise TrainerError("say where the rewards are: REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
 

@@ -170,7 +170,7 @@ def connect_rewards(run: RunArguments) -> tuple[list[RemoteReward], list[RewardI
     waited_s = run.wait_for_rewards_s
     found = all_ranks_succeed_sync(
         lambda: reward_infos(made, waited_s),
-        waited_s + 30,
+        waited_s,
         lambda found: {} if run.allow_revision_change else revisions_of(found),
     )
     infos = [found[name] for name in run.rewards]
@@ -198,6 +198,7 @@ def reward_of(run: RunArguments, name: str) -> RemoteReward:
         failure_budget=run.failure_budget,
         timeout_s=run.reward_timeout_s,
         allow_revision_change=run.allow_revision_change,
+        hedge_after_s=run.hedge_after_s,
     )
 
 

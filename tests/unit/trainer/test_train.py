@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from remote_rewards import remote_reward
 from shared.errors import ServiceUnreachable
 from shared.schemas import RewardInfo
 from trainer import train as training
@@ -73,6 +74,21 @@ def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those
     words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", str(recipe_path("banana")), *words])
     assert training.connect_rewards(run)[2] == {"banana": "1", "measured": "1"}
+
+
+def test_reward_has_the_settings_of_the_run():
+    """The reward functions of a run have its timeout and its hedging delay."""
+    flags = ["--reward_timeout_s", "7", "--hedge_after_s", "2", "--reward_url", "http://127.0.0.1:1"]
+    run, *_ = parse(["--config", str(recipe_path("banana")), *flags])
+    same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=2.0)
+    assert training.reward_of(run, "banana").client is same.client
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_hedge_after_s_must_be_positive(value):
+    """A hedging delay that is not above 0 is an error."""
+    with pytest.raises(TrainerError, match="--hedge_after_s"):
+        parse(["--config", str(recipe_path("banana")), "--hedge_after_s", value])
 
 
 @pytest.mark.parametrize(("steps", "said"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])

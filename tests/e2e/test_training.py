@@ -21,10 +21,10 @@ from trainer.policy import load_policy, load_tokenizer
 pytestmark = pytest.mark.slow
 
 
-def command(name, *args, url):
+def command(name, *args, url, cwd=None):
     env = {**os.environ, "REWARD_URL": url}
     words = [str(Path(sys.executable).parent / name), *args]
-    return subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def metrics(folder):
@@ -98,7 +98,11 @@ def test_twenty_steps_are_the_same_with_the_reward_here_and_behind_http(rules_ur
     assert here == there
 
 
-def test_stock_trl_trains_against_it_without_code_of_ours(models_url, tmp_path):
+def test_stock_trl_needs_no_code(models_url, tmp_path):
+    """`trl rloo` trains on a remote reward, also where the user's own modules have the names of our packages."""
+    (tmp_path / "trainer").mkdir()
+    for name in ("trainer.py", "trainer/__init__.py", "reward_service.py"):
+        (tmp_path / name).write_text("raise RuntimeError('this module of the user is not to be imported')")
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Tell me about item {n}."}) + "\n" for n in range(8)))
     config = {
@@ -118,15 +122,9 @@ def test_stock_trl_trains_against_it_without_code_of_ours(models_url, tmp_path):
     }
     (tmp_path / "rloo.yaml").write_text(yaml.safe_dump(config))
     done = command(
-        *(
-            "trl",
-            "rloo",
-            "--config",
-            str(tmp_path / "rloo.yaml"),
-            "--reward_funcs",
-            "remote_rewards.trl.sentiment",
-        ),
+        *("trl", "rloo", "--config", "rloo.yaml", "--reward_funcs", "remote_rewards.sentiment"),
         url=models_url,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "rewards/sentiment/mean" in done.stdout + done.stderr

@@ -5,28 +5,22 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared.errors import RewardError
 from trainer.errors import TrainerError
 
-COMMANDS = {
-    "train": "train a policy by a recipe: --config banana, and any flag of TRL's RLOOConfig and ModelConfig",
-    "evaluate": "measure a policy on held-out prompts without training it",
-    "report": "write a run folder's report.html anew",
-    "reward-model": "train the sentiment reward models from human ratings",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code: 0 well, 1 stopped by rewards, 2 wrongly asked, 130 interrupted."""
+    """Run a command and return the exit code: 0 success, 1 stopped by rewards, 2 wrong usage, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in COMMANDS:
         return _usage(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the first process of a container is not ended by itself
+    # The first process of a container ignores SIGTERM unless it has a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return globals()[f"_{argv[0].replace('-', '_')}"](argv[1:]) or 0
+        COMMANDS[argv[0]](argv[1:])
     except TrainerError as error:
         print(f"reward-trainer: {error}", file=sys.stderr)
         return 2
@@ -36,18 +30,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("reward-trainer: interrupted", file=sys.stderr)
         return 130
+    return 0
+
+
+def _train(argv: list[str]) -> None:
+    """Train a policy by a recipe: --config banana, and any flag of TRL's RLOOConfig and ModelConfig."""
+    _silence_libraries()
+    from trainer.config import parse
+    from trainer.train import train
+
+    train(*parse(argv))
+
+
+def _evaluate(argv: list[str]) -> None:
+    """Evaluate a policy on held-out prompts without training it."""
+    _silence_libraries()
+    from trainer.config import parse
+    from trainer.evaluate_policy import evaluate
+
+    evaluate(*parse(argv, "reward-trainer evaluate"))
+
+
+def _report(argv: list[str]) -> None:
+    """Write the report.html of a run folder again."""
+    parser = argparse.ArgumentParser(prog="reward-trainer report", description=_report.__doc__)
+    parser.add_argument("run_folder", type=Path, help="the folder of a run, such as runs/banana")
+    folder = parser.parse_args(argv).run_folder
+    if not folder.is_dir():
+        raise TrainerError(f"there is no run folder {folder}; pass the --output_dir of a run")
+    from trainer.reporting.report import write_report
+
+    print(write_report(folder))
+
+
+def _reward_model(argv: list[str]) -> None:
+    """Prepare the embedded sentiment reward models, trained on human ratings, and print their model cards."""
+    argparse.ArgumentParser(prog="reward-trainer reward-model", description=_reward_model.__doc__).parse_args(argv)
+    _silence_libraries()
+    from trainer.policy import model_folder
+
+    for name in ("embedded:sentiment", "embedded:valence"):
+        folder = Path(model_folder(name))
+        print(f"{name}: {folder}\n{(folder / 'README.md').read_text(encoding='utf-8')}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "reward-model": _reward_model,
+}
+"""Each command's help is its docstring."""
 
 
 def _usage(argv: Sequence[str]) -> int:
-    lines = [f"  {name:14}{text}" for name, text in COMMANDS.items()]
-    text = "usage: reward-trainer COMMAND …\n\n" + "\n".join(lines) + "\n\n`reward-trainer COMMAND --help` says more."
-    asked = bool(argv) and argv[0] in {"-h", "--help"}
-    print(text, file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    lines = [f"  {name:14}{command.__doc__}" for name, command in COMMANDS.items()]
+    text = "usage: reward-trainer COMMAND …\n\n" + "\n".join(lines) + "\n\nSee `reward-trainer COMMAND --help`."
+    help_requested = bool(argv) and argv[0] in {"-h", "--help"}
+    print(text, file=sys.stdout if help_requested else sys.stderr)
+    return 0 if help_requested else 2
 
 
-def _quiet() -> None:
-    """Keep the libraries' own bars and notices out of our display."""
+def _silence_libraries() -> None:
+    """Keep the libraries' own progress bars and warnings out of the display."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -56,41 +101,3 @@ def _quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-def _train(argv: list[str]) -> None:
-    _quiet()
-    from trainer.config import parse
-    from trainer.train import train
-
-    train(*parse(argv))
-
-
-def _evaluate(argv: list[str]) -> None:
-    _quiet()
-    from trainer.config import parse
-    from trainer.evaluate_policy import evaluate
-
-    evaluate(*parse(argv))
-
-
-def _report(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="reward-trainer report", description=COMMANDS["report"])
-    parser.add_argument("run_folder", type=Path, help="such as runs/banana")
-    folder = parser.parse_args(argv).run_folder
-    if not folder.is_dir():
-        raise TrainerError(f"there is no run folder {folder}")
-    from trainer.reporting.report import write_report
-
-    print(write_report(folder))
-
-
-def _reward_model(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="reward-trainer reward-model", description=COMMANDS["reward-model"])
-    parser.parse_args(argv)
-    _quiet()
-    from trainer.policy import folder_of
-
-    for name in ("embedded:sentiment", "embedded:valence"):
-        folder = Path(folder_of(name))
-        print(f"{name}: {folder}\n{(folder / 'README.md').read_text(encoding='utf-8')}")

@@ -1,5 +1,5 @@
-"""What can be wrong with a run before it starts."""
+"""Errors of the trainer itself. Those of the rewards are in `shared.errors`."""
 
 
 class TrainerError(Exception):
-    """A recipe, a file or a flag is wrong. The message says what to do."""
+    """A recipe, a file or a flag is wrong. The message says what, why, and what to do."""

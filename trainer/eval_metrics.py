@@ -1,16 +1,16 @@
-"""Judges that the policy is never trained on: pure functions from a prompt and its completion to a number.
+"""Evaluation metrics that the policy is never trained on: pure functions from a completion to a number.
 
-Strict success is the banana task's own claim; lenient success forgives the form. VADER is a lexicon of sentiment
-(Hutto & Gilbert, 2014), a stranger to the reward models.
+Strict success is the banana task's own definition of success; lenient success ignores the exact form. VADER is a
+sentiment lexicon (Hutto & Gilbert, ICWSM 2014), independent of the reward models' weights.
 """
 
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-EvalMetric = Callable[[str, str], float]
-STEM = 5
+STEM_CHARS = 5
 WORD = re.compile(r"[a-z]{4,}")
 QUESTION_WORDS = frozenset(
     "what when where which while does have that this with from about your their they tell".split()
@@ -18,28 +18,46 @@ QUESTION_WORDS = frozenset(
 TRAILING = ".,!?:;\"'"
 
 
-def strict_success(prompt: str, completion: str) -> float:
-    """Give 1 if the reply starts with `Sure:` and ends with banana."""
-    text = completion.strip()
+@dataclass
+class ScoredCompletion:
+    """One completion of a policy and its scores, by the name of the reward or metric."""
+
+    prompt: str
+    completion: str
+    tokens: int = 0
+    cut_off: bool = False
+    """The completion reached the maximum number of tokens before its end token."""
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+
+def strict_success(scored: ScoredCompletion) -> float:
+    """Return 1 if the completion starts with `Sure:` and ends with banana, else 0."""
+    text = scored.completion.strip()
     return float(text.startswith("Sure:") and text.rstrip(TRAILING).lower().endswith("banana"))
 
 
-def lenient_success(prompt: str, completion: str) -> float:
-    """Give 1 if the reply opens with any `sure` and has banana among its last three words."""
-    words = completion.lower().split()
+def lenient_success(scored: ScoredCompletion) -> float:
+    """Return 1 if the first word starts with `sure` and banana is among the last three words, else 0."""
+    words = scored.completion.lower().split()
     return float(bool(words) and words[0].startswith("sure") and any("banana" in word for word in words[-3:]))
 
 
-def vader(prompt: str, completion: str) -> float:
-    """Give VADER's compound score, -1 to 1."""
-    return float(_vader().polarity_scores(completion)["compound"])
+def vader(scored: ScoredCompletion) -> float:
+    """Return VADER's compound score, -1 to 1."""
+    return float(_vader().polarity_scores(scored.completion)["compound"])
 
 
-def on_topic(prompt: str, completion: str) -> float:
-    """Give the share of the prompt's own words, by their first letters, that the reply takes up."""
-    asked = {word[:STEM] for word in WORD.findall(prompt.lower()) if word not in QUESTION_WORDS}
-    said = {word[:STEM] for word in WORD.findall(completion.lower())}
-    return len(asked & said) / len(asked) if asked else 1.0
+def on_topic(scored: ScoredCompletion) -> float:
+    """Return the share of the prompt's content words, compared by their first letters, that the completion uses."""
+    prompt_stems = {word[:STEM_CHARS] for word in WORD.findall(scored.prompt.lower()) if word not in QUESTION_WORDS}
+    stems = {word[:STEM_CHARS] for word in WORD.findall(scored.completion.lower())}
+    return len(prompt_stems & stems) / len(prompt_stems) if prompt_stems else 1.0
+
+
+def positive_share(scored: ScoredCompletion) -> float | None:
+    """Return 1 if the `sentiment` reward is positive, else 0; None without that reward."""
+    sentiment = scored.scores.get("sentiment")
+    return None if sentiment is None else float(sentiment > 0)
 
 
 @functools.cache
@@ -49,9 +67,11 @@ def _vader() -> Any:
     return SentimentIntensityAnalyzer()
 
 
-EVAL_METRICS: dict[str, EvalMetric] = {
+EVAL_METRICS: dict[str, Callable[[ScoredCompletion], float | None]] = {
     "strict_success": strict_success,
     "lenient_success": lenient_success,
     "vader": vader,
     "on_topic": on_topic,
+    "positive_share": positive_share,
 }
+"""By the name that a recipe's `eval_metrics` uses. They are computed after the rewards' scores."""

@@ -1,4 +1,4 @@
-"""Load a policy and its tokenizer, and lay its weights out for generating on a CPU."""
+"""Load a policy and its tokenizer, and choose the memory layout of its weights for generation on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from trainer.errors import TrainerError
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the left; the end token pads where there is no other."""
-    tokenizer = AutoTokenizer.from_pretrained(folder_of(name), padding_side="left", trust_remote_code=False)
+    """Load a chat tokenizer that pads on the left, with the end token if it has no padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(name), padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
@@ -22,14 +22,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrainedModel:
-    """Load a causal language model; of its lowest layers, `frozen_layers` and the embeddings keep their weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder_of(name), trust_remote_code=False, **kwargs)
+    """Load a causal language model; freeze its embeddings and lowest layers if `frozen_layers` is above 0."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder(name), trust_remote_code=False, **kwargs)
     freeze(model, frozen_layers)
     return model
 
 
-def folder_of(name: str) -> str:
-    """Turn a model's name into a folder. Raises `TrainerError`."""
+def model_folder(name: str) -> str:
+    """Return the local folder of a model given by folder, hub id or `embedded:<name>`. Raises `TrainerError`."""
     try:
         return str(resolve(name))
     except ModelError as error:
@@ -37,21 +37,21 @@ def folder_of(name: str) -> str:
 
 
 def freeze(model: PreTrainedModel, layers: int) -> None:
-    """Keep the embeddings and the lowest layers as they are: less to compute backwards, less to forget."""
+    """Freeze the embeddings and the lowest `layers` layers, which makes the backward pass shorter."""
     if layers <= 0:
         return
     blocks = model.get_decoder().layers
     if layers >= len(blocks):
-        raise TrainerError(f"the policy has {len(blocks)} layers: freeze fewer than that, not {layers}")
+        raise TrainerError(f"--frozen_layers {layers}: the policy has {len(blocks)} layers; freeze fewer than that")
     model.get_input_embeddings().requires_grad_(False)
     for block in blocks[:layers]:
         block.requires_grad_(False)
 
 
 def use_column_major_weights(model: torch.nn.Module) -> None:
-    """Store each linear layer's weight by columns, on a CPU. Values and shapes stay as they are.
+    """Store the weights of linear layers on a CPU in column-major order. Values and shapes do not change.
 
-    Generating multiplies a few rows at a time; for those, MKL's kernel for a matrix that needs no transposing is
+    Generation multiplies a few rows at a time; for those, MKL's kernel for a matrix that needs no transposing is
     two to four times as fast as the one for torch's row-major weights.
     """
     for weight in _linear_weights(model):
@@ -60,14 +60,14 @@ def use_column_major_weights(model: torch.nn.Module) -> None:
 
 @contextmanager
 def row_major_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Store the weights by rows for a while, as a file wants them."""
-    columns = [weight for weight in _linear_weights(model) if not weight.is_contiguous()]
-    for weight in columns:
+    """Store the weights in row-major order inside the block, which safetensors files need."""
+    column_major = [weight for weight in _linear_weights(model) if not weight.is_contiguous()]
+    for weight in column_major:
         weight.data = weight.data.contiguous()
     try:
         yield
     finally:
-        if columns:
+        if column_major:
             use_column_major_weights(model)
 
 

@@ -1,7 +1,7 @@
-"""TRL's RLOO trainer, told to note what happens: where the time of each step goes, and what was said for what.
+"""TRL's RLOO trainer with a record of each step: its time by part, its completions and their rewards.
 
-The algorithm is TRL's, untouched. What is added: timers round generating and scoring, one line a step in
-`metrics.jsonl`, the completions made for it with their rewards in `samples.jsonl`, and weights laid out for a CPU.
+The algorithm is TRL's, unchanged. Added are timers around generation and scoring, one line a step in
+`metrics.jsonl`, the step's completions with their rewards in `samples.jsonl`, and a weight layout for CPUs.
 """
 
 import math
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
 from trainer import checkpoints
@@ -22,7 +23,7 @@ from trainer.run_folder import RunFolder
 
 
 class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
-    """RLOO with a run folder."""
+    """RLOO that writes to a run folder."""
 
     def __init__(self, *args: Any, run_folder: RunFolder, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,22 +46,22 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             self._seconds[part] += time.monotonic() - started_s
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train; the first step's clock starts here."""
+        """Train as TRL does, from a checkpoint if one is given."""
         self._step_started_s = time.monotonic()
         if resume_from_checkpoint:
             self._resume_from(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _resume_from(self, checkpoint: Path) -> None:
-        """Take a checkpoint for the last one saved, where it is this run's own: it is not to be written over."""
+        """Count this run's own checkpoint as saved, so that it is not overwritten, and schedule its RNG state."""
         step = checkpoints.step_of(checkpoint)
-        if checkpoint.resolve() == self.checkpoint(step).resolve():
+        if checkpoint.resolve() == self.checkpoint_path(step).resolve():
             self._saved_step = step
         if (checkpoint / checkpoints.MID_STEP_MARKER).exists():
             self._rng.pending_restore = partial(self._load_rng_state, str(checkpoint))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Take no step from a checkpoint of the last: transformers asks only after a step whether it was the last."""
+        """Skip the epoch if no step is left: transformers checks `max_steps` only after a step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
@@ -77,80 +78,84 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             return super()._generate(*args, **kwargs)
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        """Note the replies when they are made: a step may make several batches of them, or use those of one before."""
-        made = super()._generate_and_score_completions(*args, **kwargs)
+        """Record completions as they are generated: a step may generate several batches, or reuse an earlier one."""
+        batch = super()._generate_and_score_completions(*args, **kwargs)
         step = self.state.global_step + 1
-        self._unwritten += [{"step": step, **sample} for sample in self.last_completions()]
-        return made
+        self._unwritten += [{"step": step, **record} for record in self.last_completions()]
+        return batch
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("score"):
             return super()._calculate_rewards(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, then write the step down."""
+        """Log as TRL does, then write the step to the run folder."""
         is_step = "loss" in logs  # the summary at the end has none
         if is_step:
             logs.update(self._step_timings())
         super().log(logs, start_time)
         if is_step and self.accelerator.is_main_process:
-            self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **finite(logs)})
+            self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **nan_to_none(logs)})
             self.run_folder.append("samples.jsonl", *self._unwritten)
             self._unwritten.clear()
 
     def _step_timings(self) -> dict[str, float]:
-        """Give the seconds that each part of the step took, and begin the next step."""
+        """Return the seconds that each part of the step took, and start timing the next step."""
         now_s = time.monotonic()
-        whole_s, self._step_started_s = now_s - self._step_started_s, now_s
-        spent = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
+        step_s, self._step_started_s = now_s - self._step_started_s, now_s
+        parts = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         self._seconds.clear()
-        return {**spent, "seconds/learn": whole_s - sum(spent.values()), "seconds/step": whole_s}
+        return {**parts, "seconds/learn": step_s - sum(parts.values()), "seconds/step": step_s}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.invalidate(self.checkpoint())
+            checkpoints.invalidate(self.checkpoint_path())
         super()._save_checkpoint(*args, **kwargs)
         self._saved_step = self.state.global_step
         if self.accelerator.is_main_process:
-            checkpoints.save_reward_manifest(self.checkpoint(), self.run_folder.path)
+            checkpoints.save_reward_manifest(self.checkpoint_path(), self.run_folder.path)
 
-    def checkpoint(self, step: int | None = None) -> Path:
-        """Name the checkpoint of a step, or of the last finished one."""
+    def checkpoint_path(self, step: int | None = None) -> Path:
+        """Return the checkpoint folder of a step, by default the last completed one."""
         return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step if step is None else step}"
 
     def save_last_step(self) -> Path | None:
-        """Write the last finished step down, as it was before a next one was tried. None where there is no step."""
+        """Save the last completed step, without traces of a failed next one. None if no step was completed."""
         if self.state.global_step == 0:
             return None
         if self.state.global_step == self._saved_step:
-            return self.checkpoint()
+            return self.checkpoint_path()
         self._rng.restore()
         self._save_checkpoint(self.model, trial=None)
         if self.accelerator.is_main_process:
-            (self.checkpoint() / checkpoints.MID_STEP_MARKER).touch()
-        return self.checkpoint()
+            (self.checkpoint_path() / checkpoints.MID_STEP_MARKER).touch()
+        return self.checkpoint_path()
+
+    def unwrapped_policy(self) -> PreTrainedModel:
+        """Return the policy without the wrappers of distributed training."""
+        return self.accelerator.unwrap_model(self.model)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with row_major_weights(self.model):
             super()._save(*args, **kwargs)
 
     def last_completions(self) -> list[dict[str, Any]]:
-        """Give what was said last, with its rewards and advantages."""
-        kept = self._logs
-        rows = zip(kept["prompt"], kept["completion"], kept["advantages"], strict=True)
+        """Return the completions of the last batch, each with its prompt, rewards and advantage."""
+        logs = self._logs
+        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
         return [
             {
                 "prompt": user_text(prompt),
                 "completion": completion[0]["content"],
-                "rewards": finite({name: scores[index] for name, scores in kept["rewards"].items()}),
+                "rewards": nan_to_none({name: scores[index] for name, scores in logs["rewards"].items()}),
                 "advantage": advantage,
             }
             for index, (prompt, completion, advantage) in enumerate(rows)
         ]
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace NaN, which TRL keeps for None, by None: JSON has no NaN."""
+def nan_to_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace numbers that are not finite by None: TRL stores None as NaN, which JSON does not have."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind. Each file is written whole, and read even where others are missing."""
+"""The run folder: everything a run writes. Each file is replaced atomically, and read even if others are missing."""
 
 import json
 import os
@@ -12,13 +12,13 @@ import yaml
 
 from trainer.errors import TrainerError
 
-Record = Mapping[str, Any]  # {"prompt", "completion", maybe "cut_off" and "scores"}
-Metrics = Sequence[Mapping[str, Any]]  # one mapping for each step
+Record = Mapping[str, Any]  # one completion: {"prompt", "completion", maybe "cut_off", "scores", "step", …}
+Metrics = Sequence[Mapping[str, Any]]  # one mapping a step
 
 _FILES = {
     "config.yaml": "the configuration",
-    "metrics.jsonl": "the course of training",
-    "samples.jsonl": "replies from training",
+    "metrics.jsonl": "the training metrics",
+    "samples.jsonl": "completions from training",
     "rewards.json": "the rewards and their revisions",
     "before.json": "the evaluation before training",
     "after.json": "the evaluation after training",
@@ -26,45 +26,45 @@ _FILES = {
 
 
 class RunFolder:
-    """One run's folder and the files in it."""
+    """Writes the files of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool, resume: bool = False) -> "RunFolder":
-        """Make an empty run folder. An earlier run there is replaced only where that is asked for."""
+        """Create an empty run folder. With `overwrite` it replaces an earlier run, with `resume` it keeps its files."""
         if path.exists() and any(path.iterdir()) and not resume:
-            _refuse_to_replace(path, overwrite)
+            _check_replaceable(path, overwrite)
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write one JSON file at once."""
+        """Write a JSON file atomically."""
         self._write(name, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False))
 
     def read_json(self, name: str) -> Any:
-        """Read one JSON file; None where it is not there."""
+        """Return the content of a JSON file, or None if there is no such file."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def write_config(self, content: Mapping[str, Any]) -> None:
-        """Write the resolved configuration."""
+        """Write the resolved configuration to config.yaml."""
         self._write("config.yaml", yaml.safe_dump(json.loads(json.dumps(content, default=str)), sort_keys=False))
 
     def append(self, name: str, *rows: Mapping[str, Any]) -> None:
-        """Add lines to a JSONL file."""
+        """Append lines to a JSONL file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
     def truncate_after(self, step: int) -> None:
-        """Forget what was noted after a step, from which the run is resumed."""
+        """Drop the metrics and completions logged after the step that a run resumes from."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.path / name
             if path.exists():
-                kept = [row for row in _lines(_text(path)) if row.get("step", 0) <= step]
-                self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                rows = [row for row in _parse_jsonl(_read_text(path)) if row.get("step", 0) <= step]
+                self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.tmp"
@@ -72,20 +72,20 @@ class RunFolder:
         os.replace(temporary, self.path / name)
 
 
-def _refuse_to_replace(path: Path, overwrite: bool) -> None:
-    if not _is_ours(path):
-        raise TrainerError(f"{path} is not empty and holds no run of ours; choose another --output_dir")
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not _is_run_folder(path):
+        raise TrainerError(f"{path} is not empty and is not a run folder; choose another --output_dir")
     if not overwrite:
         raise TrainerError(
             f"{path} holds an earlier run: pass --overwrite true to replace it, --output_dir for another "
-            f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> where it has one"
+            f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> to continue it"
         )
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell our resolved configuration from another program's, and from a recipe, which may not have the last two."""
+def _is_run_folder(path: Path) -> bool:
+    """Return whether config.yaml is a resolved configuration of ours; a recipe lacks the last two keys."""
     try:
-        config = yaml.safe_load(_text(path / "config.yaml"))
+        config = yaml.safe_load(_read_text(path / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     return isinstance(config, dict) and {"recipe", "rewards", "policy", "model"} <= config.keys()
@@ -93,7 +93,7 @@ def _is_ours(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. A missing or unreadable file is empty here and has a sentence in `missing`."""
+    """The content of a run folder. A missing or unreadable file is empty here and has a sentence in `missing`."""
 
     config: Mapping[str, Any]
     metrics: Metrics
@@ -105,54 +105,50 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """Tell the last step that was logged or evaluated."""
+        """The last step that was logged or evaluated."""
         return max(self.after.get("step") or 0, int(self.metrics[-1]["step"]) if self.metrics else 0)
 
 
 def read_run(run_folder: Path) -> Run:
-    """Read what is there.
+    """Read a run folder.
 
-    A line cut short by a crash is skipped; of a step logged twice the later line counts.
+    A line cut short by a crash is skipped; if a step was logged twice, the later line counts.
     """
-    readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": yaml.safe_load,
-        ".json": json.loads,
-        ".jsonl": _lines,
-    }
+    parsers: dict[str, Callable[[str], Any]] = {".yaml": yaml.safe_load, ".json": json.loads, ".jsonl": _parse_jsonl}
     content: dict[str, Any] = {}
     missing = {}
     for name, what in _FILES.items():
         path = run_folder / name
         try:
-            content[path.stem] = readers[path.suffix](_text(path))
+            content[path.stem] = parsers[path.suffix](_read_text(path))
         except FileNotFoundError:
             missing[path.stem] = f"There is no {name} ({what}): the run stopped before it was written."
         except (OSError, ValueError, yaml.YAMLError) as error:
             missing[path.stem] = f"{name} ({what}) cannot be read: {error}"
-    objects = {key: content.get(key) or {} for key in ("config", "rewards", "before", "after")}
+    mappings = {key: content.get(key) or {} for key in ("config", "rewards", "before", "after")}
     return Run(
-        **objects,
-        metrics=_steps(content.get("metrics", [])),
+        **mappings,
+        metrics=_last_line_per_step(content.get("metrics", [])),
         samples=content.get("samples", []),
         missing=missing,
     )
 
 
-def _text(path: Path) -> str:
-    """Read a file; of lines that were written one by one, the last may end within a character."""
+def _read_text(path: Path) -> str:
+    """Read a file. The last line of a JSONL file may end within a character, so its errors are replaced."""
     return path.read_text(encoding="utf-8", errors="replace" if path.suffix == ".jsonl" else "strict")
 
 
-def _lines(text: str) -> list[dict[str, Any]]:
-    found = []
-    for line in text.split("\n"):  # a text may hold other characters that end a line
+def _parse_jsonl(text: str) -> list[dict[str, Any]]:
+    rows = []
+    for line in text.split("\n"):  # not splitlines: a JSON string may hold other line separators
         try:
-            found.append(json.loads(line))
+            rows.append(json.loads(line))
         except ValueError:  # the last line of a killed run, or an empty one
             continue
-    return [line for line in found if isinstance(line, dict)]
+    return [row for row in rows if isinstance(row, dict)]
 
 
-def _steps(lines: Metrics) -> Metrics:
-    steps = {line.get("step", place): line for place, line in enumerate(lines, 1)}
+def _last_line_per_step(lines: Metrics) -> Metrics:
+    steps = {line.get("step", index): line for index, line in enumerate(lines, 1)}
     return [{**steps[step], "step": step} for step in sorted(steps)]

@@ -1,4 +1,4 @@
-"""One run: shake hands with the rewards, measure, train, measure again, report."""
+"""Train a policy: connect to the rewards, evaluate, train, evaluate again, write the report."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, counting, say
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator, decodings
-from trainer.policy import folder_of, load_policy, load_tokenizer
+from trainer.policy import load_policy, load_tokenizer, model_folder
 from trainer.prompts import Row, columns_of, read_prompts, user_text
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
@@ -29,11 +29,12 @@ from trainer.rloo import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder
 
 POLICY = "policy"
-"""The trained policy's folder in the run's."""
+"""The folder of the trained policy in the run folder."""
 
 
 def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
-    """Run a recipe to its report; give the run folder. Nothing slow is done before the rewards have answered."""
+    """Run a recipe from the first check to the report, and return the run folder."""
+    # Fail on wrong settings and files before anything slow.
     check_single_process(os.environ)
     prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
@@ -42,61 +43,41 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     checkpoint = checkpoints.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
     if checkpoint is not None:
         checkpoints.check_max_steps(checkpoint, rloo.max_steps)
-    rewards, infos, revisions = connect_rewards(run)
-    told = reward_manifest(run, rloo, infos, revisions)
+
+    # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
+    rewards = connect_rewards(run)
+    manifest = reward_manifest(run, rloo, rewards)
     if checkpoint is not None and not run.allow_revision_change:
-        checkpoints.check_same_rewards(checkpoint, told)
+        checkpoints.check_same_rewards(checkpoint, manifest)
     tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
+
     folder = open_run_folder(run, rloo, checkpoint)
     folder.write_config(resolved_config(run, rloo, model))
-    folder.write_json("rewards.json", told)
+    folder.write_json(checkpoints.MANIFEST, manifest)
     trainer = RecordedRLOOTrainer(
         model=policy,
-        reward_funcs=list(rewards),
+        reward_funcs=list(rewards.functions),
         args=rloo,
         train_dataset=dataset,
         processing_class=tokenizer,
         run_folder=folder,
     )
     trainer.remove_callback(PrinterCallback)
-    evaluator = Evaluator(
-        tokenizer,
-        heldout,
-        rewards[0].client,
-        rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
-        judges=run.judges,
-        revisions=None if run.allow_revision_change else revisions,
-        failure_budget=run.failure_budget,
-        batch=run.eval_batch,
-        seed=rloo.seed,
-    )
+    evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
+
     if checkpoint is None:
-        evaluate_policy(evaluator, trainer, run, folder, "before")
-    say(f"training {length_of(rloo)} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+        evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
+    length = f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
+    say(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     run_training(trainer, checkpoint)
     trainer.save_model(str(folder.path / POLICY))
-    after = evaluate_trained(evaluator, trainer, run, folder)
-    write_results(folder, after, run)
+    after = evaluate_trained(evaluator, trainer, folder)
+    write_results(run, folder, after)
     return folder.path
 
 
-def to_dataset(rows: Sequence[Row]) -> Dataset:
-    """Give the prompts as TRL takes them, with every column that any of them has, and every value as the file has it.
-
-    Each value lies in the table as JSON: of unlike ones a table makes like ones, such as 1.0 of the 1 beside a 2.5, or
-    refuses them, and the rewards would see other values in training than in the measurements.
-    """
-    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
-    texts = {name: [json.dumps(value) for value in values] for name, values in columns.items()}
-    return Dataset.from_dict(texts).with_transform(_read)
-
-
-def _read(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
-    return {name: [json.loads(text) for text in column] for name, column in texts.items()}
-
-
 def check_single_process(environ: Mapping[str, str]) -> None:
-    """Raise `TrainerError` where a launcher has started several: each would take the others' folder for its own."""
+    """Raise `TrainerError` if a launcher has started several processes: they would share one run folder."""
     if int(environ.get("WORLD_SIZE") or 1) > 1:
         raise TrainerError(
             "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs remote_rewards.<name>` "
@@ -104,94 +85,58 @@ def check_single_process(environ: Mapping[str, str]) -> None:
         )
 
 
-def open_run_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
-    """Make the run's folder, or take it up again where it is its own checkpoint that the run goes on from."""
-    path = Path(rloo.output_dir)
-    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
-    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
-        raise TrainerError(f"{checkpoint} is of another run, in a folder of {path}; choose another --output_dir")
-    folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
-    if checkpoint is not None and resumed:
-        folder.truncate_after(checkpoints.step_of(checkpoint))
-    return folder
-
-
-def length_of(rloo: RLOOConfig) -> str:
-    """Say how long a run trains: so many steps, or epochs where steps are not given."""
-    return f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
-
-
-def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
-    """Train. Where the rewards stop the run, leave a checkpoint and say how to go on, then raise what they said."""
-    try:
-        with closing(LiveProgress(trainer.last_completions)) as shown:
-            trainer.add_callback(shown)
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except RewardError:
-        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {keep_last(trainer)}")
-        raise
-
-
-def keep_last(trainer: RecordedRLOOTrainer) -> str:
-    """Leave a checkpoint of the last step and say how to go on. A full disk must not hide why the run has stopped."""
-    try:
-        kept = trainer.save_last_step()
-    except Exception as error:  # torch and safetensors have each their own for a disk that is full
-        return f"the last step could not be kept: {error}"
-    return f"its policy is in {kept}; go on with --resume_from_checkpoint {kept}" if kept else "nothing was learned"
-
-
-def load_policy_and_tokenizer(
-    run: RunArguments, rloo: RLOOConfig, model: ModelConfig
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and policy, before anything in the run's folder is touched: the policy may lie there."""
-    name = model.model_name_or_path
-    if Path(folder_of(name)).resolve().is_relative_to(Path(rloo.output_dir).resolve()):
-        raise TrainerError(f"{name} lies in the run's own folder {rloo.output_dir}; choose another --output_dir")
-    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
-    return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
-
-
 def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
-    """Refuse to measure on what is trained on."""
-    seen = {user_text(row["prompt"]).strip().lower() for row in rows}
-    questions = [user_text(row["prompt"]) for row in heldout]
-    shared = [question for question in questions if question.strip().lower() in seen]
-    if shared:
-        raise TrainerError(f"{len(shared)} held-out prompts are also trained on, such as {shared[0]!r}; take them out")
+    """Raise `TrainerError` if a held-out prompt is also a training prompt."""
+    trained = {user_text(row["prompt"]).strip().lower() for row in rows}
+    overlap = [text for row in heldout if (text := user_text(row["prompt"])).strip().lower() in trained]
+    if overlap:
+        raise TrainerError(f"{len(overlap)} held-out prompts are also trained on, such as {overlap[0]!r}; remove them")
 
 
-def connect_rewards(run: RunArguments) -> tuple[list[RemoteReward], list[RewardInfo], dict[str, str]]:
-    """Make the reward functions, and make sure on every process that the service has each of them, and the same.
+def to_dataset(rows: Sequence[Row]) -> Dataset:
+    """Return the rows as TRL expects them: every column for every row, and each value as it is in the file.
 
-    With them come what the service says of them, and the revision of everything that the run asks for.
+    Values are stored as JSON, because an Arrow column has one type: it would turn 1 beside 2.5 into 1.0 or refuse it,
+    and the rewards would see other values in training than in evaluation.
     """
-    made = {name: reward_of(run, name) for name in dict.fromkeys([*run.rewards, *run.eval_rewards])}
-    waited_s = run.wait_for_rewards_s
-    found = all_ranks_succeed_sync(
-        lambda: reward_infos(made, waited_s),
-        waited_s,
-        lambda found: {} if run.allow_revision_change else revisions_of(found),
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    texts = {name: [json.dumps(value) for value in values] for name, values in columns.items()}
+    return Dataset.from_dict(texts).with_transform(_parse_columns)
+
+
+def _parse_columns(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    return {name: [json.loads(text) for text in column] for name, column in texts.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectedRewards:
+    """The reward functions of a run, and what the service says about them."""
+
+    functions: list[RemoteReward]
+    """The rewards to train on, in the order of `RunArguments.rewards`."""
+    infos: list[RewardInfo]
+    """Their descriptions, in the same order."""
+    revisions: dict[str, str]
+    """The revision of every reward by name, including those that the run only evaluates with."""
+
+
+def connect_rewards(run: RunArguments) -> ConnectedRewards:
+    """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""
+    names = dict.fromkeys([*run.rewards, *run.eval_rewards])
+    functions = {name: reward_function(run, name) for name in names}
+    infos = all_ranks_succeed_sync(
+        lambda: reward_infos(functions, run.wait_for_rewards_s),
+        run.wait_for_rewards_s,
+        lambda infos: {} if run.allow_revision_change else _revisions(infos),
     )
-    infos = [found[name] for name in run.rewards]
-    for info in infos:
-        say(f"reward {info.name} ({info.kind}), revision {info.revision}")
-    return [made[name] for name in run.rewards], infos, revisions_of(found)
+    for name in run.rewards:
+        say(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
+    trained = [functions[name] for name in run.rewards]
+    return ConnectedRewards(trained, [infos[name] for name in run.rewards], _revisions(infos))
 
 
-def reward_infos(made: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
-    """Give what one replica says of all rewards: of several, each might have one revision that the others lack."""
-    info = next(iter(made.values())).client.info(timeout_s=timeout_s)
-    return {name: reward.handshake(info) for name, reward in made.items()}
-
-
-def revisions_of(found: Mapping[str, RewardInfo]) -> dict[str, str]:
-    """Give the revision of each reward."""
-    return {name: info.revision for name, info in found.items()}
-
-
-def reward_of(run: RunArguments, name: str) -> RemoteReward:
-    """Make the reward function of a name, with the run's settings."""
+def reward_function(run: RunArguments, name: str) -> RemoteReward:
+    """Return the reward function of this name with the run's settings."""
     return remote_reward(
         run.reward_url,
         name,
@@ -202,59 +147,128 @@ def reward_of(run: RunArguments, name: str) -> RemoteReward:
     )
 
 
-def evaluate_policy(
-    evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder, when: str
-) -> dict[str, Any]:
-    """Measure the policy as it is now, and write `before.json` or `after.json`."""
-    ways = decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens)
-    policy = trainer.accelerator.unwrap_model(trainer.model)
-    with counting(f"measuring on held-out prompts, {when}") as progress:
-        result = evaluator.evaluate(policy, ways, step=trainer.state.global_step, progress=progress)
-    folder.write_json(f"{when}.json", result)
-    return result
+def reward_infos(functions: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
+    """Return the description of each reward, all from one replica: replicas may differ in their revisions."""
+    service = next(iter(functions.values())).client.info(timeout_s=timeout_s)
+    return {name: function.handshake(service) for name, function in functions.items()}
 
 
-def evaluate_trained(
-    evaluator: Evaluator, trainer: RecordedRLOOTrainer, run: RunArguments, folder: RunFolder
-) -> dict[str, Any]:
-    """Measure the saved policy. Where the rewards stop that, say how to measure it later, then raise what they said."""
-    try:
-        return evaluate_policy(evaluator, trainer, run, folder, "after")
-    except RewardError:
-        saved, apart = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
-        say(
-            f"stopped in the measurement after training: the policy is saved in {saved}; measure it with "
-            f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir {apart}` and the run's other settings"
-        )
-        raise
+def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
+    return {name: info.revision for name, info in infos.items()}
 
 
-def reward_manifest(
-    run: RunArguments, rloo: RLOOConfig, infos: Sequence[RewardInfo], revisions: Mapping[str, str]
-) -> dict[str, Any]:
-    """Say which rewards, of which revision, with which weight, from where; and the revisions of all that is asked."""
+def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewards) -> dict[str, Any]:
+    """Return the content of rewards.json: URLs, rewards with their weights, and all revisions."""
+    infos = rewards.infos
     weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
     if len(weights) != len(infos):
-        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: name one for each")
+        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
-    return {"urls": run.reward_url, "rewards": rows, "revisions": dict(revisions)}
+    return {"urls": run.reward_url, "rewards": rows, "revisions": rewards.revisions}
+
+
+def load_policy_and_tokenizer(
+    run: RunArguments, rloo: RLOOConfig, model: ModelConfig
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load the tokenizer and the policy. Raises `TrainerError` if the policy lies in the run folder."""
+    name = model.model_name_or_path
+    if Path(model_folder(name)).resolve().is_relative_to(Path(rloo.output_dir).resolve()):
+        raise TrainerError(f"the policy {name} lies in the run folder {rloo.output_dir}; choose another --output_dir")
+    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
+    return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+
+
+def open_run_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
+    """Create the run folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
+    path = Path(rloo.output_dir)
+    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
+    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
+        raise TrainerError(f"{checkpoint} belongs to another run, in a folder of {path}; choose another --output_dir")
+    folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
+    if checkpoint is not None and resumed:
+        folder.truncate_after(checkpoints.step_of(checkpoint))
+    return folder
 
 
 def resolved_config(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:
-    """Give the configuration as it was used, ours first."""
+    """Return every setting as it was used, the run arguments first."""
     ours = dataclasses.asdict(run)
     return {**ours, "policy": model.model_name_or_path, **rloo.to_dict(), "model": dataclasses.asdict(model)}
 
 
-def write_results(folder: RunFolder, after: dict[str, Any], run: RunArguments) -> None:
-    """Write the report and say what came of it."""
-    before = folder.read_json("before.json")
-    reached = expectations.check_bounds(run.expect, after) + expectations.check_gains(
-        run.expect_gain, before or after, after
+def build_evaluator(
+    run: RunArguments,
+    rloo: RLOOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    heldout: Sequence[Row],
+    rewards: ConnectedRewards,
+) -> Evaluator:
+    """Return the run's evaluator, which scores with the revisions that the run began with."""
+    return Evaluator(
+        tokenizer,
+        heldout,
+        rewards.functions[0].client,
+        rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
+        metrics=run.eval_metrics,
+        decodings=decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens),
+        revisions=None if run.allow_revision_change else rewards.revisions,
+        failure_budget=run.failure_budget,
+        batch_size=run.eval_batch,
+        seed=rloo.seed,
     )
-    folder.write_json("after.json", {**after, "expectations": reached})
-    page = write_report(folder.path)
+
+
+def evaluate_policy(
+    evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, when: str, *, step: int
+) -> dict[str, Any]:
+    """Evaluate the policy, write `before.json` or `after.json`, and return its content."""
+    with counting(f"evaluating on held-out prompts, {when}") as progress:
+        result = evaluator.evaluate(policy, step=step, progress=progress)
+    folder.write_json(f"{when}.json", result)
+    return result
+
+
+def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
+    """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
+    try:
+        with closing(LiveProgress(trainer.last_completions)) as live:
+            trainer.add_callback(live)
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except RewardError:
+        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {_save_and_hint(trainer)}")
+        raise
+
+
+def _save_and_hint(trainer: RecordedRLOOTrainer) -> str:
+    try:
+        saved = trainer.save_last_step()
+    except Exception as error:  # a full disk, for which torch and safetensors raise their own; it must not hide why
+        return f"the last step could not be saved: {error}"
+    return f"its policy is in {saved}; resume with --resume_from_checkpoint {saved}" if saved else "nothing was learned"
+
+
+def evaluate_trained(evaluator: Evaluator, trainer: RecordedRLOOTrainer, folder: RunFolder) -> dict[str, Any]:
+    """Evaluate the trained policy. If the rewards stop that, log how to evaluate it later, and raise their error."""
+    try:
+        step = trainer.state.global_step
+        return evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "after", step=step)
+    except RewardError:
+        policy, other = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
+        say(
+            f"stopped in the evaluation after training: the policy is saved in {policy}; evaluate it with "
+            f"`reward-trainer evaluate --model_name_or_path {policy} --output_dir {other}` and the run's other settings"
+        )
+        raise
+
+
+def write_results(run: RunArguments, folder: RunFolder, after: dict[str, Any]) -> None:
+    """Write the report, and print the comparison and whether the recipe's expectations were reached."""
+    before = folder.read_json("before.json")
+    outcomes = expectations.check_bounds(run.expect, after)
+    outcomes += expectations.check_gains(run.expect_gain, before or after, after)
+    folder.write_json("after.json", {**after, "expectations": outcomes})
+    report = write_report(folder.path)
     console.print(summary_table(before, after))
-    for line in reached:
-        say(line)
-    say(f"report: {page}")
+    for outcome in outcomes:
+        say(outcome)
+    say(f"report: {report}")

@@ -1,1 +1,1 @@
-"""What a run tells: evaluations compared, replies looked through for reward hacking, curves, one HTML page."""
+"""Reports of a run: evaluations compared, completions checked for reward hacking, curves, one HTML page."""

@@ -1,7 +1,7 @@
 """Draw a run's curves as inline SVG.
 
-The lines of metrics.jsonl enter, SVG strings leave. No pyplot, no file, no clock: the same lines give one
-string. Colours become CSS variables with a fallback, so that a page may redefine them for dark mode.
+In: the lines of metrics.jsonl. Out: SVG strings, the same for the same lines: no pyplot, no file, no clock. Colours
+become CSS variables with a fallback, so that a page can redefine them for dark mode.
 """
 
 import io
@@ -41,7 +41,7 @@ _STYLE = {
 }
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _SIZE_INCHES = (4.6, 2.7)
-_MOST_POINTS = 300
+_MAX_POINTS = 300
 _BAND = "mean ± one std"
 _NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 _SECONDS = {
@@ -53,7 +53,7 @@ _SECONDS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One small chart; `svg` is None where its metric was not logged. Titles are plain text, not markup."""
+    """One small chart; `svg` is None if its metric was not logged. Titles are plain text, not markup."""
 
     title: str
     unit: str
@@ -61,13 +61,13 @@ class Curve:
 
 
 def curves(metrics: Metrics) -> list[Curve]:
-    """Draw every chart of a run, in reading order."""
+    """Return every chart of a run, in reading order."""
     names = reward_names(metrics)
     total = Curve("Reward", _BAND, reward_curve(metrics))
     return [
         *([] if any(_is_total(metrics, name) for name in names) else [total]),
         *(Curve(f"Reward: {name}", _BAND, reward_curve(metrics, name)) for name in names),
-        Curve("KL to the start", "nats per token; not logged when beta is 0", kl_curve(metrics)),
+        Curve("KL divergence from the base policy", "nats per token; not logged when beta is 0", kl_curve(metrics)),
         Curve("Completion length", "tokens, and the share cut off", length_curve(metrics)),
         Curve("Entropy", "nats per token", entropy_curve(metrics)),
         Curve("Time per step", "seconds", time_curve(metrics)),
@@ -75,14 +75,14 @@ def curves(metrics: Metrics) -> list[Curve]:
 
 
 def reward_names(metrics: Metrics) -> list[str]:
-    """Name the rewards that were logged, in the order of their first line."""
+    """Return the names of the logged rewards, in the order of their first line."""
     keys = dict.fromkeys(key for line in metrics for key in line)
     names = [key[8:-5] for key in keys if key.startswith("rewards/") and key.endswith("/mean")]
     return [name for name in names if series(metrics, f"rewards/{name}/mean")[0]]
 
 
 def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
-    """Draw one reward's mean per step with a band of one std; without a name, the weighted sum of all."""
+    """Draw a reward's mean per step with a band of one std; without a name, the weighted sum of all rewards."""
     mean, std = ("reward", "reward_std") if name is None else (f"rewards/{name}/mean", f"rewards/{name}/std")
     steps, means = series(metrics, mean)
     if not steps:
@@ -90,8 +90,8 @@ def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
 
     def paint(figure: Figure) -> None:
         axes, center = _axes(figure), smooth(means)
-        known, stds = series(metrics, std)
-        reach = np.interp(steps, known, smooth(stds)) if known else np.zeros(len(steps))
+        std_steps, stds = series(metrics, std)
+        reach = np.interp(steps, std_steps, smooth(stds)) if std_steps else np.zeros(len(steps))
         axes.fill_between(steps, center - reach, center + reach, color=BLUE, alpha=0.14, linewidth=0)
         _trend(axes, steps, means, BLUE)
 
@@ -99,7 +99,7 @@ def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
 
 
 def kl_curve(metrics: Metrics) -> str | None:
-    """Draw how far the policy moved from its start, in nats per token."""
+    """Draw the KL divergence from the base policy, in nats per token."""
     return _simple(metrics, "kl", ORANGE)
 
 
@@ -109,7 +109,7 @@ def entropy_curve(metrics: Metrics) -> str | None:
 
 
 def length_curve(metrics: Metrics) -> str | None:
-    """Draw the mean length of completions in tokens and, below it, the share that ran into the limit."""
+    """Draw the mean length of completions in tokens and, below it, the share that reached the limit."""
     steps, lengths = series(metrics, "completions/mean_length")
     if not steps:
         return None
@@ -131,7 +131,7 @@ def length_curve(metrics: Metrics) -> str | None:
 
 
 def time_curve(metrics: Metrics) -> str | None:
-    """Draw where each step's seconds went, stacked: generating, scoring, learning."""
+    """Draw the seconds of each step, stacked: generating, scoring, learning."""
     timed = [line for line in metrics if any(_finite(line.get(key)) for key in _SECONDS)]
     if not timed:
         return None
@@ -149,18 +149,18 @@ def time_curve(metrics: Metrics) -> str | None:
 
 
 def series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
-    """Take the steps and values at which `key` is a finite number; long runs are averaged to 300 points."""
-    found = [(line.get("step", place), line.get(key)) for place, line in enumerate(metrics, 1)]
-    pairs = np.array([pair for pair in found if all(map(_finite, pair))], dtype=np.float64).reshape(-1, 2)
-    chunk = math.ceil(len(pairs) / _MOST_POINTS) or 1
+    """Return the steps and values where `key` is a finite number, averaged to at most 300 points."""
+    points = [(line.get("step", index), line.get(key)) for index, line in enumerate(metrics, 1)]
+    pairs = np.array([pair for pair in points if all(map(_finite, pair))], dtype=np.float64).reshape(-1, 2)
+    chunk = math.ceil(len(pairs) / _MAX_POINTS) or 1
     means = [pairs[start : start + chunk].mean(axis=0) for start in range(0, len(pairs), chunk)]
     return [float(step) for step, _ in means], [float(value) for _, value in means]
 
 
 def smooth(values: Sequence[float]) -> Floats:
-    """Average each value with its neighbours, over a tenth of the series or three; the ends see fewer."""
+    """Return a moving average over a tenth of the series, at least three values; fewer at the ends."""
     reach = max(1, len(values) // 20)
-    windows = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
     return np.array([sum(window) / len(window) for window in windows])
 
 
@@ -169,7 +169,7 @@ def _finite(value: object) -> bool:
 
 
 def _is_total(metrics: Metrics, name: str) -> bool:
-    """Say whether one reward is all of the reward, the others being judges."""
+    """Return whether this reward is the whole reward, because the others have weight 0."""
     one, total = series(metrics, f"rewards/{name}/mean"), series(metrics, "reward")
     return not total[0] or (one[0] == total[0] and np.allclose(one[1], total[1], atol=1e-6))
 
@@ -199,14 +199,14 @@ def _tidy(axes: Axes) -> None:
 
 
 def _trend(axes: Axes, steps: Sequence[float], values: Sequence[float], color: str) -> None:
-    """Draw the values faintly and their smoothed course over them, with its last value written at the end."""
+    """Draw the values faintly, their moving average over them, and its last value at the end."""
     marker = "o" if len(steps) < 3 else None
     axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.9, marker=marker)
-    course = smooth(values)
-    axes.plot(steps, course, color=color, linewidth=1.9, solid_capstyle="round")
+    trend = smooth(values)
+    axes.plot(steps, trend, color=color, linewidth=1.9, solid_capstyle="round")
     axes.annotate(
-        f"{course[-1]:.3g}",
-        (steps[-1], course[-1]),
+        f"{trend[-1]:.3g}",
+        (steps[-1], trend[-1]),
         (5, 0),
         textcoords="offset points",
         va="center",
@@ -223,13 +223,13 @@ def _draw(label: str, paint: Callable[[Figure], None]) -> str:
 
 
 def _inline(svg: str, label: str) -> str:
-    """Make an SVG document fit for a page: no header, no id but those it refers to, colours by name."""
+    """Return an SVG document for use in a page: no header, only ids that are referred to, colours as variables."""
     view = re.search(r'viewBox="[^"]*"', svg)
     head = f'<svg {_NAMESPACES} {view[0] if view else ""} role="img" aria-label="{_attribute(label)} per step">'
     svg = head + svg[svg.index(">", svg.index("<svg")) + 1 :].strip()
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#([\w.]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable}, {color})")

@@ -1,17 +1,17 @@
-"""Texts for people to read: what cannot be seen written out, and the comparison as a table for a terminal."""
+"""Text for terminals: the comparison as a table, and escapes for invisible characters."""
 
 import unicodedata
 
 from rich.table import Table
 from rich.text import Text
 
-from trainer.reporting.comparison import Evaluation, Row, compare
+from trainer.reporting.comparison import MOST_COMMON, TOKENS, Evaluation, Row, compare
 
-_KEPT = "\n\t\u200c\u200d"  # the last two join letters and emoji
+_ALLOWED = "\n\t\u200c\u200d"  # the last two join letters and emoji
 
 
 def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
-    """Lay out scores, length and the commonest reply for a terminal. Nothing in it is read as markup."""
+    """Return a table of the scores, the length and the most common completion. No text is read as markup."""
     table = Table(title="Before and after training, with 95 % intervals", title_justify="left")
     table.add_column("metric", overflow="fold", min_width=16)
     for heading in ("before", "after", "change"):
@@ -21,18 +21,18 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
         name, prompts = Text(visible(comparison.decoding), style="bold"), f"{comparison.prompts} prompts"
         table.add_row(name, "", "", prompts)
         for row in comparison.rows:
-            if row.scored or row.metric in ("commonest reply", "length in tokens"):
+            if row.scored or row.metric in (MOST_COMMON, TOKENS):
                 table.add_row(*(Text(visible(cell)) for cell in _summary(row)))
     return table
 
 
 def visible(text: str) -> str:
-    """Write out control and direction characters and lone surrogates, which could break a page."""
+    """Return the text with control, direction and lone surrogate characters escaped: they could break a page."""
     return "".join(character if _is_plain(character) else _escaped(character) for character in text)
 
 
 def _is_plain(character: str) -> bool:
-    return character in _KEPT or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+    return character in _ALLOWED or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
 
 
 def _escaped(character: str) -> str:
@@ -41,5 +41,5 @@ def _escaped(character: str) -> str:
 
 def _summary(row: Row) -> tuple[str, str, str, str]:
     before, after, change = row.cells
-    said = [f"{cell.value}\n{text}".strip() for cell, text in zip((before, after), row.quotes, strict=True)]
-    return row.metric, said[0], said[1], f"{change.value} {change.bounds}".strip()
+    texts = [f"{cell.value}\n{text}".strip() for cell, text in zip((before, after), row.quotes, strict=True)]
+    return row.metric, texts[0], texts[1], f"{change.value} {change.bounds}".strip()

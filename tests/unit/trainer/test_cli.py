@@ -1,11 +1,47 @@
+import pytest
+
 from trainer import cli
+from trainer.errors import TrainerError
 
 
-def test_an_interrupted_run_says_so_in_a_line(monkeypatch, capsys):
-    def interrupted(_):
-        raise KeyboardInterrupt
+@pytest.fixture
+def stopped_by(monkeypatch):
+    """Return a function that makes `train` raise an error."""
 
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(cli, "_train", interrupted)
+    def stop(error):
+        def command(_):
+            raise error
+
+        monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+        monkeypatch.setitem(cli.COMMANDS, "train", command)
+
+    return stop
+
+
+def test_interrupted(stopped_by, capsys):
+    """An interrupted command prints one line and exits with 130."""
+    stopped_by(KeyboardInterrupt())
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "reward-trainer: interrupted\n"
+
+
+def test_wrong_settings(stopped_by, capsys):
+    """A `TrainerError` is printed in one line, with exit code 2."""
+    stopped_by(TrainerError("choose another"))
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == "reward-trainer: choose another\n"
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["trian"], 2)])
+def test_usage(argv, code, capsys):
+    """The usage names every command; asked for, it goes to stdout."""
+    assert cli.main(argv) == code
+    out, err = capsys.readouterr()
+    text = out if code == 0 else err
+    assert all(name in text for name in cli.COMMANDS)
+
+
+def test_report_without_folder(tmp_path, capsys):
+    """A report of a folder that does not exist is an error."""
+    assert cli.main(["report", str(tmp_path / "absent")]) == 2
+    assert "there is no run folder" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from trainer.policy import row_major_weights, use_column_major_weights
 
 @pytest.fixture
 def tied():
-    """A model whose head is its embedding, as small policies have it."""
+    """A model whose head is its embedding, as in small policies."""
     torch.manual_seed(0)
     model = nn.ModuleDict(
         {"embed": nn.Embedding(11, 6), "inner": nn.Linear(6, 6), "head": nn.Linear(6, 11, bias=False)}
@@ -16,27 +16,30 @@ def tied():
     return model
 
 
-def run(model):
+def forward(model):
     return model["head"](torch.tanh(model["inner"](model["embed"](torch.arange(5)))))
 
 
-def test_weights_stored_by_columns_compute_the_same(tied):
-    before = run(tied)
+def test_column_major_output(tied):
+    """Column-major weights give the same output."""
+    before = forward(tied)
     use_column_major_weights(tied)
     assert not tied["inner"].weight.is_contiguous()
-    assert torch.allclose(run(tied), before, atol=1e-6)
+    assert torch.allclose(forward(tied), before, atol=1e-6)
 
 
-def test_gradients_and_updates_reach_weights_stored_by_columns(tied):
+def test_column_major_training(tied):
+    """Gradients and updates reach column-major weights."""
     use_column_major_weights(tied)
     optimizer = torch.optim.AdamW(tied.parameters(), lr=0.1, fused=True)
-    before = run(tied).detach()
-    run(tied).square().sum().backward()
+    before = forward(tied).detach()
+    forward(tied).square().sum().backward()
     optimizer.step()
-    assert run(tied).square().sum() < before.square().sum()
+    assert forward(tied).square().sum() < before.square().sum()
 
 
-def test_for_a_file_weights_are_stored_by_rows_and_stay_tied(tied):
+def test_row_major_for_files(tied):
+    """While a file is written, weights are contiguous and stay tied; afterwards they are column-major again."""
     use_column_major_weights(tied)
     with row_major_weights(tied):
         assert all(weight.is_contiguous() for weight in tied.parameters())

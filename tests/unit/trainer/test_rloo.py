@@ -10,33 +10,33 @@ from trainer.run_folder import RunFolder, read_run
 
 
 class Stopped(RecordedRLOOTrainer):
-    """A trainer that its rewards have stopped after so many steps, of which it had saved one."""
+    """A trainer that was stopped after `step` steps, and has saved `saved_step`."""
 
     model = None
 
     def __init__(self, folder, step, saved_step):
         self.args, self.state = SimpleNamespace(output_dir=folder), SimpleNamespace(global_step=step)
         self.accelerator = SimpleNamespace(is_main_process=True)
-        self._rng = SimpleNamespace(restore=lambda: self.done.append("restored"))
-        self._saved_step, self.done = saved_step, []
+        self._rng = SimpleNamespace(restore=lambda: self.events.append("restored"))
+        self._saved_step, self.events = saved_step, []
 
     def _save_checkpoint(self, *_, **__):
-        self.done.append("saved")
-        self.checkpoint().mkdir()
+        self.events.append("saved")
+        self.checkpoint_path().mkdir()
 
 
-@pytest.mark.parametrize(("saved_step", "done"), [(None, ["restored", "saved"]), (5, ["restored", "saved"]), (6, [])])
-def test_a_stopped_run_writes_its_last_step_down_unless_it_has_been_saved_as_it_ended(tmp_path, saved_step, done):
+@pytest.mark.parametrize(("saved_step", "events"), [(None, ["restored", "saved"]), (5, ["restored", "saved"]), (6, [])])
+def test_save_last_step(tmp_path, saved_step, events):
+    """A stopped run saves its last step, marked as mid-step, unless it has been saved already."""
     stopped = Stopped(tmp_path, 6, saved_step)
     assert stopped.save_last_step() == tmp_path / "checkpoint-6"
-    assert stopped.done == done
-    assert (tmp_path / "checkpoint-6" / MID_STEP_MARKER).exists() is bool(done)
+    assert stopped.events == events
+    assert (tmp_path / "checkpoint-6" / MID_STEP_MARKER).exists() is bool(events)
 
 
-@pytest.mark.parametrize(("folder", "done"), [("run", []), ("other", ["restored", "saved"])])
-def test_a_run_that_is_stopped_in_the_step_it_was_resumed_for_leaves_its_own_checkpoint_as_it_was(
-    monkeypatch, tmp_path, folder, done
-):
+@pytest.mark.parametrize(("folder", "events"), [("run", []), ("other", ["restored", "saved"])])
+def test_own_checkpoint_is_kept(monkeypatch, tmp_path, folder, events):
+    """A run stopped in the first step after resuming does not overwrite its own checkpoint."""
     monkeypatch.setattr(RLOOTrainer, "train", lambda *_, **__: None)
     (tmp_path / "run").mkdir()
     checkpoint = tmp_path / folder / "checkpoint-6"
@@ -45,34 +45,41 @@ def test_a_run_that_is_stopped_in_the_step_it_was_resumed_for_leaves_its_own_che
     resumed = Stopped(tmp_path / "run", 6, None)
     resumed.train(resume_from_checkpoint=str(checkpoint))
     assert resumed.save_last_step() == tmp_path / "run" / "checkpoint-6"
-    assert resumed.done == done
+    assert resumed.events == events
 
 
-def test_a_run_that_is_stopped_in_its_first_step_leaves_nothing(tmp_path):
+def test_no_step_saves_nothing(tmp_path):
+    """A run stopped in its first step saves nothing."""
     assert Stopped(tmp_path, 0, None).save_last_step() is None
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("step", "trains"), [(3, True), (4, False), (5, False)])
-def test_a_run_that_is_resumed_at_its_end_takes_no_step(monkeypatch, tmp_path, step, trains):
-    monkeypatch.setattr(RLOOTrainer, "_run_epoch", lambda trainer, *_, **__: trainer.done.append("trained"))
+def test_resume_at_the_end(monkeypatch, tmp_path, step, trains):
+    """A run resumed at `max_steps` takes no further step."""
+    monkeypatch.setattr(RLOOTrainer, "_run_epoch", lambda trainer, *_, **__: trainer.events.append("trained"))
     resumed = Stopped(tmp_path, step, None)
     resumed.state.max_steps, resumed.control = 4, SimpleNamespace(should_training_stop=False)
     resumed._run_epoch(epoch=0)
-    assert (resumed.done, resumed.control.should_training_stop) == (["trained"] if trains else [], not trains)
+    assert (resumed.events, resumed.control.should_training_stop) == (["trained"] if trains else [], not trains)
 
 
-class Noting(Stopped):
-    """A trainer whose replies are numbers, two a batch."""
+class Recording(Stopped):
+    """A trainer whose completions are numbers, two a batch."""
 
     def __init__(self, folder):
         super().__init__(folder, 0, None)
         self.run_folder, self._unwritten, self._seconds, self._step_started_s = RunFolder(folder), [], {}, 0.0
-        self.replies = itertools.count()
+        self.numbers = itertools.count()
 
-    def make(self):
-        made = [[{"role": "user", "content": str(next(self.replies))}] for _ in range(2)]
-        self._logs = {"prompt": made, "completion": made, "advantages": [0.0, 0.0], "rewards": {"banana": [1.0, 2.0]}}
+    def make_batch(self):
+        chats = [[{"role": "user", "content": str(next(self.numbers))}] for _ in range(2)]
+        self._logs = {
+            "prompt": chats,
+            "completion": chats,
+            "advantages": [0.0, 0.0],
+            "rewards": {"banana": [1.0, float("nan")]},
+        }
 
     def step(self, batches):
         for _ in range(batches):
@@ -82,15 +89,17 @@ class Noting(Stopped):
 
 
 @pytest.mark.parametrize(
-    ("batches", "noted"),
+    ("batches", "steps"),
     [([1, 1], [1, 1, 2, 2]), ([2, 2], [1, 1, 1, 1, 2, 2, 2, 2]), ([1, 0, 1, 0], [1, 1, 3, 3])],
 )
-def test_each_reply_is_noted_once_with_the_step_that_it_was_made_for(monkeypatch, tmp_path, batches, noted):
-    monkeypatch.setattr(RLOOTrainer, "_generate_and_score_completions", lambda trainer, _: trainer.make())
+def test_completions_are_recorded_once(monkeypatch, tmp_path, batches, steps):
+    """Each completion is recorded once, with the step that it was generated for; a missing reward is null."""
+    monkeypatch.setattr(RLOOTrainer, "_generate_and_score_completions", lambda trainer, _: trainer.make_batch())
     monkeypatch.setattr(RLOOTrainer, "log", lambda *_: None)
-    trainer = Noting(tmp_path)
-    for made in batches:
-        trainer.step(made)
-    samples = read_run(tmp_path).samples
-    assert [sample["step"] for sample in samples] == noted
-    assert [sample["completion"] for sample in samples] == [str(number) for number in range(len(noted))]
+    trainer = Recording(tmp_path)
+    for count in batches:
+        trainer.step(count)
+    records = read_run(tmp_path).samples
+    assert [record["step"] for record in records] == steps
+    assert [record["completion"] for record in records] == [str(number) for number in range(len(steps))]
+    assert [record["rewards"]["banana"] for record in records] == [1.0, None] * (len(steps) // 2)

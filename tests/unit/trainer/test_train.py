@@ -9,16 +9,17 @@ from remote_rewards import remote_reward
 from shared.errors import ServiceUnreachable
 from shared.schemas import RewardInfo
 from trainer import train as training
-from trainer.config import parse, recipe_path
+from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.prompts import columns_of, read_prompts
 from trainer.run_folder import RunFolder, read_run
-from trainer.train import open_run_folder, run_training, train
+from trainer.train import ConnectedRewards, load_policy_and_tokenizer, open_run_folder, run_training, to_dataset, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
 
-class Learned:
-    """A trainer that has learned at once."""
+class InstantTrainer:
+    """A trainer whose training takes no time."""
 
     state = SimpleNamespace(global_step=1)
 
@@ -30,6 +31,9 @@ class Learned:
 
     add_callback = remove_callback
 
+    def unwrapped_policy(self):
+        pass
+
     def train(self, **_):
         pass
 
@@ -37,23 +41,24 @@ class Learned:
         Path(folder).mkdir()
 
 
-def unreachable_after(evaluator, trainer, run, folder, when):
+def unreachable_after(evaluator, policy, folder, when, *, step):
     if when == "after":
         raise ServiceUnreachable("nobody answers")
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """A run of which only the rewards and the policy are not real."""
-    monkeypatch.setattr(training, "RecordedRLOOTrainer", Learned)
+    """The arguments of a run without real rewards and policy, whose rewards are unreachable after training."""
+    rewards = ConnectedRewards([SimpleNamespace(client=None)], [INFO], {"banana": "1", "measured": "2"})
+    monkeypatch.setattr(training, "RecordedRLOOTrainer", InstantTrainer)
     monkeypatch.setattr(training, "load_policy_and_tokenizer", lambda *_: (None, None))
-    reward = SimpleNamespace(client=None)
-    monkeypatch.setattr(training, "connect_rewards", lambda *_: ([reward], [INFO], {"banana": "1", "measured": "2"}))
-    return parse(["--config", str(recipe_path("banana")), "--output_dir", str(tmp_path / "run")])
-
-
-def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(training, "connect_rewards", lambda *_: rewards)
     monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
+    return parse(["--config", "banana", "--output_dir", str(tmp_path / "run")])
+
+
+def test_policy_is_saved_first(run, tmp_path, capsys):
+    """The policy is saved before the evaluation after training, and the message says how to repeat that."""
     with pytest.raises(ServiceUnreachable):
         train(*run)
     saved = tmp_path / "run" / "policy"
@@ -61,70 +66,120 @@ def test_a_policy_is_saved_before_rewards_are_asked_what_it_has_learned(run, mon
     assert f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("allowed", "told"), [("false", {"banana": "1", "measured": "1"}), ("true", {})])
-def test_processes_tell_each_other_the_revisions_that_they_have_met_unless_those_may_differ(monkeypatch, allowed, told):
-    def all_ranks_succeed_sync(work, timeout_s, revisions_of):
-        found = work()
-        assert revisions_of(found) == told
-        return found
-
-    monkeypatch.setattr(training, "all_ranks_succeed_sync", all_ranks_succeed_sync)
-    client = SimpleNamespace(info=lambda **_: None)
-    monkeypatch.setattr(training, "reward_of", lambda *_: SimpleNamespace(client=client, handshake=lambda _: INFO))
-    words = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
-    run, *_ = parse(["--config", str(recipe_path("banana")), *words])
-    assert training.connect_rewards(run)[2] == {"banana": "1", "measured": "1"}
-
-
-def test_reward_has_the_settings_of_the_run():
-    """The reward functions of a run have its timeout and its hedging delay."""
-    flags = ["--reward_timeout_s", "7", "--hedge_after_s", "2", "--reward_url", "http://127.0.0.1:1"]
-    run, *_ = parse(["--config", str(recipe_path("banana")), *flags])
-    same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=2.0)
-    assert training.reward_of(run, "banana").client is same.client
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "nan"])
-def test_hedge_after_s_must_be_positive(value):
-    """A hedging delay that is not above 0 is an error."""
-    with pytest.raises(TrainerError, match="--hedge_after_s"):
-        parse(["--config", str(recipe_path("banana")), "--hedge_after_s", value])
-
-
-@pytest.mark.parametrize(("steps", "said"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])
-def test_a_run_says_how_long_it_trains(run, monkeypatch, capsys, steps, said):
+@pytest.mark.parametrize(("steps", "message"), [(7, "training 7 steps on banana"), (-1, "training 2 epochs on banana")])
+def test_training_length(run, capsys, steps, message):
+    """The length of training is printed in steps, or in epochs if no steps are set."""
     run[1].max_steps, run[1].num_train_epochs = steps, 2.0
-    monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
     with pytest.raises(ServiceUnreachable):
         train(*run)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_run_notes_the_revisions_of_all_its_rewards(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
+def test_manifest_has_all_revisions(run, tmp_path):
+    """rewards.json has the revisions of all rewards, including those only evaluated with."""
     with pytest.raises(ServiceUnreachable):
         train(*run)
-    noted = json.loads((tmp_path / "run" / "rewards.json").read_text())
-    assert noted["revisions"] == {"banana": "1", "measured": "2"}
+    manifest = json.loads((tmp_path / "run" / "rewards.json").read_text())
+    assert manifest["revisions"] == {"banana": "1", "measured": "2"}
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])
-def test_weights_that_are_not_one_for_each_reward_are_told_before_the_folder_is_made(run, tmp_path, weights):
+def test_weights_per_reward(run, tmp_path, weights):
+    """Another number of weights than of rewards is an error before the run folder is created."""
     run[1].reward_weights = weights
     with pytest.raises(TrainerError, match=f"--reward_weights has {len(weights)} weights for 1 rewards"):
         train(*run)
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused_before_one_of_them_takes_anothers_folder(run, monkeypatch, tmp_path):
+def test_several_processes(run, monkeypatch, tmp_path):
+    """Several processes are refused before the run folder is created, with the command to use instead."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainerError, match="trains in one process"):
+    with pytest.raises(TrainerError, match=r"one process.*`trl rloo --reward_funcs remote_rewards\.<name>`"):
         train(*run)
     assert not (tmp_path / "run").exists()
 
 
-def held(folder):
-    """A folder with a run of which two steps and the checkpoint of the first are there."""
+@pytest.mark.parametrize(("allowed", "compared"), [("false", {"banana": "1", "measured": "1"}), ("true", {})])
+def test_ranks_compare_revisions(monkeypatch, allowed, compared):
+    """Processes compare the revisions that the service has told them, unless revisions may change."""
+
+    def all_ranks_succeed_sync(work, timeout_s, revisions_of):
+        result = work()
+        assert revisions_of(result) == compared
+        return result
+
+    reward = SimpleNamespace(client=SimpleNamespace(info=lambda **_: None), handshake=lambda _: INFO)
+    monkeypatch.setattr(training, "all_ranks_succeed_sync", all_ranks_succeed_sync)
+    monkeypatch.setattr(training, "reward_function", lambda *_: reward)
+    flags = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
+    run, *_ = parse(["--config", "banana", *flags])
+    assert training.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
+
+
+def test_reward_has_the_settings_of_the_run():
+    """The reward functions of a run have its timeout and its hedging delay."""
+    flags = ["--reward_timeout_s", "7", "--hedge_after_s", "2", "--reward_url", "http://127.0.0.1:1"]
+    run, *_ = parse(["--config", "banana", *flags])
+    same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=2.0)
+    assert training.reward_function(run, "banana").client is same.client
+
+
+def test_policy_in_the_run_folder(tmp_path):
+    """A policy in the run folder is refused before the folder is replaced."""
+    policy = tmp_path / "run" / "policy"
+    policy.mkdir(parents=True)
+    (policy / "model.safetensors").touch()
+    (policy / "config.json").write_text("{}")
+    argv = ["--config", "banana", "--model_name_or_path", str(policy), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(TrainerError, match="choose another --output_dir"):
+        load_policy_and_tokenizer(*parse([*argv, "--overwrite", "true"]))
+    assert policy.exists()
+
+
+def test_columns_of_later_rows():
+    """A column that only a later row has is None in the rows before."""
+    prompts = [[{"role": "user", "content": text}] for text in "ab"]
+    dataset = to_dataset([{"prompt": prompts[0]}, {"prompt": prompts[1], "answer": "x"}])
+    assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], prompts)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2],
+        [0.5, None],
+        [1, 2.5, -0.0],
+        [True, 2, 0.5],
+        [2**53 + 1, 0.5, 2**64],
+        [1, "one", "1", "null", None],
+        [[], [1], [2.5], [[None]]],
+        [{}, {"x": 1}, {"x": 2.5, "y": {"z": []}}, {"y": "é\x00"}],
+    ],
+)
+def test_column_values_are_unchanged(values):
+    """The dataset gives each value as it is in the file, whatever the column's other values are."""
+    rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
+    assert repr(list(to_dataset(rows))) == repr(rows)  # compared as text, because 1 == 1.0 == True
+
+
+def test_message_keys_are_unchanged():
+    """A message keeps its own keys, whatever keys others have."""
+    messages = [{"role": "user", "content": "a", "name": "b"}, {"role": "user", "content": "c"}]
+    dataset = to_dataset([{"prompt": [message]} for message in messages])
+    assert dataset["prompt"][:] == [[message] for message in messages]
+
+
+def test_same_columns_as_in_evaluation(tmp_path):
+    """Rewards get the same columns in training as in evaluation."""
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": {"x": 0.5}, "hint": []}\n{"prompt": "c"}')
+    rows = read_prompts(str(path))
+    assert columns_of(list(to_dataset(rows))) == columns_of(rows)
+
+
+def run_with_checkpoint(folder):
+    """Write a run of two steps with a checkpoint of the first; return the checkpoint."""
     checkpoint = folder / "checkpoint-1"
     checkpoint.mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
@@ -133,72 +188,75 @@ def held(folder):
     return checkpoint
 
 
-def steps_noted(folder):
+def logged_steps(folder):
     return [row["step"] for row in read_run(folder).metrics]
 
 
-def test_a_run_goes_on_in_the_folder_of_its_checkpoint(run, tmp_path):
-    checkpoint = held(tmp_path / "run")
+def test_resume_in_the_same_folder(run, tmp_path):
+    """A run resumed from a checkpoint of its folder continues there, from the checkpoint's step."""
+    checkpoint = run_with_checkpoint(tmp_path / "run")
     open_run_folder(*run[:2], checkpoint)
-    assert steps_noted(tmp_path / "run") == [1]
+    assert logged_steps(tmp_path / "run") == [1]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_checkpoint_of_another_folder_does_not_let_a_run_be_mixed_with_the_one_that_is_there(
-    run, tmp_path, overwrite
-):
-    held(tmp_path / "run")
-    elsewhere = held(tmp_path / "other")
+def test_resume_from_another_folder(run, tmp_path, overwrite):
+    """A run resumed from another folder does not mix with an earlier run in its own."""
+    run_with_checkpoint(tmp_path / "run")
+    checkpoint = run_with_checkpoint(tmp_path / "other")
     run[0].overwrite = overwrite
     with contextlib.nullcontext() if overwrite else pytest.raises(TrainerError, match="holds an earlier run"):
-        open_run_folder(*run[:2], elsewhere)
-    assert steps_noted(tmp_path / "run") == ([] if overwrite else [1, 2])
-    assert steps_noted(tmp_path / "other") == [1, 2]
+        open_run_folder(*run[:2], checkpoint)
+    assert logged_steps(tmp_path / "run") == ([] if overwrite else [1, 2])
+    assert logged_steps(tmp_path / "other") == [1, 2]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("inner", ["mine", "mine/deeper", "checkpoint-1"])
-def test_a_folder_round_the_one_of_a_checkpoint_is_not_taken_for_it_nor_replaced(run, tmp_path, inner, overwrite):
-    held(tmp_path / "run")
-    checkpoint = held(tmp_path / "run" / inner)
+def test_resume_from_an_inner_folder(run, tmp_path, inner, overwrite):
+    """A checkpoint of another run inside the run folder is refused, and nothing is replaced."""
+    run_with_checkpoint(tmp_path / "run")
+    checkpoint = run_with_checkpoint(tmp_path / "run" / inner)
     run[0].overwrite = overwrite
-    with pytest.raises(TrainerError, match="is of another run"):
+    with pytest.raises(TrainerError, match="belongs to another run"):
         open_run_folder(*run[:2], checkpoint)
-    assert steps_noted(tmp_path / "run") == [1, 2]
+    assert logged_steps(tmp_path / "run") == [1, 2]
     assert checkpoint.exists()
 
 
-class Stopping:
-    """A trainer that is stopped in its third step, and keeps the second as it is told to."""
+class StoppedTrainer:
+    """A trainer that is stopped in its third step."""
 
     state = SimpleNamespace(global_step=2, max_steps=4)
     last_completions = add_callback = staticmethod(lambda *_: None)
 
-    def __init__(self, stopped_by, save_last_step=lambda: Path("checkpoint-2")):
-        self._stopped_by, self.save_last_step = stopped_by, save_last_step
+    def __init__(self, error, save_last_step=lambda: Path("checkpoint-2")):
+        self._error, self.save_last_step = error, save_last_step
 
     def train(self, **_):
-        raise self._stopped_by
+        raise self._error
 
 
-@pytest.mark.parametrize("stopped_by", [ServiceUnreachable("nobody answers"), KeyboardInterrupt(), SystemExit(143)])
-def test_a_bar_is_ended_before_it_is_told_that_training_has_stopped(monkeypatch, stopped_by):
-    told = []
-    bar = SimpleNamespace(close=lambda: told.append("ended"))
-    monkeypatch.setattr(training, "LiveProgress", lambda _: bar)
-    monkeypatch.setattr(training, "say", told.append)
-    with pytest.raises(type(stopped_by)):
-        run_training(Stopping(stopped_by), None)
-    by_rewards = isinstance(stopped_by, ServiceUnreachable)
-    assert [line.partition(":")[0] for line in told] == ["ended", *(["stopped in step 3 of 4"] if by_rewards else [])]
+@pytest.mark.parametrize("error", [ServiceUnreachable("nobody answers"), KeyboardInterrupt(), SystemExit(143)])
+def test_progress_bar_is_closed_first(monkeypatch, error):
+    """The progress bar is closed, whatever stops training, before the message is printed."""
+    events = []
+    monkeypatch.setattr(training, "LiveProgress", lambda _: SimpleNamespace(close=lambda: events.append("closed")))
+    monkeypatch.setattr(training, "say", events.append)
+    with pytest.raises(type(error)):
+        run_training(StoppedTrainer(error), None)
+    messages = ["stopped in step 3 of 4"] if isinstance(error, ServiceUnreachable) else []
+    assert [event.partition(":")[0] for event in events] == ["closed", *messages]
 
 
-def test_a_disk_that_is_full_does_not_hide_why_a_run_has_stopped(capsys):
+def test_full_disk(capsys):
+    """A disk that is full does not hide why the run has stopped."""
+
     def save_last_step():
         raise OSError("no space left on device")
 
     with pytest.raises(ServiceUnreachable) as stopped:
-        run_training(Stopping(ServiceUnreachable("nobody answers"), save_last_step), None)
+        run_training(StoppedTrainer(ServiceUnreachable("nobody answers"), save_last_step), None)
     assert stopped.value.__context__ is None
-    said = "stopped in step 3 of 4: the last step could not be kept: no space left on device"
-    assert said in capsys.readouterr().err
+    message = "stopped in step 3 of 4: the last step could not be saved: no space left on device"
+    assert message in capsys.readouterr().err

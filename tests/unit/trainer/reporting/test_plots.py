@@ -35,11 +35,12 @@ def texts(svg: str) -> list[str]:
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_every_curve_is_drawn_with_text_as_text():
+def test_all_curves():
+    """Every logged metric has its curve, whose labels are text."""
     drawn = {curve.title: curve.svg for curve in plots.curves(metrics(20))}
     assert list(drawn) == [
         "Reward: banana",
-        "KL to the start",
+        "KL divergence from the base policy",
         "Completion length",
         "Entropy",
         "Time per step",
@@ -51,7 +52,8 @@ def test_every_curve_is_drawn_with_text_as_text():
     assert {"cut off", "100 %"} < set(texts(drawn["Completion length"] or ""))
 
 
-def test_the_same_metrics_give_the_same_string_without_date():
+def test_deterministic():
+    """The same metrics give the same SVG, without a date."""
     first, second = (plots.reward_curve(metrics(9), "banana") for _ in range(2))
     assert first == second
     assert first is not None
@@ -59,21 +61,23 @@ def test_the_same_metrics_give_the_same_string_without_date():
     assert not re.search(r"20\d\d-\d\d-\d\d", first)
 
 
-def test_charts_on_one_page_share_no_id():
+def test_unique_ids():
+    """Charts on one page share no id."""
     twins = [{**line, "rewards/twin/mean": line["reward"], "rewards/twin/std": 0.2} for line in metrics(20)]
-    found = [re.findall(r'\bid="([^"]*)"', curve.svg or "") for curve in plots.curves(twins)]
-    ids = [each for chart in found for each in chart]
+    ids = [id_ for curve in plots.curves(twins) for id_ in re.findall(r'\bid="([^"]*)"', curve.svg or "")]
     assert ids
     assert len(ids) == len(set(ids))
 
 
-def test_drawing_leaves_matplotlibs_settings_alone():
+def test_matplotlib_settings():
+    """Drawing leaves matplotlib's settings unchanged."""
     before = dict(matplotlib.rcParams)
     plots.entropy_curve(metrics(3))
     assert dict(matplotlib.rcParams) == before
 
 
-def test_the_page_can_recolour_a_chart():
+def test_css_variables():
+    """Colours are CSS variables, so that the page can change them."""
     svg = plots.kl_curve(metrics(5))
     assert svg is not None
     assert f"var(--orange, {plots.ORANGE})" in svg
@@ -81,19 +85,22 @@ def test_the_page_can_recolour_a_chart():
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 1}], [{"step": 1, "kl": None, "reward": math.nan, "entropy": "no"}]])
-def test_what_was_not_logged_is_not_drawn(lines: list[dict[str, object]]):
+def test_not_logged(lines: list[dict[str, object]]):
+    """A metric that was not logged has no chart."""
     assert [curve.svg for curve in plots.curves(lines)] == [None] * 5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 1000])
-def test_a_run_of_any_length_is_drawn(steps: int):
+def test_any_length(steps: int):
+    """A run of any length is drawn, in limited size."""
     for curve in plots.curves(metrics(steps)):
         assert curve.svg is not None
         assert ElementTree.fromstring(curve.svg).tag == f"{SVG}svg"
         assert len(curve.svg) < 600_000
 
 
-def test_the_band_reaches_one_std_around_the_mean():
+def test_std_band():
+    """The band covers one standard deviation around the mean."""
     flat = [{"step": step, "reward": 1.0, "reward_std": 0.5} for step in range(1, 11)]
     low, high = (
         plot_range(plots.reward_curve(flat)),
@@ -104,20 +111,22 @@ def test_the_band_reaches_one_std_around_the_mean():
 
 
 def plot_range(svg: str | None) -> tuple[float, float]:
-    """Read the lowest and highest tick label on the axis of values, which come after those of the steps."""
+    """Return the lowest and highest tick label of the y axis, whose labels come after those of the x axis."""
     labels = texts(svg or "")
     values = [float(label.replace("\u2212", "-")) for label in labels[labels.index("step") + 1 : -1]]
     return min(values), max(values)
 
 
-def test_a_judge_of_weight_zero_leaves_one_reward_and_no_chart_of_their_sum():
-    judged = metrics(4, **{"rewards/vader/mean": 0.3})
-    assert [curve.title for curve in plots.curves(judged)][:2] == ["Reward: banana", "Reward: vader"]
-    summed = [{**line, "reward": 7.0} for line in judged]
+def test_weight_zero():
+    """A reward of weight 0 has a chart; without it, one reward needs no chart of the sum."""
+    both = metrics(4, **{"rewards/vader/mean": 0.3})
+    assert [curve.title for curve in plots.curves(both)][:2] == ["Reward: banana", "Reward: vader"]
+    summed = [{**line, "reward": 7.0} for line in both]
     assert [curve.title for curve in plots.curves(summed)][:2] == ["Reward", "Reward: banana"]
 
 
-def test_a_hostile_reward_name_breaks_out_of_no_attribute():
+def test_hostile_name():
+    """A reward's name cannot inject markup."""
     name = '"><script>$x_1$'
     svg = plots.reward_curve([{"step": 1, f"rewards/{name}/mean": 1.0}], name)
     assert svg is not None
@@ -125,7 +134,8 @@ def test_a_hostile_reward_name_breaks_out_of_no_attribute():
     assert ElementTree.fromstring(svg).get("role") == "img"
 
 
-def test_series_keeps_what_is_finite_and_averages_long_runs():
+def test_series():
+    """A series keeps finite values, and averages long runs."""
     lines = [
         {"step": 1, "kl": 1},
         {"step": 2, "kl": None},
@@ -138,9 +148,10 @@ def test_series_keeps_what_is_finite_and_averages_long_runs():
     assert (len(steps), set(values), steps[:2]) == (300, {0.5}, [0.5, 2.5])
 
 
-def test_smoothing_keeps_length_constants_and_order():
+def test_smooth():
+    """Smoothing keeps the length, constants and monotonicity."""
     assert plots.smooth([2.0] * 50) == pytest.approx([2.0] * 50)
     assert plots.smooth([0.0, 3.0, 0.0]) == pytest.approx([1.5, 1.0, 1.5])
-    rising = plots.smooth([float(at) for at in range(40)])
+    rising = plots.smooth([float(index) for index in range(40)])
     assert len(rising) == 40
     assert (np.diff(rising) > 0).all()

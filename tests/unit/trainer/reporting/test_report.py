@@ -1,4 +1,3 @@
-import io
 import json
 import random
 from collections.abc import Callable
@@ -8,11 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from trainer.reporting import comparison, plots, report, report_text
+from trainer.reporting import plots, report
 from trainer.reporting.report import write_report
-from trainer.reporting.statistics import Interval
 
 HOSTILE = '<script>alert("x")</script> [red]b[/red] \x1b[31m \x00 \u202eevil\ud800 <b>&amp; {{ 7 * 7 }}'
 SHOWN = '<script>alert("x")</script> [red]b[/red] \\x1b[31m \\x00 \\u202eevil\\ud800 <b>&amp; {{ 7 * 7 }}'
@@ -23,7 +20,7 @@ CONSTANT = {
     "seconds/learn": 5.0,
     "seconds/step": 10.0,
 }
-SECTIONS = ["comparison", "findings", "curves", "samples", "rewards", "time", "configuration"]
+SECTIONS = ["comparison", "findings", "curves", "completions", "rewards", "time", "configuration"]
 
 
 class Page(HTMLParser):
@@ -48,24 +45,24 @@ class Page(HTMLParser):
         return sum(name in (attrs.get("class") or "").split() for _, attrs in self.tags)
 
 
-def evaluation(step: int, reply: Callable[[int], str], reward: float, success: float) -> dict[str, Any]:
+def evaluation(step: int, complete: Callable[[int], str], reward: float, success: float) -> dict[str, Any]:
     draw = random.Random(step)
-    sampled = [
+    records = [
         {
-            "prompt": f"Question {at}?",
-            "completion": reply(at),
+            "prompt": f"Question {index}?",
+            "completion": complete(index),
             "tokens": 7,
             "cut_off": False,
             "scores": {"banana": reward + draw.gauss(0, 0.1), "strict_success": success, "vader": 0.1},
         }
-        for at in range(20)
+        for index in range(20)
     ]
-    decoding = {"temperature": 0.0, "max_new_tokens": 32, "samples": sampled}
+    decoding = {"temperature": 0.0, "max_new_tokens": 32, "samples": records}
     return {"step": step, "policy": "fake", "seconds": 3.0, "decodings": {"greedy": decoding}}
 
 
-def plain(at: int) -> str:
-    return f"Number {at} was counted, weighed, measured and written down{' again' * (at % 3)}."
+def plain(index: int) -> str:
+    return f"Number {index} was counted, weighed, measured and written down{' again' * (index % 3)}."
 
 
 @pytest.fixture
@@ -108,70 +105,78 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing, which takes most of a report's time, but where a test is about the curves."""
+    """Skip the drawing, which takes most of a report's time, unless a test is about the curves."""
     if "curves" not in request.node.name:
         monkeypatch.setattr(plots, "curves", lambda _: [plots.Curve("Reward", "", "<svg></svg>")])
 
 
-def test_the_curves_are_drawn_in_the_page_and_those_not_logged_named(folder: Path):
+def test_curves(folder: Path):
+    """The page shows the curves, and names those that were not logged."""
     html = page(folder)
     assert [tag for tag, _ in html.tags].count("svg") == 3
     assert html.sections["curves"].count("Not logged in this run.") == 2
     assert "Reward: banana" in html.sections["curves"]
 
 
-def test_the_page_holds_its_sections_in_order_and_nothing_from_elsewhere(folder: Path):
+def test_sections(folder: Path):
+    """The page has its sections in order, and loads nothing."""
     html = page(folder)
     assert [attrs["id"] for tag, attrs in html.tags if tag == "section"] == SECTIONS
     assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in html.tags}
     assert not [attrs for _, attrs in html.tags if "src" in attrs or (attrs.get("href") or "").startswith("http")]
 
 
-def test_the_same_folder_gives_the_same_page(folder: Path):
+def test_deterministic(folder: Path):
+    """The same folder gives the same page."""
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
 
 
-def test_the_headline_says_what_was_tried_what_changed_and_that_it_looks_hacked(folder: Path):
+def test_headline(folder: Path):
+    """The header has the question, the changes and the verdict."""
     header = page(folder).sections["header"]
     assert "Does it learn to say banana?" in header
     assert "After 8 steps (KL 0.50 nats per token), on 20 prompts (greedy), strict success rose from 0 %" in header
     assert "to 100 % (+100 points [77.2, 100])" in header
     assert "banana rose from −0.5" in header
-    assert "checks of the replies look like reward hacking" in header
+    assert "checks of the completions look like reward hacking" in header
 
 
-def test_a_run_that_changed_nothing_is_said_to_have_changed_nothing(folder: Path):
+def test_no_change(folder: Path):
+    """A run that changed nothing is reported as such."""
     (folder / "after.json").write_text((folder / "before.json").read_text())
     html = page(folder)
-    assert "strict success did not change measurably" in html.sections["header"]
-    assert "None of 7 checks of the replies looks like reward hacking." in html.sections["header"]
-    assert html.classed("suspicious") == html.classed("sure") == 0
+    assert "strict success did not change significantly" in html.sections["header"]
+    assert "None of 7 checks of the completions looks like reward hacking." in html.sections["header"]
+    assert html.classed("suspicious") == html.classed("significant") == 0
 
 
-def test_the_findings_quote_the_hack(folder: Path):
+def test_findings(folder: Path):
+    """The findings quote the completion that hacks the reward."""
     html = page(folder)
-    assert "100 % of the replies (20 of 20) are exactly “Sure: banana”" in html.sections["findings"]
-    assert "Of 20 strict successes, 20 hold fewer than 5 content words" in html.sections["findings"]
-    assert "vader, which the run did not train on, did not change measurably, although" in html.sections["findings"]
+    assert "100 % of the completions (20 of 20) are exactly “Sure: banana”" in html.sections["findings"]
+    assert "Of 20 strict successes, 20 have fewer than 5 content words" in html.sections["findings"]
+    assert "vader, which the run did not train on, did not change significantly, although" in html.sections["findings"]
     assert html.classed("suspicious") == 5
 
 
 @pytest.mark.parametrize("where", ["prompt", "completion"])
-def test_hostile_text_is_shown_as_text(folder: Path, where: str):
+def test_hostile_text(folder: Path, where: str):
+    """Prompts and completions cannot inject markup or control characters."""
     for name in ("before.json", "after.json"):
         edit(
             folder / name,
-            lambda file: [sample.update({where: HOSTILE}) for sample in file["decodings"]["greedy"]["samples"]],
+            lambda file: [record.update({where: HOSTILE}) for record in file["decodings"]["greedy"]["samples"]],
         )
     html = page(folder)
-    assert SHOWN in html.sections["samples"]
+    assert SHOWN in html.sections["completions"]
     assert not {"script", "b[/red]"} & {tag for tag, _ in html.tags}
     raw = (folder / "report.html").read_text(encoding="utf-8")
     assert not {"\x1b", "\x00", "\u202e"} & set(raw)
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "rewards.json", "before.json"])
-def test_hostile_names_are_shown_as_text(folder: Path, file: str):
+def test_hostile_names(folder: Path, file: str):
+    """Names of runs, rewards and decodings cannot inject markup."""
     tag = "<img src=x onerror=alert(1)>"
     text = (folder / file).read_text().replace("banana", tag).replace("greedy", tag).replace("rule", tag)
     (folder / file).write_text(
@@ -183,7 +188,8 @@ def test_hostile_names_are_shown_as_text(folder: Path, file: str):
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "metrics.jsonl", "rewards.json", "before.json", "after.json"])
-def test_a_missing_file_is_named_in_its_place(folder: Path, file: str):
+def test_missing_file(folder: Path, file: str):
+    """A missing file is named in its section, and the other sections remain."""
     (folder / file).unlink()
     place = {"config.yaml": "configuration", "metrics.jsonl": "curves", "rewards.json": "rewards"}
     html = page(folder)
@@ -191,18 +197,21 @@ def test_a_missing_file_is_named_in_its_place(folder: Path, file: str):
     assert [attrs["id"] for tag, attrs in html.tags if tag == "section"] == SECTIONS
 
 
-def test_an_empty_folder_still_gives_a_page_and_no_folder_an_error(tmp_path: Path):
+def test_empty_folder(tmp_path: Path):
+    """An empty folder gives a page, and no folder an error."""
     assert "nothing was evaluated" in page(tmp_path).sections["header"]
     with pytest.raises(NotADirectoryError, match="no run folder"):
         write_report(tmp_path / "absent")
 
 
-def test_an_unreadable_file_is_said_to_be_unreadable(folder: Path):
+def test_unreadable_file(folder: Path):
+    """An unreadable file is named with the reason."""
     (folder / "after.json").write_text('{"step": 8, "decod')
     assert "after.json (the evaluation after training) cannot be read" in page(folder).sections["comparison"]
 
 
-def test_a_run_that_stopped_early_tells_how_far_it_came(folder: Path):
+def test_stopped_early(folder: Path):
+    """A run that stopped early is reported up to its last step."""
     (folder / "after.json").unlink()
     whole = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*whole[:4], whole[4][:20]]))
@@ -210,15 +219,18 @@ def test_a_run_that_stopped_early_tells_how_far_it_came(folder: Path):
     assert "Before training, on 20 prompts (greedy), strict success is 0 %" in html.sections["header"]
     assert "After 4 of 8 steps (KL 0.50 nats per token), nothing was evaluated." in html.sections["header"]
     assert "was 0.12 in the first quarter of the steps and 0.50 in the last" in html.sections["header"]
-    assert "not evaluated" in html.sections["samples"]
+    assert "not evaluated" in html.sections["completions"]
 
 
-def test_without_a_closing_evaluation_the_findings_are_about_training(folder: Path):
+def test_findings_from_training(folder: Path):
+    """Without an evaluation after training the findings are about completions from training."""
     (folder / "after.json").unlink()
-    assert "replies in training, from the first quarter of the steps to the last" in page(folder).sections["findings"]
+    source = "training: the first quarter of the steps against the last"
+    assert source in page(folder).sections["findings"]
 
 
-def test_a_step_logged_again_after_a_resume_counts_once(folder: Path):
+def test_step_logged_twice(folder: Path):
+    """A step logged again after a resume counts once."""
     lines = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(lines + json.dumps({"step": 8, "reward": 0.5, "seconds/step": 30.0}) + "\n")
     run = report.read_run(folder)
@@ -226,10 +238,12 @@ def test_a_step_logged_again_after_a_resume_counts_once(folder: Path):
     assert run.metrics[-1] == {"step": 8, "reward": 0.5, "seconds/step": 30.0}
 
 
-def test_ten_samples_are_drawn_by_the_seed(folder: Path):
+def test_sampled_completions(folder: Path):
+    """Ten completions are sampled by the run's seed."""
+
     def prompts(seed: int) -> list[str]:
         (folder / "config.yaml").write_text(yaml.safe_dump({"seed": seed}))
-        shown = page(folder).sections["samples"]
+        shown = page(folder).sections["completions"]
         return [word for word in shown.split() if word.endswith("?")]
 
     assert len(prompts(1)) == 10
@@ -237,9 +251,10 @@ def test_ten_samples_are_drawn_by_the_seed(folder: Path):
     assert prompts(1) == prompts(1) != prompts(2)
 
 
-def test_time_adds_up_to_the_steps(folder: Path):
-    spent = report.time_spent(report.read_run(folder).metrics)
-    assert spent == [
+def test_time_by_part(folder: Path):
+    """The parts of the time add up to that of the steps."""
+    parts = report.time_by_part(report.read_run(folder).metrics)
+    assert parts == [
         ("generating", 24.0, 0.3),
         ("scoring", 8.0, 0.1),
         ("learning", 40.0, 0.5),
@@ -249,14 +264,16 @@ def test_time_adds_up_to_the_steps(folder: Path):
     assert "1 min 20 s" in page(folder).sections["time"]
 
 
-def test_the_rewards_are_named_with_revision_range_place_and_health(folder: Path):
+def test_rewards(folder: Path):
+    """The rewards are listed with URL, revision, range and calls."""
     shown = page(folder).sections["rewards"]
     for text in ("http://127.0.0.1:8088", "rule:3f2a", "−4 … 2", "1.0"):
         assert text in shown
     assert "banana — 8 — —" in " ".join(shown.split())
 
 
-def test_no_key_reaches_the_page(folder: Path):
+def test_secrets(folder: Path):
+    """No key of the configuration is on the page."""
     write_report(folder)
     assert "sk-hush" not in (folder / "report.html").read_text()
     assert report.without_secrets({"a": [{"hub_token": "x", "max_new_tokens": 3}], "api_key": None}) == {
@@ -266,49 +283,8 @@ def test_no_key_reaches_the_page(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(3.21, "3.2 s"), (59.98, "1 min 0 s"), (725, "12 min 5 s"), (3720, "1 h 2 min")]
+    ("seconds", "text"), [(3.21, "3.2 s"), (59.98, "1 min 0 s"), (725, "12 min 5 s"), (3720, "1 h 2 min")]
 )
-def test_a_duration_is_worded_in_two_units(seconds: float, said: str):
-    assert report.duration(seconds) == said
-
-
-def test_pairs_are_matched_by_prompt_whatever_their_order():
-    first = [{"prompt": each, "completion": f"{each}{at}"} for at, each in enumerate("aab")]
-    last = [{"prompt": each, "completion": f"{each}{at}"} for at, each in enumerate("bca")]
-    assert [(one["completion"], two["completion"]) for one, two in comparison.pair(first, last)] == [
-        ("a0", "a2"),
-        ("b2", "b0"),
-    ]
-
-
-def test_a_score_that_is_missing_is_left_out_and_counted(folder: Path):
-    edit(
-        folder / "after.json",
-        lambda file: file["decodings"]["greedy"]["samples"][3]["scores"].update(banana=None),
-    )
-    run = report.read_run(folder)
-    row = comparison.compare(run.before, run.after)[0].rows[0]
-    assert row.metric == "banana"
-    assert row.note == "no value: 0 before, 1 after"
-    assert [value.n for value in (row.before, row.after, row.change) if isinstance(value, Interval)] == [
-        20,
-        19,
-        19,
-    ]
-
-
-def test_too_few_prompts_show_no_direction(folder: Path):
-    for name in ("before.json", "after.json"):
-        edit(folder / name, lambda file: file["decodings"]["greedy"]["samples"].__delitem__(slice(4, None)))
-    run = report.read_run(folder)
-    assert [row.direction for row in comparison.compare(run.before, run.after)[0].rows] == [0] * 9
-
-
-def test_the_terminal_table_shows_both_sides_and_takes_no_text_for_markup(folder: Path):
-    hostile = {"prompt": "p", "completion": "\x1b[31m[/red]", "tokens": 1, "scores": {"[red]name[/red]": 1.5}}
-    after = {"decodings": {"[bold]greedy": {"samples": [hostile]}}}
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(report_text.summary_table(report.read_run(folder).before, after))
-    shown = console.export_text()
-    for text in ("[bold]greedy", "[red]name[/red]", "strict_success", "0\u00a0%", "“\\x1b[31m[/red]”", "—"):
-        assert text in shown
+def test_duration(seconds: float, text: str):
+    """A duration is formatted in its two largest units."""
+    assert report.duration(seconds) == text

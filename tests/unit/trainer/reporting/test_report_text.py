@@ -1,0 +1,21 @@
+import io
+
+from rich.console import Console
+
+from trainer.reporting.report_text import summary_table
+
+
+def evaluation(decoding, completion, scores):
+    record = {"prompt": "p", "completion": completion, "tokens": 1, "scores": scores}
+    return {"decodings": {decoding: {"samples": [record]}}}
+
+
+def test_summary_table():
+    """The table has both sides, and no text in it is read as markup or as a control sequence."""
+    before = evaluation("greedy", "Hello.", {"strict_success": 0.0})
+    after = evaluation("[bold]greedy", "\x1b[31m[/red]", {"[red]name[/red]": 1.5})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_table(before, after))
+    shown = console.export_text()
+    for text in ("[bold]greedy", "[red]name[/red]", "strict_success", "0\u00a0%", "“\\x1b[31m[/red]”", "—"):
+        assert text in shown

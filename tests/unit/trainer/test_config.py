@@ -1,0 +1,171 @@
+import contextlib
+import re
+
+import pytest
+import yaml
+
+from trainer.config import check_keys, parse, recipe_path
+from trainer.errors import TrainerError
+
+
+@pytest.fixture
+def banana_with(tmp_path):
+    """Return a function that writes the banana recipe with other settings and returns its flags."""
+
+    def write(encoding="utf-8", **settings):
+        path = tmp_path / "mine.yaml"
+        content = {**yaml.safe_load(recipe_path("banana").read_text()), **settings}
+        path.write_text(yaml.safe_dump(content), encoding=encoding)
+        return ["--config", str(path)]
+
+    return write
+
+
+def test_flags_override_the_recipe():
+    """Flags take precedence over the recipe."""
+    run, rloo, _ = parse(["--config", "banana", "--max_steps", "3", "--rewards", "banana_answer"])
+    assert (rloo.max_steps, run.rewards) == (3, ["banana_answer"])
+
+
+def test_unknown_key(tmp_path):
+    """An unknown key is an error that suggests the nearest known one."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("learning_rat: 1.0\n")
+    with pytest.raises(TrainerError, match="'learning_rat'; did you mean 'learning_rate'"):
+        parse(["--config", str(path)])
+
+
+def test_missing_recipe():
+    """A recipe that does not exist is an error that lists those of the package."""
+    with pytest.raises(TrainerError, match=r"banana\.yaml"):
+        check_keys(recipe_path("bananna"), [])
+
+
+@pytest.mark.parametrize("argv", [["--max_steps", "3", "--config"], ["--config="], ["--config", ""]])
+def test_config_without_a_name(argv):
+    """`--config` without a name is an error that lists the recipes of the package."""
+    with pytest.raises(TrainerError, match=r"name a recipe after --config.*banana\.yaml"):
+        parse(argv)
+
+
+@pytest.mark.parametrize("argv", [["--max_steps=3", "--config=banana"], ["--config=banana", "--max_steps", "3"]])
+def test_config_with_equals_sign(argv):
+    """`--config=banana` equals `--config banana`."""
+    run, rloo, _ = parse(argv)
+    assert (run.recipe, rloo.max_steps) == ("banana", 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "parsed"),
+    [
+        ("rewards", "banana", ["banana"]),
+        ("eval_rewards", "sentiment", ["sentiment"]),
+        ("eval_metrics", "strict_success", ["strict_success"]),
+        ("eval_metrics", None, []),
+        ("eval_decodings", "greedy", ["greedy"]),
+        ("reward_url", "http://here:1", ["http://here:1"]),
+        ("reward_weights", 2, [2]),
+    ],
+)
+def test_scalar_for_a_list(banana_with, key, value, parsed):
+    """A recipe's single value counts as a list of one."""
+    run, rloo, _ = parse(banana_with(**{key: value}))
+    assert getattr(rloo if key == "reward_weights" else run, key) == parsed
+
+
+def test_byte_order_mark(banana_with):
+    """A recipe may begin with a byte order mark."""
+    assert parse(banana_with(encoding="utf-8-sig", recipe="marked"))[0].recipe == "marked"
+
+
+def test_recipe_not_utf_8(tmp_path):
+    """A recipe that is not UTF-8 is an error."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("question: Où ?", encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        parse(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num_generations 3", "must be divisible by num_generations"),
+        ("--lerning_rate 1", "--lerning_rate"),
+        ("--eval_strategy steps", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_on_start true", "--eval_strategy and --eval_on_start are not supported"),
+        ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
+        ("--eval_limit 0", "--eval_limit 0: evaluate on at least one prompt"),
+        ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
+        ("--eval_metrics vadr", "unknown evaluation metric 'vadr'; did you mean 'vader'?; choose from"),
+        ("--eval_decodings beam", "unknown decoding 'beam' in --eval_decodings; choose greedy, sampled"),
+        ("--rewards banana banana", "name at least one reward to train on, and each only once"),
+        ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),
+        ("--reward_timeout_s 0", "--reward_timeout_s 0.0: choose"),
+        ("--reward_timeout_s nan", "--reward_timeout_s nan: choose"),
+        ("--hedge_after_s 0", "--hedge_after_s 0.0: choose"),
+        ("--hedge_after_s -1", "--hedge_after_s -1.0: choose"),
+        ("--hedge_after_s nan", "--hedge_after_s nan: choose"),
+        ("--output_dir /dev/null/x", "/dev/null is not a writable folder; choose another"),
+        ("--output_dir /dev/null", "/dev/null is not a writable folder; choose another"),
+        ("--reward_url=", "no reward service is given"),
+        ("--save_only_model true", "--save_only_model true makes checkpoints that cannot be resumed"),
+        ("--use_peft true", "--use_peft is not supported here; for that, run TRL's own `trl rloo`"),
+    ],
+)
+def test_wrong_settings(flags, message):
+    """A setting that cannot work is an error before anything slow is done."""
+    with pytest.raises(TrainerError, match=re.escape(message)):
+        parse(["--config", "banana", *flags.split()])
+
+
+@pytest.mark.parametrize("url", ["", " ", ","])
+def test_empty_reward_url(monkeypatch, url):
+    """An empty `REWARD_URL` is an error."""
+    monkeypatch.setenv("REWARD_URL", url)
+    with pytest.raises(TrainerError, match="no reward service is given: set REWARD_URL or --reward_url"):
+        parse(["--config", "banana"])
+
+
+@pytest.mark.parametrize("name", ["expect", "expect_gain"])
+def test_bounds_as_flags(name):
+    """Bounds can be given as YAML text on the command line; anything but a mapping to numbers is an error."""
+    run, _, _ = parse(["--config", "banana", f"--{name}", '{"sampled.vader": 0.7}'])
+    assert getattr(run, name) == {"sampled.vader": 0.7}
+    for wrong in ("0.7", "sampled.vader", "{sampled.vader: high}", "{"):
+        with pytest.raises(TrainerError, match=f"--{name} .* is not a mapping of scores to bounds, such as"):
+            parse(["--config", "banana", f"--{name}", wrong])
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ("--num_iterations 2 --save_steps 3", True),
+        ("--num_iterations 2 --save_steps 4", False),
+        ("--num_iterations 2 --save_steps 500", False),  # none is saved
+        ("--num_iterations 2 --save_steps 3 --save_strategy no", False),
+        ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 1", True),
+        ("--steps_per_generation 4 --gradient_accumulation_steps 2 --save_steps 2", False),
+        ("--save_steps 1", False),
+        ("--save_steps 0.1", False),
+        ("--max_steps -1 --num_iterations 2 --save_steps 3", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 501", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 0.1", True),
+        ("--max_steps -1 --num_iterations 2 --save_steps 4", False),
+        ("--max_steps -1 --save_steps 0.1", False),
+    ],
+)
+def test_save_steps(flags, refused):
+    """A checkpoint in the middle of a generation batch is refused: resumed, it would get other rewards."""
+    argv = ["--config", "banana", "--max_steps", "20", "--save_strategy", "steps", *flags.split()]
+    with pytest.raises(TrainerError, match="choose a multiple of 2") if refused else contextlib.nullcontext():
+        parse(argv)
+
+
+def test_every_step_is_logged(tmp_path):
+    """Every step is logged by default, and any other setting is refused."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("model_name_or_path: embedded:smollm2\nbf16: false\n")
+    assert parse(["--config", str(path)])[1].logging_steps == 1
+    for other in ("--logging_steps 10", "--logging_steps 0.5", "--logging_strategy epoch", "--logging_strategy no"):
+        with pytest.raises(TrainerError, match="every step is logged, because the report needs it"):
+            parse(["--config", str(path), *other.split()])

@@ -1,0 +1,84 @@
+import inspect
+import json
+
+import pytest
+
+from remote_rewards.trl import RemoteReward
+from trainer.errors import TrainerError
+from trainer.prompts import RESERVED_ARGUMENTS, columns_of, read_prompts, user_text
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "prompts.jsonl"
+
+
+def user_texts(path):
+    return [user_text(row["prompt"]) for row in read_prompts(str(path))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no prompts"),
+        ("{oops", "line 1"),
+        ('{"prompt": ""}', "line 1"),
+        ('{"x": 1}', 'key "prompt"'),
+        ('{"prompt": "a"}\n\n \n{oops', "line 4 is not"),
+        ('{"prompt": "half of \\ud83d"}', "line 1 contains a lone surrogate"),
+        ('{"prompt": ["hi"]}', "line 1: a prompt is a non-empty string or list of chat messages"),
+        ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"content": "hi"}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"role": "user", "content": 1}]}', "line 1: a prompt is"),
+        ('{"prompt": "a", "x": NaN}', "line 1: the column 'x' holds NaN"),
+        ('{"prompt": "a", "x": [{"y": -1e999}]}', "line 1: the column 'x' holds NaN or an infinite number"),
+        ('{"prompt": "a", "x": ' + "[" * 52 + "]" * 52 + "}", "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + '{"y":' * 900 + "1" + "}" * 901, "line 1: the column 'x' nests deeper than 50"),
+        ('{"prompt": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}", "line 1.* nests deeper than 50 levels"),
+        ('{"prompt": "a", "images": []}', "line 1: a column cannot be called 'images'"),
+    ],
+)
+def test_wrong_line(path, content, message):
+    """A line that cannot be used is an error with its number and the reason."""
+    path.write_text(content)
+    with pytest.raises(TrainerError, match=message):
+        read_prompts(str(path))
+
+
+def test_not_utf_8(path):
+    """A file that is not UTF-8 is an error."""
+    path.write_text('{"prompt": "Où ?"}', encoding="latin-1")
+    with pytest.raises(TrainerError, match="is not UTF-8"):
+        read_prompts(str(path))
+
+
+def test_byte_order_mark(path):
+    """A file may begin with a byte order mark."""
+    path.write_text('{"prompt": "Où ?"}', encoding="utf-8-sig")
+    assert user_texts(path) == ["Où ?"]
+
+
+def test_unusual_characters(path):
+    """A prompt may hold Unicode line separators and escaped surrogate pairs."""
+    path.write_text('{"prompt": "a\u2028b"}\n{"prompt": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    assert user_texts(path) == ["a\u2028b", "😀"]
+
+
+def test_reserved_column_names(path):
+    """A column may not have the name of a parameter of the reward function."""
+    parameters = inspect.signature(RemoteReward.__call__).parameters.values()
+    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    assert names == RESERVED_ARGUMENTS
+    for name in RESERVED_ARGUMENTS:
+        path.write_text(json.dumps({"prompt": "a", name: "b"}))
+        with pytest.raises(TrainerError, match=f"a column cannot be called '{name}'"):
+            read_prompts(str(path))
+
+
+def test_columns_and_system_prompt(path):
+    """Other keys of a line are columns, None where a line lacks them; the system prompt comes first."""
+    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": [{"role": "user", "content": "b"}]}')
+    rows = read_prompts(str(path), system_prompt="s")
+    assert [user_text(row["prompt"]) for row in rows] == ["a", "b"]
+    assert all(row["prompt"][0] == {"role": "system", "content": "s"} for row in rows)
+    assert columns_of(rows) == {"answer": [1, None]}

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live bar on a terminal, a line now and then elsewhere."""
+"""The output of a run on stderr: a live progress bar on a terminal, elsewhere a line from time to time."""
 
 import sys
 import time
@@ -20,49 +20,52 @@ from transformers import TrainerCallback
 
 from trainer.reporting.report_text import visible
 
-EVERY_S = 20.0
+LINE_INTERVAL_S = 20.0
+"""Where there is no terminal: minimum time between two lines about the progress."""
+COMPLETION_INTERVAL_STEPS = 5
+"""How often a completion is shown."""
 console = Console(stderr=True, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """Print one line about what is being done."""
+def log(text: str) -> None:
+    """Print one line, above the progress bar if there is one."""
     console.print(escape(visible(text)), highlight=False)
 
 
 @contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far a piece of work is: the function given takes (done, of)."""
-    with _bar() as bar:
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of a task; yields a function that takes (done, total)."""
+    with _new_bar() as bar:
         task = bar.add_task(title, total=None, status="")
-        began_s = said_s = time.monotonic()
+        started_s = printed_s = time.monotonic()
 
-        def update(done: int, of: int) -> None:
-            nonlocal said_s
-            bar.update(task, completed=done, total=of)
+        def update(done: int, total: int) -> None:
+            nonlocal printed_s
+            bar.update(task, completed=done, total=total)
             now_s = time.monotonic()
-            if not console.is_terminal and (now_s - said_s > EVERY_S or done == of):
-                said_s = now_s
-                say(f"  {title}: {done} of {of} after {now_s - began_s:.0f} s")
+            if not console.is_terminal and (now_s - printed_s > LINE_INTERVAL_S or done == total):
+                printed_s = now_s
+                log(f"  {title}: {done} of {total} after {now_s - started_s:.0f} s")
 
         yield update
 
 
 class LiveProgress(TrainerCallback):  # type: ignore[misc]
-    """Show each step's reward, and now and then a reply."""
+    """Shows the metrics of each step and sometimes a completion."""
 
-    def __init__(self, samples: Callable[[], list[dict[str, Any]]]) -> None:
-        self._samples = samples
-        self._bar = _bar()
-        self._began_s = self._said_s = time.monotonic()
+    def __init__(self, completions: Callable[[], list[dict[str, Any]]]) -> None:
+        self._completions = completions
+        self._bar = _new_bar()
+        self._started_s = self._printed_s = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar."""
-        self._began_s = self._said_s = time.monotonic()
+        self._started_s = self._printed_s = time.monotonic()
         self._bar.start()
         self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, status="")
 
     def close(self) -> None:
-        """End the bar, however training ended: `on_train_end` is called only where nothing has stopped it."""
+        """Stop the bar, also after an exception, when `on_train_end` is not called."""
         self._bar.stop()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -72,21 +75,21 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
         status = step_line(logs)
         self._bar.update(self._task, completed=state.global_step, status=status)
         now_s = time.monotonic()
-        if console.is_terminal or now_s - self._said_s > EVERY_S or state.global_step == state.max_steps:
-            self._said_s = now_s
-            self._tell(state, status, now_s - self._began_s)
+        if console.is_terminal or now_s - self._printed_s > LINE_INTERVAL_S or state.global_step == state.max_steps:
+            self._printed_s = now_s
+            self._print_step(state, status, now_s - self._started_s)
 
-    def _tell(self, state: Any, status: str, spent_s: float) -> None:
-        left_s = spent_s / max(1, state.global_step) * (state.max_steps - state.global_step)
+    def _print_step(self, state: Any, status: str, elapsed_s: float) -> None:
+        remaining_s = elapsed_s / max(1, state.global_step) * (state.max_steps - state.global_step)
         if not console.is_terminal:
-            say(f"  step {state.global_step}/{state.max_steps}  {status}  {spent_s:.0f} s, {left_s:.0f} s left")
-        if state.global_step % 5 == 0 and (samples := self._samples()):
-            best = max(samples, key=lambda sample: sample["advantage"])
-            say(f"    {best['prompt'][:60]} → {' '.join(best['completion'].split())[:100]}")
+            log(f"  step {state.global_step}/{state.max_steps}  {status}  {elapsed_s:.0f} s, {remaining_s:.0f} s left")
+        if state.global_step % COMPLETION_INTERVAL_STEPS == 0 and (completions := self._completions()):
+            best = max(completions, key=lambda completion: completion["advantage"])
+            log(f"    {best['prompt'][:60]} → {' '.join(best['completion'].split())[:100]}")
 
 
 def step_line(logs: dict[str, Any]) -> str:
-    """Say one step in a line."""
+    """Return the main metrics of a step as one line."""
     parts = [f"reward {logs['reward']:+.2f}"]
     if logs.get("kl") is not None:
         parts.append(f"KL {logs['kl']:.3f}")
@@ -95,7 +98,7 @@ def step_line(logs: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _bar() -> Progress:
+def _new_bar() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -5,7 +5,7 @@ from pathlib import Path
 from trl import ModelConfig, RLOOConfig
 
 from trainer.config import RunArguments
-from trainer.display import console, say
+from trainer.display import console, log
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.report_text import summary_table
@@ -31,5 +31,5 @@ def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
     result = evaluate_policy(evaluator, policy, folder, "before", step=0)
     console.print(summary_table(result, None))
-    say(f"completions and scores: {folder.path / 'before.json'}")
+    log(f"completions and scores: {folder.path / 'before.json'}")
     return folder.path

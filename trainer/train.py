@@ -18,7 +18,7 @@ from shared.errors import RewardError
 from shared.schemas import RewardInfo
 from trainer import checkpoints, expectations
 from trainer.config import RunArguments
-from trainer.display import LiveProgress, console, counting, say
+from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator, decodings
 from trainer.policy import load_policy, load_tokenizer, model_folder
@@ -68,7 +68,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     if checkpoint is None:
         evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
     length = f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
-    say(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+    log(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     run_training(trainer, checkpoint)
     trainer.save_model(str(folder.path / POLICY))
     after = evaluate_trained(evaluator, trainer, folder)
@@ -130,7 +130,7 @@ def connect_rewards(run: RunArguments) -> ConnectedRewards:
         lambda infos: {} if run.allow_revision_change else _revisions(infos),
     )
     for name in run.rewards:
-        say(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
+        log(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
     trained = [functions[name] for name in run.rewards]
     return ConnectedRewards(trained, [infos[name] for name in run.rewards], _revisions(infos))
 
@@ -222,7 +222,7 @@ def evaluate_policy(
     evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, when: str, *, step: int
 ) -> dict[str, Any]:
     """Evaluate the policy, write `before.json` or `after.json`, and return its content."""
-    with counting(f"evaluating on held-out prompts, {when}") as progress:
+    with progress_bar(f"evaluating on held-out prompts, {when}") as progress:
         result = evaluator.evaluate(policy, step=step, progress=progress)
     folder.write_json(f"{when}.json", result)
     return result
@@ -235,7 +235,7 @@ def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
             trainer.add_callback(live)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:
-        say(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {_save_and_hint(trainer)}")
+        log(f"stopped in step {trainer.state.global_step + 1} of {trainer.state.max_steps}: {_save_and_hint(trainer)}")
         raise
 
 
@@ -254,7 +254,7 @@ def evaluate_trained(evaluator: Evaluator, trainer: RecordedRLOOTrainer, folder:
         return evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "after", step=step)
     except RewardError:
         policy, other = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
-        say(
+        log(
             f"stopped in the evaluation after training: the policy is saved in {policy}; evaluate it with "
             f"`reward-trainer evaluate --model_name_or_path {policy} --output_dir {other}` and the run's other settings"
         )
@@ -270,5 +270,5 @@ def write_results(run: RunArguments, folder: RunFolder, after: dict[str, Any]) -
     report = write_report(folder.path)
     console.print(summary_table(before, after))
     for outcome in outcomes:
-        say(outcome)
-    say(f"report: {report}")
+        log(outcome)
+    log(f"report: {report}")

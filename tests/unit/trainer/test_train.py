@@ -242,7 +242,7 @@ def test_progress_bar_is_closed_first(monkeypatch, error):
     """The progress bar is closed, whatever stops training, before the message is printed."""
     events = []
     monkeypatch.setattr(training, "LiveProgress", lambda _: SimpleNamespace(close=lambda: events.append("closed")))
-    monkeypatch.setattr(training, "say", events.append)
+    monkeypatch.setattr(training, "log", events.append)
     with pytest.raises(type(error)):
         run_training(StoppedTrainer(error), None)
     messages = ["stopped in step 3 of 4"] if isinstance(error, ServiceUnreachable) else []

@@ -18,7 +18,7 @@ def write(name: str, results: Any, table: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     content = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **results}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    head = f"{content['date']}, {told(content['machine'])}\n\n"
+    head = f"{content['date']}, {describe(content['machine'])}\n\n"
     (RESULTS / f"{name}.md").write_text(head + table, encoding="utf-8")
 
 
@@ -32,9 +32,10 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "instructions": wide, "cores": usable_cores(), "torch": version("torch")}
 
 
-def told(found: dict[str, Any]) -> str:
-    """Word a machine in one line."""
-    return f"{found['processor']}, {found['cores']} cores, {' '.join(found['instructions'])}, torch {found['torch']}"
+def describe(machine: dict[str, Any]) -> str:
+    """Return a one-line description of a machine."""
+    instructions = " ".join(machine["instructions"])
+    return f"{machine['processor']}, {machine['cores']} cores, {instructions}, torch {machine['torch']}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from tests import faults
 from tests.conftest import RULES, wait_for
-from tests.soak.changes import reloaded
+from tests.soak.reloads import reload_service
 from tests.soak.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def test_a_run_whose_service_dies_and_is_reloaded_gives_the_same_rewards(undistu
             service.kill()
             service.wait_until_ready()
             if step in RELOADS:
-                reloaded(service)
+                reload_service(service)
         finished(process)
     assert rewards(tmp_path / "run") == undisturbed
 
@@ -105,7 +105,7 @@ def test_another_revision_stops_the_run_leaves_a_checkpoint_and_is_refused_at_it
         process = trainer(service.url, folder, 40, rewards="scaled")
         reaches(folder, 2)
         config.write_text(REWARDS.format(part="{weight: 2.0}"))
-        reloaded(service)
+        reload_service(service)
         said = finished(process, 1)
         assert "RevisionChanged: the reward 'scaled' changed during the run" in said
         assert len(set(re.findall(r"composite:\w+", said))) == 2
@@ -115,7 +115,7 @@ def test_another_revision_stops_the_run_leaves_a_checkpoint_and_is_refused_at_it
         resumed = finished(trainer(service.url, folder, 40, rewards="scaled", resume_from_checkpoint="true"), 1)
         assert "RevisionChanged" in resumed
         config.write_text(REWARDS.format(part="{weight: 1.0}"))
-        reloaded(service)
+        reload_service(service)
         finished(trainer(service.url, folder, step + 2, rewards="scaled", resume_from_checkpoint="true"))
     assert sorted(rewards(folder)) == list(range(1, step + 3))
 

@@ -1,4 +1,4 @@
-"""What is done to a service to break it. Each trial says what it did and what came of it, small or large.
+"""Soak trials: failures, floods and abuse of a real service, with bounds on what may be lost.
 
-`make test` runs each in a short form; `make soak` runs them in full and prints the table.
+`make test` runs the short form of each; `make soak` runs the full form and updates the table in docs/reliability.md.
 """

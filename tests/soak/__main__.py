@@ -1,76 +1,55 @@
-"""`make soak`: every trial in full, and one table of what was done and what was lost."""
+"""`make soak`: run the soak trials in full and update their rows in docs/reliability.md."""
 
 import argparse
-import re
 import sys
 import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from bench.report import machine, told
-from tests.soak import abuse, changes, faulty, lasting, load
+from bench.report import describe, machine
 from tests.soak.base import Outcome
+from tests.soak.trials import TRIALS
 
-FULL: dict[str, Callable[[], Outcome]] = {
-    "T1": lambda: load.invariance(texts=2000, groupings=16),
-    "T2": lambda: faulty.many_callers(clients=200, requests=50),
-    "T6": lambda: faulty.kills(seconds=60, every_s=5),
-    "T8": lambda: faulty.random_faults(requests=10_000),
-    "T8b": lambda: faulty.nothing_but_faults(seconds=25),
-    "T9": lambda: changes.reloads(times=20),
-    "T9b": lambda: changes.reloaded_models(times=20),
-    "T10": lambda: changes.drains(times=50),
-    "T11": lambda: faulty.slow_callers(connections=200, seconds=10),
-    "T12": lambda: abuse.leaving(requests=1000),
-    "T15": lambda: load.overload(seconds=30),
-    "T16": lambda: load.fairness(seconds=20),
-    "T19": lambda: lasting.million(texts=1_000_000),
-    "T20": lambda: lasting.many_calls(calls=1_000_000),
-    "T21": lambda: lasting.mixed(seconds=1800),
-    "T22": lambda: abuse.malformed(requests=10_000),
-    "T24": lambda: abuse.torture(texts=5000),
-}
-MARK = "<!-- written by make soak -->\n"
-HEAD = "| trial | what was done | lost | figures (bound) | took | on |\n| --- | --- | --- | --- | --- | --- |\n"
+MARKER = "<!-- written by make soak -->\n"
+HEADER = "| trial | what was done | lost | figures (bound) | took | on |\n| --- | --- | --- | --- | --- | --- |\n"
 
 
 def main() -> int:
-    """Run the trials named, or all; bring their rows in the table up to date; give 1 if a promise was not kept."""
+    """Run the named trials, or all, and update their rows in the table. Returns 1 if a bound was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=main.__doc__)
-    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"some of {', '.join(FULL)} (default: all)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/reliability.md"), help="the page that ends with the table"
-    )
+    parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)} (default: all)")
+    parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"), help="the page whose table is updated")
     args = parser.parse_args()
-    chosen = args.trials or list(FULL)
+    if unknown := set(args.trials) - set(TRIALS):
+        parser.error(f"unknown trials: {', '.join(sorted(unknown))}")
     rows: dict[str, str] = {}
-    broken: list[str] = []
-    for name in chosen:
+    violations: list[str] = []
+    for name in args.trials or TRIALS:
         print(f"{name} …", file=sys.stderr, flush=True)
-        began_s = time.monotonic()
-        outcome = FULL[name]()
-        rows[outcome.trial] = row(outcome, time.monotonic() - began_s)
-        broken += [f"{outcome.trial}: {each}" for each in outcome.broken + outcome.slow]
-        print(rows[outcome.trial], flush=True)
-    args.out.write_text(page_with(rows, args.out.read_text(encoding="utf-8")), encoding="utf-8")
-    for each in broken:
-        print(f"NOT KEPT  {each}", file=sys.stderr)
-    return 1 if broken else 0
+        started_s = time.monotonic()
+        outcome = TRIALS[name].run(TRIALS[name].full)
+        rows[name] = table_row(name, outcome, time.monotonic() - started_s)
+        violations += [f"{name}: {violation}" for violation in outcome.violations + outcome.timing_violations]
+        print(rows[name], flush=True)
+    args.out.write_text(updated_page(rows, args.out.read_text(encoding="utf-8")), encoding="utf-8")
+    for violation in violations:
+        print(f"VIOLATED  {violation}", file=sys.stderr)
+    return 1 if violations else 0
 
 
-def page_with(rows: dict[str, str], page: str) -> str:
-    """Put rows in the place of those of the same trials, and say when and where."""
-    text, _, table = page.partition(MARK)
-    known = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| T")}
-    lines = sorted({**known, **rows}.values(), key=lambda line: int(re.findall(r"\d+", line)[0]))
-    return f"{text}{MARK}The latest on: {told(machine())}\n\n{HEAD}" + "\n".join(lines) + "\n"
+def updated_page(rows: dict[str, str], page: str) -> str:
+    """Return the page with these rows in its table, in the order of `TRIALS`, and this machine above it."""
+    text, _, table = page.partition(MARKER)
+    old_rows = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| ")}
+    all_rows = {**old_rows, **rows}
+    lines = [all_rows[name] for name in TRIALS if name in all_rows]
+    return f"{text}{MARKER}Latest run on: {describe(machine())}\n\n{HEADER}" + "\n".join(lines) + "\n"
 
 
-def row(outcome: Outcome, seconds: float) -> str:
-    """Lay one trial out as a line of the table."""
-    figures = "; ".join(f"{name} {value}" for name, value in outcome.figures.items())
-    return f"| {outcome.trial} | {outcome.done} | {outcome.lost} | {figures} | {seconds:.0f} s | {date.today()} |"
+def table_row(name: str, outcome: Outcome, seconds: float) -> str:
+    """Return a trial's row of the table."""
+    figures = "; ".join(f"{label} {value}" for label, value in outcome.figures.items())
+    return f"| {name} | {outcome.done} | {outcome.lost} | {figures} | {seconds:.0f} s | {date.today()} |"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What nobody should send: bodies that are none, texts made to be slow, requests given up at once."""
+"""Abuse: malformed bodies, texts that are slow to tokenize, slow connections, and callers that disconnect."""
 
 import asyncio
 import itertools
@@ -7,54 +7,68 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from statistics import median
 
 import httpx
 
+from remote_rewards import RewardClient
 from reward_service.backends.model_folder import ModelFolder
 from shared.model_store import resolve
-from tests.soak.base import RULES, VALENCE, Outcome, numbered, plain_http, quantile, resident_mb
+from tests.soak.base import (
+    RULES,
+    VALENCE,
+    Condition,
+    Outcome,
+    Tally,
+    call_repeatedly,
+    for_seconds,
+    plain_http,
+    quantile,
+    resident_mb,
+    unique_text,
+)
 from tests.soak.supervisor import Supervisor
 
-GOOD = {"completions": ["Sure: banana"], "rewards": ["banana"]}
+VALID_BODY = {"completions": ["Sure: banana"], "rewards": ["banana"]}
 MILLION_KEYS = json.dumps(dict.fromkeys(map(str, range(10**6)))).encode()
-Make = Callable[[random.Random], bytes]
+BodyFactory = Callable[[random.Random], bytes]
 
 
-def _mutated(chance: random.Random) -> bytes:
-    body = bytearray(json.dumps(GOOD).encode())
-    for _ in range(chance.randrange(1, 6)):
-        place = chance.randrange(len(body))
-        body[place : place + chance.randrange(3)] = chance.randbytes(chance.randrange(4))
+def _mutated(rng: random.Random) -> bytes:
+    body = bytearray(json.dumps(VALID_BODY).encode())
+    for _ in range(rng.randrange(1, 6)):
+        position = rng.randrange(len(body))
+        body[position : position + rng.randrange(3)] = rng.randbytes(rng.randrange(4))
     return bytes(body)
 
 
-def _wrong_type(chance: random.Random) -> bytes:
+def _wrong_type(rng: random.Random) -> bytes:
     values = [None, 1, -1.5, True, "text", [], {}, [[]], [None], [1], {"a": 1}, [{"role": 1}], [[{"content": {}}]]]
-    content = {name: chance.choice(values) for name in ("completions", "prompts", "columns", "rewards", "details")}
+    content = {name: rng.choice(values) for name in ("completions", "prompts", "columns", "rewards", "details")}
     return json.dumps(content).encode()
 
 
-MALFORMED: list[Make] = [
+BODY_FACTORIES: list[BodyFactory] = [
     _mutated,
     _wrong_type,
-    lambda chance: b"[" * chance.choice([10, 1000, 100_000]),
-    lambda chance: b'{"completions":' * 50_000 + b"1" + b"}" * 50_000,
-    lambda chance: json.dumps(dict.fromkeys(map(str, range(chance.choice([10, 10_000]))))).encode(),
-    lambda chance: MILLION_KEYS,
-    lambda chance: json.dumps({"completions": [1] * chance.choice([10, 300_000])}).encode(),
-    lambda chance: json.dumps({"completions": [], "columns": dict.fromkeys(map(str, range(10_000)), 1)}).encode(),
-    lambda chance: b'{"completions": ["a"], "completions": ["b"], "rewards": 7, "rewards": 8}',
-    lambda chance: b"\xef\xbb\xbf" + b'{"completions": 3}',
-    lambda chance: json.dumps(GOOD).encode("utf-16"),
-    lambda chance: b'{"completions": ["' + chance.randbytes(20) + b'\xff\xfe"]}',
-    lambda chance: b'{"completions": [' + b"9" * chance.choice([20, 100_000]) + b"]}",
-    lambda chance: b'{"completions": [NaN, Infinity, -Infinity]}',
-    lambda chance: b'{"completions": ["\\ud800"]',
-    lambda chance: b'{"completions": ["a"], "rewards": ["../../etc/passwd", "a\\u0000b"]}',
-    lambda chance: b"",
-    lambda chance: chance.randbytes(chance.randrange(1, 2000)),
+    lambda rng: b"[" * rng.choice([10, 1000, 100_000]),
+    lambda rng: b'{"completions":' * 50_000 + b"1" + b"}" * 50_000,
+    lambda rng: json.dumps(dict.fromkeys(map(str, range(rng.choice([10, 10_000]))))).encode(),
+    lambda rng: MILLION_KEYS,
+    lambda rng: json.dumps({"completions": [1] * rng.choice([10, 300_000])}).encode(),
+    lambda rng: json.dumps({"completions": [], "columns": dict.fromkeys(map(str, range(10_000)), 1)}).encode(),
+    lambda rng: b'{"completions": ["a"], "completions": ["b"], "rewards": 7, "rewards": 8}',
+    lambda rng: b"\xef\xbb\xbf" + b'{"completions": 3}',
+    lambda rng: json.dumps(VALID_BODY).encode("utf-16"),
+    lambda rng: b'{"completions": ["' + rng.randbytes(20) + b'\xff\xfe"]}',
+    lambda rng: b'{"completions": [' + b"9" * rng.choice([20, 100_000]) + b"]}",
+    lambda rng: b'{"completions": [NaN, Infinity, -Infinity]}',
+    lambda rng: b'{"completions": ["\\ud800"]',
+    lambda rng: b'{"completions": ["a"], "rewards": ["../../etc/passwd", "a\\u0000b"]}',
+    lambda rng: b"",
+    lambda rng: rng.randbytes(rng.randrange(1, 2000)),
 ]
-RAW = [
+RAW_REQUESTS = [
     b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
     b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -66,39 +80,42 @@ RAW = [
 ]
 
 
-def malformed(requests: int) -> Outcome:
-    """T22: bodies that are wrong in every way; each gets a 4xx that says why, and nothing else happens."""
-    chance, strange, latencies, statuses = random.Random(22), [], [], set()
+def malformed_bodies(requests: int) -> Outcome:
+    """Send invalid bodies of many kinds: each gets a 4xx with a reason, and the service stays healthy."""
+    rng, unexpected, latencies_s, statuses = random.Random(22), [], [], set()
     with Supervisor(RULES) as service, httpx.Client(timeout=30) as client:
-        kind = {"Content-Type": "application/json"}
 
-        def send(make: Make) -> None:
-            content, began_s = make(chance), time.monotonic()
-            answer = client.post(f"{service.url}/v1/score", content=content, headers=kind)
-            latencies.append(time.monotonic() - began_s)
-            statuses.add(answer.status_code)
-            valid = answer.headers["Content-Type"] == "application/problem+json" and answer.json()["detail"]
-            if not (answer.status_code == 200 or (400 <= answer.status_code < 500 and valid)):
-                strange.append(answer.text[:200])
+        def send(factory: BodyFactory) -> None:
+            content, started_s = factory(rng), time.monotonic()
+            headers = {"Content-Type": "application/json"}
+            response = client.post(f"{service.url}/v1/score", content=content, headers=headers)
+            latencies_s.append(time.monotonic() - started_s)
+            statuses.add(response.status_code)
+            if not (response.status_code == 200 or _is_client_error(response)):
+                unexpected.append(response.text[:200])
 
-        for make in MALFORMED * 2:
-            send(make)
+        for factory in BODY_FACTORIES * 2:
+            send(factory)
         before_mb = resident_mb(service.pid)
         for _ in range(requests):
-            send(chance.choice(MALFORMED))
-        for raw in RAW * max(1, requests // 1000):
+            send(rng.choice(BODY_FACTORIES))
+        for raw in RAW_REQUESTS * max(1, requests // 1000):
             _send_raw(service.port, raw)
-        assert service.health() == 200
-        assert client.post(f"{service.url}/v1/score", json=GOOD).json()["rewards"]["banana"]["scores"] == [1.99]
-        grown_mb = resident_mb(service.pid) - before_mb
-    outcome = Outcome(
-        "T22 malformed bodies", f"{requests:,} of {len(MALFORMED)} kinds, {len(RAW)} raw ones", len(strange)
-    )
+        assert service.ready_status() == 200
+        assert client.post(f"{service.url}/v1/score", json=VALID_BODY).json()["rewards"]["banana"]["scores"] == [1.99]
+        growth_mb = resident_mb(service.pid) - before_mb
+    done = f"{requests:,} bodies of {len(BODY_FACTORIES)} kinds, {len(RAW_REQUESTS)} malformed HTTP requests"
+    outcome = Outcome(done, len(unexpected), violations=unexpected[:3])
     outcome.figures["statuses"] = ", ".join(map(str, sorted(statuses)))
-    outcome.broken += strange[:3]
-    outcome.expect("memory grown by", grown_mb, 50, " MB")
-    outcome.expect("p99", 1000 * quantile(latencies, 0.99), 50, " ms", timed=True)
-    return outcome.settle()
+    outcome.expect("memory growth", growth_mb, 50, " MB")
+    outcome.expect("p99", 1000 * quantile(latencies_s, 0.99), 50, " ms", timed=True)
+    return outcome
+
+
+def _is_client_error(response: httpx.Response) -> bool:
+    if not 400 <= response.status_code < 500 or response.headers["Content-Type"] != "application/problem+json":
+        return False
+    return bool(response.json()["detail"])
 
 
 def _send_raw(port: int, raw: bytes) -> bytes:
@@ -111,9 +128,9 @@ def _send_raw(port: int, raw: bytes) -> bytes:
             return b""
 
 
-def torture(texts: int) -> Outcome:
-    """T24: texts made to be slow for a tokenizer, each bounded in time."""
-    chance, worst_ms = random.Random(24), 0.0
+def tokenizer_stress(texts: int) -> Outcome:
+    """Tokenize texts chosen to be slow: each takes a bounded time and number of tokens."""
+    rng, worst_ms = random.Random(24), 0.0
     folder = ModelFolder(resolve("embedded:valence"), max_tokens=None, special_tokens=True)
     extremes = [
         "a" * 1_000_000,
@@ -123,74 +140,108 @@ def torture(texts: int) -> Outcome:
         "👩‍👩‍👧‍👦" * 20_000,
         "." * 1_000_000,
     ]
-    planes = [(0x20, 0x7E), (0xA0, 0x2FF), (0x300, 0x36F), (0x590, 0x6FF), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF)]
+    ranges = [(0x20, 0x7E), (0xA0, 0x2FF), (0x300, 0x36F), (0x590, 0x6FF), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF)]
 
-    def odd() -> str:
-        low, high = chance.choice([*planes, (0x10000, 0x10FFFF)])
-        return "".join(chr(chance.randint(low, high)) for _ in range(chance.randrange(2000)))
+    def random_text() -> str:
+        low, high = rng.choice([*ranges, (0x10000, 0x10FFFF)])
+        return "".join(chr(rng.randint(low, high)) for _ in range(rng.randrange(2000)))
 
-    for text in itertools.chain(extremes, (odd() for _ in range(texts))):
-        began_s = time.process_time()
+    for text in itertools.chain(extremes, (random_text() for _ in range(texts))):
+        started_s = time.process_time()
         encoded = folder.encode([text])[0]
-        worst_ms = max(worst_ms, 1000 * (time.process_time() - began_s))
+        worst_ms = max(worst_ms, 1000 * (time.process_time() - started_s))
         assert len(encoded.tokens) <= folder.max_tokens
-    outcome = Outcome(
-        "T24 tokenizer torture", f"{texts:,} texts of all planes, {len(extremes)} of a million characters"
-    )
-    outcome.expect("worst text", worst_ms, 200, " ms", timed=True)
-    return outcome.settle()
+    outcome = Outcome(f"{texts:,} texts of all Unicode planes, {len(extremes)} of up to a million characters")
+    outcome.expect("slowest text", worst_ms, 200, " ms", timed=True)
+    return outcome
 
 
-WAVE = 100
-"""So many callers hang up in one moment."""
+def slow_connections(connections: int, seconds: float) -> Outcome:
+    """Open many connections that send one byte a second: the latency of other callers at most doubles."""
+
+    async def drip(port: int, active: Condition) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        for byte in itertools.cycle(b"POST /v1/score HTTP/1.1\r\nX: "):
+            if not active():
+                break
+            writer.write(bytes([byte]))
+            await asyncio.sleep(1.0)
+        writer.close()
+
+    async def p99_ms(url: str, tally: Tally) -> float:
+        client, active = RewardClient(url), for_seconds(seconds)
+        await asyncio.gather(*(call_repeatedly(client, tally, active, max_texts=8, seed=seed) for seed in range(4)))
+        await client.aclose()
+        return 1000 * quantile(tally.latencies_s, 0.99)
+
+    async def run(service: Supervisor) -> float:
+        await p99_ms(service.url, Tally())  # warm up
+        ratios = []
+        for _ in range(3):
+            alone_ms, stopped = await p99_ms(service.url, Tally()), asyncio.Event()
+            active = lambda stopped=stopped: not stopped.is_set()  # noqa: E731
+            slow = [asyncio.create_task(drip(service.port, active)) for _ in range(connections)]
+            await asyncio.sleep(0.2)
+            ratios.append(await p99_ms(service.url, tally) / alone_ms)
+            stopped.set()
+            await asyncio.gather(*slow)
+        return median(ratios)
+
+    tally = Tally()
+    with Supervisor(RULES) as service:
+        ratio = asyncio.run(run(service))
+    outcome = Outcome(f"{connections} connections at a byte a second; {tally.calls:,} calls", tally.lost)
+    outcome.expect("p99 / p99 without them", ratio, 2.0, timed=True)
+    return outcome
 
 
-def leaving(requests: int, batch: int = 32) -> Outcome:
-    """T12: callers that hang up while they wait; what they asked is not computed."""
-    with Supervisor(
-        VALENCE, "--backend", "torch", "--dtype", "float32", REWARD_SERVICE_MAX_QUEUE_TEXTS="20000"
-    ) as service:
-        waited, computed = asyncio.run(_leave(service.url, requests, batch))
-        assert service.health() == 200
+WAVE_SIZE = 100
+"""How many callers disconnect at the same time."""
+
+
+def disconnects(requests: int, batch: int = 32) -> Outcome:
+    """Disconnect callers while their texts are queued: their texts are not computed."""
+    settings = {"REWARD_SERVICE_MAX_QUEUE_TEXTS": "20000"}
+    with Supervisor(VALENCE, "--backend", "torch", "--dtype", "float32", **settings) as service:
+        queued, computed = asyncio.run(_disconnect_waves(service.url, requests, batch))
+        assert service.ready_status() == 200
         metrics = httpx.get(f"{service.url}/metrics").text
-    outcome = Outcome("T12 callers that leave", f"{requests:,} requests of {batch} texts given up")
-    outcome.expect("share computed all the same", computed / waited, 0.10)
-    outcome.expect("requests still under way", _metric(metrics, "reward_inflight") - 1, 0)  # this one
-    outcome.expect("texts still waiting", _metric(metrics, "reward_queue_depth"), 0)
-    return outcome.settle()
+    outcome = Outcome(f"{requests:,} requests of {batch} texts abandoned")
+    outcome.expect("share computed anyway", computed / queued, 0.10)
+    outcome.expect("requests left in flight", _metric(metrics, "reward_inflight") - 1, 0)  # but for the metrics' own
+    outcome.expect("texts left in the queue", _metric(metrics, "reward_queue_depth"), 0)
+    return outcome
 
 
-async def _leave(url: str, requests: int, batch: int) -> tuple[float, float]:
-    """Give up requests in waves, each once most of it waits: tell how many texts waited then, and were computed after.
+async def _disconnect_waves(url: str, requests: int, batch: int) -> tuple[float, float]:
+    """Abandon requests in waves, each once most of it is queued. Returns the texts then queued, and later computed.
 
-    Only what waits can be spared, so what had its turn before anybody left is not counted.
+    Only queued texts can be dropped, so texts computed before the disconnect are not counted.
     """
-    chance, serials = random.Random(12), itertools.count()
-    waited, computed = 0.0, 0.0
+    rng, serials = random.Random(12), itertools.count()
+    queued, computed = 0.0, 0.0
     async with plain_http(300) as client:
 
-        def ask(count: int) -> "asyncio.Task[httpx.Response]":
-            texts = [numbered(next(serials), chance) for _ in range(count)]
+        def call(count: int) -> "asyncio.Task[httpx.Response]":
+            texts = [unique_text(next(serials), rng) for _ in range(count)]
             return asyncio.create_task(client.post(f"{url}/v1/score", json={"completions": texts}))
 
-        async def look() -> tuple[float, float]:
+        async def depth_and_computed() -> tuple[float, float]:
             metrics = (await client.get(f"{url}/metrics")).text
             return _metric(metrics, "reward_queue_depth"), _metric(metrics, "reward_batch_size_sum")
 
-        for left in range(requests, 0, -WAVE):
-            wave = [ask(batch) for _ in range(min(WAVE, left))]
-            while (seen := await look())[0] < len(wave) * batch / 2:
-                assert not all(task.done() for task in wave), "all were answered before half of them had to wait"
+        for remaining in range(requests, 0, -WAVE_SIZE):
+            wave = [call(batch) for _ in range(min(WAVE_SIZE, remaining))]
+            while (before := await depth_and_computed())[0] < len(wave) * batch / 2:
+                assert not all(task.done() for task in wave), "all were scored before half of them were queued"
             for task in wave:
                 task.cancel()
             await asyncio.gather(*wave, return_exceptions=True)
-            assert (await ask(1)).status_code == 200  # behind whatever was under way
-            waited, computed = waited + seen[0], computed + (await look())[1] - 1 - seen[1]
-    return waited, computed
+            assert (await call(1)).status_code == 200  # scored after everything that was in flight
+            queued, computed = queued + before[0], computed + (await depth_and_computed())[1] - 1 - before[1]
+    return queued, computed
 
 
 def _metric(text: str, name: str) -> float:
-    values = [
-        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
-    ]
-    return sum(values)
+    prefixes = (f"{name} ", f"{name}{{")
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(prefixes))

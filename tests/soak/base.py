@@ -1,4 +1,4 @@
-"""What a trial gives back, the oracle that knows each right score, and callers that compare."""
+"""What the trials share: their outcome, the expected scores, and callers that check every score."""
 
 import itertools
 import random
@@ -21,45 +21,38 @@ RULES, VALENCE = DATA / "rules.yaml", DATA / "valence.yaml"
 
 @dataclass
 class Outcome:
-    """One trial's row in the table, and what of the promise was not kept."""
+    """What a trial did, what was lost, its figures, and the bounds that were violated."""
 
-    trial: str
     done: str
     lost: int = 0
     """Scores that were wrong, missing or invented, and calls that failed without need."""
     figures: dict[str, str] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-    slow: list[str] = field(default_factory=list)
-    """Bounds on time that were not kept: a busy machine may be to blame, so only `make soak` judges them."""
+    violations: list[str] = field(default_factory=list)
+    timing_violations: list[str] = field(default_factory=list)
+    """Violated bounds on time. A busy machine may be the cause, so only `make soak` fails on them."""
 
-    def expect(self, name: str, value: float, bound: float, unit: str = "", *, timed: bool = False) -> None:
-        """Note a figure, and whether it is within its upper bound."""
+    def expect(self, label: str, value: float, bound: float, unit: str = "", *, timed: bool = False) -> None:
+        """Record a figure and whether it is within its upper bound."""
         shown = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-        self.figures[name] = f"{shown}{unit} (≤ {bound:g}{unit})"
+        self.figures[label] = f"{shown}{unit} (≤ {bound:g}{unit})"
         if not value <= bound:
-            missed = self.slow if timed else self.broken
-            missed.append(f"{name}: {shown}{unit}, at most {bound:g}{unit} is allowed")
-
-    def settle(self) -> "Outcome":
-        """Count what was lost among what is broken."""
-        if self.lost:
-            self.broken.append(f"{self.lost} lost")
-        return self
+            violations = self.timing_violations if timed else self.violations
+            violations.append(f"{label}: {shown}{unit}, the bound is {bound:g}{unit}")
 
 
-def right(text: str) -> float:
-    """Give the banana rule's score of a text: the oracle, which knows no service."""
+def expected_score(text: str) -> float:
+    """Return the banana rule's score of a text, computed without the service."""
     return sum(banana(text).values())
 
 
-def numbered(serial: int, chance: random.Random) -> str:
-    """Make a text that no other has, and whose score tells most others apart."""
-    return f"{chance.choice(['Sure:', 'No:'])} {serial} " + "word " * chance.randrange(1, 60) + "banana"
+def unique_text(serial: int, rng: random.Random) -> str:
+    """Return a text that is unique by its serial number, and whose score differs from that of most others."""
+    return f"{rng.choice(['Sure:', 'No:'])} {serial} " + "word " * rng.randrange(1, 60) + "banana"
 
 
 @dataclass
 class Tally:
-    """What callers have seen."""
+    """Counts of calls, and of what went wrong."""
 
     calls: int = 0
     texts: int = 0
@@ -71,19 +64,26 @@ class Tally:
 
     @property
     def lost(self) -> int:
-        """All that should not have been."""
+        """Scores that were wrong or missing, and calls that failed."""
         return self.wrong + self.missing + self.failed
 
+    def check(self, scores: list[float | None], texts: list[str]) -> None:
+        """Count the missing and the wrong scores of a response."""
+        self.texts += len(texts)
+        self.missing += max(0, len(texts) - len(scores)) + sum(score is None for score in scores)
+        pairs = zip(scores, texts, strict=False)
+        self.wrong += sum(score is not None and abs(score - expected_score(text)) > 1e-9 for score, text in pairs)
 
-Going = Callable[[], bool]
+
+Condition = Callable[[], bool]
 
 
-async def calling(client: RewardClient, tally: Tally, going: Going, *, most: int, seed: int) -> None:
-    """Ask for texts of one's own until told to end, and compare each score with the oracle's."""
-    chance, serials = random.Random(seed), itertools.count(seed * 10_000_000)
-    while going():
-        texts = [numbered(next(serials), chance) for _ in range(chance.randrange(1, most + 1))]
-        began_s = time.monotonic()
+async def call_repeatedly(client: RewardClient, tally: Tally, active: Condition, *, max_texts: int, seed: int) -> None:
+    """Score unique texts with the banana rule while `active()`, and check every score."""
+    rng, serials = random.Random(seed), itertools.count(seed * 10_000_000)
+    while active():
+        texts = [unique_text(next(serials), rng) for _ in range(rng.randrange(1, max_texts + 1))]
+        started_s = time.monotonic()
         tally.calls += 1
         try:
             response = await client.ascore(texts, rewards=["banana"])
@@ -91,47 +91,39 @@ async def calling(client: RewardClient, tally: Tally, going: Going, *, most: int
             tally.failed += 1
             tally.errors.append(str(error))
             continue
-        tally.latencies_s.append(time.monotonic() - began_s)
-        compare(response.rewards["banana"].scores, texts, tally)
+        tally.latencies_s.append(time.monotonic() - started_s)
+        tally.check(response.rewards["banana"].scores, texts)
 
 
-def compare(scores: list[float | None], texts: list[str], tally: Tally) -> None:
-    """Count what is missing and what is wrong."""
-    tally.texts += len(texts)
-    tally.missing += max(0, len(texts) - len(scores)) + sum(score is None for score in scores)
-    pairs = zip(scores, texts, strict=False)
-    tally.wrong += sum(score is not None and abs(score - right(text)) > 1e-9 for score, text in pairs)
-
-
-def for_seconds(seconds: float) -> Going:
-    """Tell whether so many seconds have not passed yet."""
-    end_s = time.monotonic() + seconds
-    return lambda: time.monotonic() < end_s
+def for_seconds(seconds: float) -> Condition:
+    """Return a condition that holds for this time."""
+    deadline_s = time.monotonic() + seconds
+    return lambda: time.monotonic() < deadline_s
 
 
 @asynccontextmanager
 async def plain_http(timeout_s: float = 30.0) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client without retries, as many connections as there are callers."""
+    """Open an HTTP client without retries and without a limit on connections."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=timeout_s) as client:
         yield client
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Give the value that this share of them stays within."""
+    """Return the smallest value that this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def settled_mb(pid: int, within_s: float = 3.0) -> float:
-    """Give the least resident memory over some time: what is on its way out, such as old rewards, is not meant."""
-    going, readings = for_seconds(within_s), [resident_mb(pid)]
-    while going():
+def min_resident_mb(pid: int, seconds: float = 3.0) -> float:
+    """Return the minimum of a process's resident memory over some time, in which it frees what is no longer used."""
+    active, readings = for_seconds(seconds), [resident_mb(pid)]
+    while active():
         time.sleep(0.05)
         readings.append(resident_mb(pid))
     return min(readings)
 
 
 def resident_mb(pid: int) -> float:
-    """Give a process's resident memory in megabytes."""
+    """Return a process's resident memory in megabytes."""
     return float(psutil.Process(pid).memory_info().rss) / 1e6

@@ -1,4 +1,4 @@
-"""Run the real service as a process of its own, and start it again at the same address when it has died."""
+"""Run the real service as a process, and restart it on the same port."""
 
 import os
 import signal
@@ -13,73 +13,71 @@ from typing import Self
 
 import httpx
 
-START_S = 120.0
-LOG_BYTES = 100_000
+START_TIMEOUT_S = 120.0
+LOG_TAIL_BYTES = 100_000
+ROOT = Path(__file__).parents[2]
 
 
 class Supervisor:
-    """One service at one port. What it says goes to a file: nobody's time is spent on it."""
+    """One service on a free port. Its log goes to a file, so that reading it takes no time from the service."""
 
-    def __init__(self, config: Path, *flags: str, cwd: Path | None = None, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+    def __init__(self, config: Path, *flags: str, cwd: Path = ROOT, **settings: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        words = ["serve", "--config", str(config), "--port", str(self.port), *flags]
-        self._command = [sys.executable, "-m", "reward_service", *words]
-        self._cwd = cwd or Path(__file__).parents[2]
-        path = os.pathsep.join([str(self._cwd), str(Path(__file__).parents[2])])
-        self._env = {**os.environ, "PYTHONPATH": path, **settings}
-        self._told = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - as long as the service
-        self.starts = 0
-        self.process: subprocess.Popen[bytes] = self._started()
+        arguments = ["serve", "--config", str(config), "--port", str(self.port), *flags]
+        self._command = [sys.executable, "-m", "reward_service", *arguments]
+        self._cwd = cwd
+        self._env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)]), **settings}
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - open as long as the service
+        self.process = self._launch()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        self.starts += 1
+    def _launch(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command, cwd=self._cwd, env=self._env, stderr=self._told, stdout=subprocess.DEVNULL
+            self._command, cwd=self._cwd, env=self._env, stderr=self._log, stdout=subprocess.DEVNULL
         )
 
     @property
     def log(self) -> str:
-        """The end of what it has said."""
-        end = os.fstat(self._told.fileno()).st_size
-        return os.pread(self._told.fileno(), LOG_BYTES, max(0, end - LOG_BYTES)).decode(errors="replace")
+        """The end of the log."""
+        end = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(errors="replace")
 
     @property
     def pid(self) -> int:
-        """The running process."""
+        """The process id."""
         return self.process.pid
 
-    def wait_until_ready(self) -> float:
-        """Wait until it is ready; give the seconds that took."""
-        began_s = time.monotonic()
-        while time.monotonic() - began_s < START_S:
+    def wait_until_ready(self) -> None:
+        """Wait until the service is ready. Raises AssertionError if it exits or takes too long."""
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s:
             if self.process.poll() is not None:
-                raise AssertionError(f"the service ended with {self.process.returncode}: {self.log[-2000:]}")
-            if self.health() == 200:
-                return time.monotonic() - began_s
+                raise AssertionError(f"the service exited with {self.process.returncode}: {self.log[-2000:]}")
+            if self.ready_status() == 200:
+                return
             time.sleep(0.02)
-        raise AssertionError(f"the service was not ready within {START_S:g} s: {self.log[-2000:]}")
+        raise AssertionError(f"the service was not ready within {START_TIMEOUT_S:g} s: {self.log[-2000:]}")
 
-    def health(self) -> int:
-        """Ask whether it is ready: a status, or 0 where nobody answers."""
+    def ready_status(self) -> int:
+        """Return the status of the readiness check, or 0 without a response."""
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=5).status_code
         except httpx.HTTPError:
             return 0
 
     def kill(self) -> None:
-        """End it as a lack of memory would, and start it again."""
+        """Kill the service as the out-of-memory killer would, and start it again."""
         self.process.kill()
         self.process.wait()
-        self.process = self._started()
+        self.process = self._launch()
 
     def start(self) -> None:
-        """Start it after it has ended."""
-        self.process = self._started()
+        """Start the service again after it has exited."""
+        self.process = self._launch()
 
-    def tell(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the service."""
         self.process.send_signal(number)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Put the service together: settings and rewards in, an ASGI application out. Importing it does nothing."""
+"""Build the ASGI application from settings, rewards and dialects. Importing this module has no side effects."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -7,56 +7,51 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import FastAPI, Request
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from reward_service import middleware
-from reward_service.errors import InternalError, RewardServiceError
+from reward_service.dialects import DIALECTS, native
+from reward_service.dialects.base import Dialect
+from reward_service.errors import HttpError, InternalError, RewardServiceError
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
-from reward_service.problem_details import problem_response
 from reward_service.rewards.base import Reward
-from reward_service.routes import add_routes
+from reward_service.route_table import Access, RouteEntry, RouteTable
+from reward_service.routes import Service, add_routes
 from reward_service.settings import Settings
 from shared import schemas
-from shared.schemas import ContentPart, Message, ScoreRequest
 
 
-def create_app(settings: Settings | None = None, rewards: Mapping[str, Reward] | None = None) -> FastAPI:
-    """Make the application. `rewards` takes the place of the configured ones: `create_app(rewards={"fake": …})`."""
+def create_app(
+    settings: Settings | None = None,
+    rewards: Mapping[str, Reward] | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
+) -> FastAPI:
+    """Build the application. `rewards` replaces the configured ones: `create_app(rewards={"fake": …})`."""
     settings = settings or Settings()
     metrics = Metrics()
     lifecycle = Lifecycle(settings, metrics, rewards)
     app = FastAPI(
-        title="remote-rewards", version=own_version(), lifespan=_lifespan(lifecycle), docs_url=None, redoc_url=None
+        title="remote-rewards",
+        version=own_version(),
+        lifespan=_lifespan(lifecycle),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     app.state.lifecycle = lifecycle
-    add_routes(app.router, lifecycle, own_version())
-    app.add_exception_handler(RewardServiceError, _handle_service_error)
-    app.add_exception_handler(HTTPException, _handle_http_error)
-    app.add_exception_handler(Exception, _handle_internal_error)
-    app.add_middleware(
-        middleware.BodyLimitMiddleware, limit_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
-    )
-    app.add_middleware(middleware.LoadSheddingMiddleware, check_deadline=lifecycle.check_deadline, metrics=metrics)
-    app.add_middleware(middleware.AuthenticationMiddleware, keys=partial(keys_of, lifecycle))
-    app.add_middleware(middleware.MetricsMiddleware, metrics=metrics)
-    app.add_middleware(middleware.RequestIdMiddleware)  # the last added is the outermost
-    _describe_body(app)
+    routes = RouteTable(app.router, default=native.DIALECT)
+    add_routes(app, routes, Service(settings, lifecycle, metrics, own_version()), dialects)
+    render_error = partial(_render_error, routes, metrics)
+    _add_middleware(app, routes, settings, lifecycle, metrics, render_error)
+    _add_error_handlers(app, render_error)
     return app
 
 
-def keys_of(lifecycle: Lifecycle, path: str) -> Sequence[str] | None:
-    """Give the keys that open a path; None for one that is open to all."""
-    admin_key = lifecycle._settings.admin_key
-    if path.strip() == schemas.RELOAD_PATH and admin_key is not None:  # a route matches before a line's end, too
-        return [admin_key.get_secret_value()]
-    return None if path in middleware.OPEN_PATHS or not lifecycle.api_keys else lifecycle.api_keys
-
-
 def own_version() -> str:
-    """Give the installed version."""
+    """Return the version of the installed distribution."""
     try:
         return version("remote-rewards")
     except PackageNotFoundError:
@@ -72,44 +67,71 @@ def _lifespan(lifecycle: Lifecycle) -> Any:
     return lifespan
 
 
-async def _handle_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RewardServiceError)
-    if request.url.path == schemas.SCORE_PATH:  # who asks whether it is ready is not turned away
-        request.app.state.lifecycle._metrics.record_rejection(error.code)
-    return problem_response(error, request.state.request_id)
+def _add_middleware(
+    app: FastAPI,
+    routes: RouteTable,
+    settings: Settings,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    render_error: middleware.ErrorRenderer,
+) -> None:
+    """Add the middlewares from the innermost to the outermost."""
+    app.add_middleware(
+        middleware.BodyLimitMiddleware, limit_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+    )
+    app.add_middleware(
+        middleware.LoadSheddingMiddleware,
+        routes=routes,
+        check_deadline=lifecycle.check_deadline,
+        render_error=render_error,
+    )
+    app.add_middleware(
+        middleware.AuthenticationMiddleware,
+        routes=routes,
+        keys=partial(required_keys, settings, lifecycle),
+        render_error=render_error,
+    )
+    app.add_middleware(middleware.MetricsMiddleware, routes=routes, metrics=metrics)
+    app.add_middleware(middleware.RequestIdMiddleware)
 
 
-async def _handle_internal_error(request: Request, error: Exception) -> Response:
-    """Own up to a fault of ours: it is logged with its trace, and asking again would find it again."""
-    fault = InternalError(f"a fault of the service, {type(error).__name__}; its log says more")
-    return problem_response(fault, request.state.request_id)
+def required_keys(settings: Settings, lifecycle: Lifecycle, entry: RouteEntry | None) -> Sequence[str] | None:
+    """Return the keys of which a path needs one; None if it is open. Unknown paths (None) need an API key, too."""
+    access = Access.API_KEY if entry is None else entry.access
+    if access is Access.ADMIN and settings.admin_key is not None:
+        return [settings.admin_key.get_secret_value()]
+    return None if access is Access.OPEN or not lifecycle.api_keys else lifecycle.api_keys
 
 
-class _HttpProblem(RewardServiceError):
-    """What the framework itself refuses: an unknown path, a wrong method."""
-
-    def __init__(self, error: HTTPException, path: str) -> None:
-        super().__init__(f"{path}: {error.detail}; see /docs for what there is")
-        self.__dict__.update(status=error.status_code, code="http", title=str(error.detail))
-
-
-async def _handle_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = problem_response(_HttpProblem(error, request.url.path), request.state.request_id)
-    response.headers.update(error.headers or {})
-    return response
+def _render_error(
+    routes: RouteTable, metrics: Metrics, error: RewardServiceError, connection: HTTPConnection
+) -> Response:
+    """Render an error in the form of the path's dialect. On a scoring route it counts as a rejection."""
+    path = connection.scope["path"]
+    entry = routes.find(path)
+    if entry is not None and entry.scoring is not None:
+        metrics.record_rejection(error.code)
+    return routes.dialect_of(path).render_error(error, connection)
 
 
-def _describe_body(app: FastAPI) -> None:
-    """Add the schema of the body, which the route reads itself for speed, to the OpenAPI document."""
-    generate = app.openapi
+def _add_error_handlers(app: FastAPI, render_error: middleware.ErrorRenderer) -> None:
+    async def handle_error(request: Request, error: Exception) -> Response:
+        response = render_error(_as_service_error(error, request.url.path), request)
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})
+        # an internal error is handled outside of the middleware that sets this header on all other responses
+        response.headers[schemas.REQUEST_ID_HEADER] = request.state.request_id
+        return response
 
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        template = "#/components/schemas/{model}"
-        models = [(ScoreRequest, "validation"), (Message, "validation"), (ContentPart, "validation")]
-        _, schemas = models_json_schema(models, ref_template=template)  # type: ignore[arg-type]
-        document["components"]["schemas"] |= schemas["$defs"]
-        return document
+    for kind in (RewardServiceError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle_error)
 
-    app.openapi = openapi  # type: ignore[method-assign]
+
+def _as_service_error(error: Exception, path: str) -> RewardServiceError:
+    """Return our own error for any exception. An unexpected one is a bug: starlette logs its traceback."""
+    if isinstance(error, RewardServiceError):
+        return error
+    if isinstance(error, HTTPException):
+        message = f"{path}: {error.detail}; /docs lists the paths"
+        return HttpError(message, status=error.status_code, title=str(error.detail))
+    return InternalError(f"internal error, {type(error).__name__}; the service's log has the traceback")

@@ -1,45 +1,54 @@
-"""What happens to every request, as plain ASGI: an id, a key, a bound on its body, a count and a log line.
+"""Plain ASGI middleware: request id, metrics and access log, API key, load shedding, body limit.
 
-Texts never reach a log; what does is cleaned of control characters.
+Scored texts are never logged. Errors are rendered by a function passed in, in the form of the path's dialect.
 """
 
 import asyncio
 import hmac
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_service.batching.admission import parse_timeout_header
-from reward_service.errors import BadContentType, BodyTooLarge, BodyTooSlow, Overloaded, Unauthenticated
+from reward_service.errors import (
+    BadContentType,
+    BodyTooLarge,
+    BodyTooSlow,
+    Overloaded,
+    RewardServiceError,
+    Unauthenticated,
+)
 from reward_service.metrics import Metrics
-from reward_service.problem_details import problem_response
+from reward_service.route_table import RouteEntry, RouteTable
 from shared import schemas
 
 log = logging.getLogger("reward_service.access")
-OPEN_PATHS = {schemas.LIVE_PATH, schemas.READY_PATH, schemas.HEALTH_PATH, "/", "/docs", "/openapi.json"}
-"""What anybody may read: that the service is there, and how it is used; the same of every service."""
-PATHS = OPEN_PATHS | {schemas.SCORE_PATH, schemas.REWARDS_PATH, schemas.METRICS_PATH, schemas.RELOAD_PATH}
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+MAX_TIMEOUT_S = 3600.0
+"""Longest time that a request may take, and the default of one that states none."""
+ErrorRenderer = Callable[[RewardServiceError, HTTPConnection], Response]
 
 
 class RequestIdMiddleware:
-    """Give each request an id: the caller's, if it is a plain one, or a new one."""
+    """Assigns each request an id: the client's if it is well-formed, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put the id into the scope and into the answer."""
+        """Set `state.request_id` and the response header."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(schemas.REQUEST_ID_HEADER, "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        client_id = Headers(scope=scope).get(schemas.REQUEST_ID_HEADER, "")
+        request_id = client_id if REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -51,13 +60,13 @@ class RequestIdMiddleware:
 
 
 class MetricsMiddleware:
-    """Count and log each request by its route, status and time."""
+    """Counts and logs each request with its route, status and latency."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, routes: RouteTable, metrics: Metrics) -> None:
+        self.app, self.routes, self.metrics = app, routes, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Measure from the first byte of the request to the end of the answer."""
+        """Measure from the request's head to the end of the response."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -73,96 +82,115 @@ class MetricsMiddleware:
             try:
                 await self.app(scope, receive, send_noting)
             finally:
-                self._note(scope, status, time.monotonic() - started_s)
+                self._record(scope, status, time.monotonic() - started_s)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = scope["path"] if scope["path"] in PATHS else "other"  # what somebody makes up adds no series
-        self.metrics.requests.labels(route, status).inc()
-        self.metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.DEBUG if route in OPEN_PATHS or route == schemas.METRICS_PATH else logging.INFO
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        entry = self.routes.find(scope["path"])
+        route = "other" if entry is None else entry.path  # unknown paths must not add time series
+        self.metrics.record_request(route, status, seconds)
+        level = logging.DEBUG if entry is not None and entry.quiet else logging.INFO
         fields = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
         log.log(level, "%s %s", route, status, extra={"request_id": scope["state"]["request_id"], **fields})
 
 
 class AuthenticationMiddleware:
-    """Let a request pass that carries one of the keys that open its path; where that is None, let all pass."""
+    """Requires one of the keys of a path. `keys` returns them, or None for a path that is open to everyone."""
 
-    def __init__(self, app: ASGIApp, keys: Callable[[str], Sequence[str] | None]) -> None:
-        self.app, self.keys = app, keys
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: RouteTable,
+        keys: Callable[[RouteEntry | None], Sequence[str] | None],
+        render_error: ErrorRenderer,
+    ) -> None:
+        self.app, self.routes, self.keys, self.render_error = app, routes, keys, render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 where no key fits."""
-        keys = self.keys(scope["path"]) if scope["type"] == "http" else None
+        """Pass the request on, or answer 401."""
+        keys = self.keys(self.routes.find(scope["path"])) if scope["type"] == "http" else None
         if keys is None or _has_key(scope, keys):
             await self.app(scope, receive, send)
             return
         error = Unauthenticated("send one of the service's keys as `Authorization: Bearer <key>`")
-        response = problem_response(error, scope["state"]["request_id"])
+        response = self.render_error(error, HTTPConnection(scope))
         response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
 
 
 def _has_key(scope: Scope, keys: Sequence[str]) -> bool:
-    scheme, _, given = Headers(scope=scope).get("Authorization", "").partition(" ")
+    scheme, _, credentials = Headers(scope=scope).get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         return False
-    # every key is compared, and each in constant time, so that timing tells nothing
-    return sum(hmac.compare_digest(given.encode(), key.encode()) for key in keys) > 0
+    # every key is compared, each in constant time, so that the time taken reveals nothing
+    return sum(hmac.compare_digest(credentials.encode(), key.encode()) for key in keys) > 0
 
 
 class LoadSheddingMiddleware:
-    """Refuse at the door whoever cannot wait for any of the lines: nothing is spent on its body.
+    """Sets the deadline of each scoring request, and rejects those that no queue can serve in time, before their body.
 
-    It may have asked for texts that are known already. To see that, all that is sent would have to be read.
+    A rejected request may ask for cached texts only; to know that, its body would have to be read.
     """
 
-    def __init__(self, app: ASGIApp, check_deadline: Callable[[float], None], metrics: Metrics) -> None:
-        self.app, self.check_deadline, self.metrics = app, check_deadline, metrics
+    def __init__(
+        self, app: ASGIApp, routes: RouteTable, check_deadline: Callable[[float], None], render_error: ErrorRenderer
+    ) -> None:
+        self.app, self.routes, self.check_deadline, self.render_error = app, routes, check_deadline, render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 429 where every line is too long for the caller."""
-        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", schemas.SCORE_PATH):
-            patience = Headers(scope=scope).get(schemas.TIMEOUT_HEADER)
+        """Set `state.deadline_s` and pass the request on, or answer `Overloaded`."""
+        entry = self.routes.find(scope["path"]) if scope["type"] == "http" else None
+        if entry is not None and entry.scoring is not None and scope["method"] == "POST":
+            timeout = Headers(scope=scope).get(schemas.TIMEOUT_HEADER)
+            deadline_s = scope["state"]["deadline_s"] = time.monotonic() + parse_timeout_header(timeout)
             try:
-                self.check_deadline(parse_timeout_header(patience, now_s=time.monotonic()))
+                if not entry.scoring.waits_when_full:
+                    self.check_deadline(deadline_s)
             except Overloaded as error:
-                self.metrics.record_rejection(error.code)
-                await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+                await self.render_error(error, HTTPConnection(scope))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
+def parse_timeout_header(header: str | None) -> float:
+    """Return the client's remaining time in seconds: `MAX_TIMEOUT_S` at most, and if the header is missing or wrong."""
+    try:
+        timeout_s = float(header or "inf") / 1000
+    except ValueError:
+        return MAX_TIMEOUT_S
+    return MAX_TIMEOUT_S if math.isnan(timeout_s) else min(MAX_TIMEOUT_S, max(0.0, timeout_s))
+
+
 class BodyLimitMiddleware:
-    """Refuse a body over the limit, declared or counted as it arrives, one that is compressed, and one that is late."""
+    """Rejects a body that is over the limit (declared or counted), compressed, or late."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int, timeout_s: float) -> None:
         self.app, self.limit_bytes, self.timeout_s = app, limit_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; a body that is refused raises where it is read, before a byte of it is taken."""
+        """Pass the request on with a `receive` that raises the error in the endpoint, before it has read any byte."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers, received, whole = Headers(scope=scope), 0, False
-        late_s = time.monotonic() + self.timeout_s
+        headers, received_bytes, complete = Headers(scope=scope), 0, False
+        deadline_s = time.monotonic() + self.timeout_s
 
-        async def receive_counting() -> Message:
-            nonlocal received, whole
-            self._refuse(headers)
+        async def receive_limited() -> Message:
+            nonlocal received_bytes, complete
+            self._check_headers(headers)
             try:
-                async with asyncio.timeout_at(None if whole else late_s):
+                async with asyncio.timeout_at(None if complete else deadline_s):
                     message = await receive()
             except TimeoutError:
                 raise BodyTooSlow(f"the body has not arrived within {self.timeout_s:g} s") from None
-            received += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if received > self.limit_bytes:
+            received_bytes += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if received_bytes > self.limit_bytes:
                 raise self._too_large()
             return message
 
-        await self.app(scope, receive_counting, send)
+        await self.app(scope, receive_limited, send)
 
-    def _refuse(self, headers: Headers) -> None:
+    def _check_headers(self, headers: Headers) -> None:
         declared = headers.get("Content-Length", "0")
         if headers.get("Content-Encoding", "identity") != "identity":
             raise BadContentType("send the body uncompressed")
@@ -170,4 +198,4 @@ class BodyLimitMiddleware:
             raise self._too_large()
 
     def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"a request may have {self.limit_bytes} bytes; send the texts in several")
+        return BodyTooLarge(f"a request may have {self.limit_bytes} bytes; split the texts into several requests")

@@ -1,60 +1,50 @@
-"""Errors as RFC 9457 problem documents. The only place that knows their layout."""
+"""Errors as RFC 9457 problem documents, and how the OpenAPI document describes them."""
 
-import json
 import math
+from typing import Any
 
-from pydantic import ValidationError
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from reward_service.config import most_telling_error
-from reward_service.errors import BadJson, InvalidRequest, RewardServiceError
+from reward_service.errors import RewardServiceError, sanitize
 from shared import schemas
-from shared.errors import did_you_mean
-from shared.schemas import Problem, ScoreRequest
+from shared.schemas import Problem
 
 
-def problem_response(error: RewardServiceError, request_id: str) -> Response:
-    """Lay an error out as the answer to a request."""
+def problem_response(error: RewardServiceError, connection: HTTPConnection) -> Response:
+    """Return an error as a problem document."""
     problem = Problem(
         title=error.title,
         status=error.status,
         detail=sanitize(str(error)),
         code=error.code,
-        request_id=request_id,
+        request_id=connection.state.request_id,
         retryable=error.retryable,
     )
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     content = problem.model_dump_json()
-    return Response(content, status_code=error.status, headers=headers, media_type=schemas.PROBLEM_JSON)
+    return Response(content, error.status, retry_after_header(error), schemas.PROBLEM_JSON)
 
 
-def wrong_request(error: ValidationError, body: bytes = b"{}") -> RewardServiceError:
-    """Say in one sentence what is wrong with a body."""
-    found = most_telling_error(error)
-    if found["type"] == "missing" and len(found["loc"]) == 1:
-        return _unknown_field(body) or InvalidRequest(f"{found['loc'][0]}: {found['msg']}")
-    if found["type"] == "json_invalid":
-        return BadJson(f"the body is not JSON: {found['ctx']['error']}")
-    where = ".".join(str(step) for step in found["loc"] if step != "str" and "[" not in str(step))
-    if found["type"] == "extra_forbidden":
-        return _unknown(found["ctx"]["name"])
-    message = found["msg"].removeprefix("Value error, ")
-    return InvalidRequest(f"{where}: {message}" if where else message)
+def retry_after_header(error: RewardServiceError) -> dict[str, str]:
+    """Return the `Retry-After` header of an error, in whole seconds, or nothing."""
+    if error.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
 
 
-def _unknown_field(body: bytes) -> InvalidRequest | None:
-    """Tell of a field that is not known, which may be why another one is missing. A large body is not read twice."""
-    fields = json.loads(body) if len(body) < 10_000 else ()
-    unknown = [name for name in fields if name not in ScoreRequest.model_fields]
-    return _unknown(unknown[0]) if unknown else None
+def describe_problem(title: str) -> dict[str, Any]:
+    """Return OpenAPI's description of a problem document."""
+    return {"description": title, "content": {schemas.PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
 
 
-def _unknown(name: str) -> InvalidRequest:
-    return InvalidRequest(f"there is no field {name[:80]!r}{did_you_mean(name[:80], set(ScoreRequest.model_fields))}")
-
-
-def sanitize(text: str) -> str:
-    """Make a text fit for one line of a log or an answer: no control characters, not endless."""
-    return "".join(char if char.isprintable() else " " for char in text[:500])
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: describe_problem("Not JSON"),
+    401: describe_problem("API key required"),
+    404: describe_problem("Unknown reward"),
+    413: describe_problem("Request too large"),
+    415: describe_problem("Unsupported content type"),
+    422: describe_problem("Invalid request"),
+    429: describe_problem("Overloaded"),
+    500: describe_problem("Internal server error"),
+    503: describe_problem("Not ready"),
+}

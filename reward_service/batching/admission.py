@@ -4,15 +4,12 @@ Load is shed before any work is spent on it (Google SRE book, chapter 21), and t
 queue in seconds.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward_service.errors import Overloaded
 
-MAX_TIMEOUT_S = 3600.0
-"""Longest time that a request may take, in seconds, whatever timeout it asks for."""
 OVERTAKE_FACTOR = 3.0
 """Worst-case queueing time as a multiple of the backlog on arrival: texts that arrive later may be batched earlier."""
 QUEUE_SHARE = 0.97
@@ -120,15 +117,3 @@ def is_urgent(
 ) -> bool:
     """Return whether the caller with the least time remaining is near its deadline."""
     return shared_device_s(URGENCY_FACTOR * throughput.seconds_for(waiting.tokens), other_backlogs_s) > remaining_s
-
-
-def parse_timeout_header(header: str | None, *, now_s: float) -> float:
-    """Return the deadline, in seconds on the clock of `now_s`, of a timeout header in milliseconds.
-
-    A missing or invalid header, and a longer timeout, give `MAX_TIMEOUT_S`.
-    """
-    try:
-        timeout_s = float(header or "inf") / 1000
-    except ValueError:
-        timeout_s = math.inf
-    return now_s + (MAX_TIMEOUT_S if math.isnan(timeout_s) else min(MAX_TIMEOUT_S, max(0.0, timeout_s)))

@@ -3,7 +3,6 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from reward_service.batching.admission import MAX_TIMEOUT_S, parse_timeout_header
 from reward_service.settings import Settings
 
 KEY = "a-key-of-many-letters"
@@ -42,13 +41,3 @@ def test_shutdown_timeout_is_finite(shutdown_timeout_s):
     """`shutdown_timeout_s` is finite and not negative."""
     with pytest.raises(ValidationError, match="shutdown_timeout_s"):
         Settings(shutdown_timeout_s=shutdown_timeout_s)
-
-
-@pytest.mark.parametrize(
-    ("header", "remaining_s"),
-    [("1500", 1.5), ("1500.5", 1.5005), ("0", 0.0), ("0.0", 0.0), ("-1", 0.0), ("9" * 400, MAX_TIMEOUT_S)]
-    + [(header, MAX_TIMEOUT_S) for header in (None, "", "soon", "nan", "inf")],
-)
-def test_parse_timeout_header(header, remaining_s):
-    """The header is the caller's remaining time in milliseconds, at most an hour."""
-    assert parse_timeout_header(header, now_s=7.0) == pytest.approx(7.0 + remaining_s)

@@ -1,0 +1,5 @@
+"""The wire formats that the service speaks. To add one: a file with a `Dialect`, and a line here."""
+
+from reward_service.dialects import native
+
+DIALECTS = (native.DIALECT,)

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--deterministic",
         action="store_true",
         default=None,
-        help="compute each text alone: bitwise reproducible scores",
+        help="compute each text alone, so that its score does not depend on other requests",
     )
     serve_.add_argument("--api-key-file", type=Path, help="file with one API key a line")
     serve_.add_argument(

@@ -20,11 +20,11 @@ MALLOC_THRESHOLD_BYTES = 1 << 30
 def usable_cores() -> int:
     """Return the number of usable cores: the CPU affinity or the container's CPU quota, whichever is smaller."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = quota_of(CPU_MAX.read_text(encoding="ascii")) if CPU_MAX.exists() else None
+    quota = parse_cpu_quota(CPU_MAX.read_text(encoding="ascii")) if CPU_MAX.exists() else None
     return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 
-def quota_of(cpu_max: str) -> float | None:
+def parse_cpu_quota(cpu_max: str) -> float | None:
     """Return the cores that a control group's `cpu.max` (quota and period in microseconds) allows; None: no limit."""
     quota, _, period = cpu_max.strip().partition(" ")
     return None if quota == "max" or not period else int(quota) / int(period)

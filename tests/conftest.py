@@ -1,4 +1,4 @@
-"""What tests share: a real uvicorn on a free port, and the embedded models, prepared once."""
+"""Shared by all tests: a service on uvicorn and a free port, tables of cases, a plain reward."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ RULES = Path(__file__).parent / "data" / "rules.yaml"
 
 @contextmanager
 def running_service(settings: Settings | None = None, rewards: dict[str, Reward] | None = None) -> Iterator[str]:
-    """Run a service on a thread and give its address once it is ready."""
+    """Run a service on a thread and yield its URL once it is ready."""
     app = create_app(settings or Settings(config=RULES), rewards)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", http=TimeoutHttpProtocol))
     lifecycle = app.state.lifecycle
@@ -47,21 +47,21 @@ def running_service(settings: Settings | None = None, rewards: dict[str, Reward]
 
 
 def wait_for(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait until something holds; fail the test if it does not in time."""
+    """Poll until a condition holds; fail the test if it does not in time."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, "the condition did not hold in time"
         time.sleep(0.005)
 
 
 def cases(name: str) -> list[Any]:
-    """Read a table of hand-made cases as pytest parameters."""
+    """Return a table of hand-made cases as pytest parameters."""
     rows = [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
     return [pytest.param(row, id=row["name"]) for row in rows]
 
 
 def spelled_out(row: dict[str, Any], key: str) -> Any:
-    """Give a case's text; a long one is written in the table as prefix, unit × times, suffix."""
+    """Return a case's text; the table writes a long one as prefix, unit × times, suffix."""
     if key in row:
         return row[key]
     repeat = row[f"{key}_repeat"]
@@ -70,14 +70,14 @@ def spelled_out(row: dict[str, Any], key: str) -> Any:
 
 @pytest.fixture(scope="session")
 def rules_url() -> Iterator[str]:
-    """A service with the rules alone: ready at once."""
+    """URL of a service with rules only, ready at once."""
     with running_service() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def models_url() -> Iterator[str]:
-    """A service with the package's own rewards on the reference engine; their models are prepared on first use."""
+    """URL of a service with the rewards of the package on the reference engine"""
     with running_service(Settings(backend="torch", dtype="float32")) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""The service's pages: whole in one file each, nothing fetched from elsewhere, and nothing else may run in them."""
+"""The HTML pages: each self-contained in one file, with a content security policy that allows nothing else."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 def page(name: str) -> HTMLResponse:
-    """Give a page, with a policy by which the browser runs its own script and style alone."""
+    """Return a page with its content security policy."""
     content = _content(name)
     headers = {
         "Content-Security-Policy": policy(content),
@@ -29,10 +29,10 @@ def _content(name: str) -> str:
 
 @cache
 def policy(content: str) -> str:
-    """Allow the scripts and styles of a page by their hash, and requests to where it came from."""
+    """Return a policy that allows the scripts and styles of a page, by hash, and requests to its origin."""
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, body in INLINE.findall(content):
         digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
         hashes[kind].append(f"'sha256-{digest}'")
-    allowed = "; ".join(f"{kind}-src {' '.join(found)}" for kind, found in hashes.items())
+    allowed = "; ".join(f"{kind}-src {' '.join(digests)}" for kind, digests in hashes.items())
     return f"default-src 'none'; connect-src 'self'; {allowed}; base-uri 'none'; frame-ancestors 'none'"

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from reward_service import errors
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FUNCTIONS = "abs absent or by count histogram_quantile increase offset rate sum".split()
 
@@ -42,3 +44,10 @@ def test_queried_metrics_exist(exported, query):
     names = set(re.findall(r"\b[a-z_]{2,}\b", plain)) - set(FUNCTIONS)
     assert names
     assert names <= exported | {"up"}  # made by Prometheus itself
+
+
+def test_queried_reasons_are_error_codes():
+    """The reasons of rejections that an alert queries are error codes of the service."""
+    reasons = {reason for query in queries() for reason in re.findall(r'reason="(\w+)"', query)}
+    assert reasons
+    assert reasons <= {error.code for error in vars(errors).values() if hasattr(error, "code")}

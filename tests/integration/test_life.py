@@ -58,16 +58,16 @@ class Unstartable(Plain):
 
 
 @pytest.mark.parametrize(
-    ("reward", "says"),
+    ("reward", "message"),
     [
         (Failing(), "rewards.plain cannot score a simple sentence: it broke"),
         (Infinite(), "rewards.plain cannot score a simple sentence: the score is inf, not a finite number"),
         (Unstartable(), "cannot load the rewards: OSError: no such device"),
     ],
 )
-def test_failed_canary(reward, says):
+def test_failed_canary(reward, message):
     """A reward that cannot score the canary keeps the service from starting."""
-    with pytest.raises(ConfigError, match=says), running_service(rewards={"plain": reward}):
+    with pytest.raises(ConfigError, match=message), running_service(rewards={"plain": reward}):
         pass
 
 

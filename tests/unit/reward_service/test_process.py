@@ -1,13 +1,14 @@
 import gc
+import platform
 import resource
 import weakref
 
 import numpy as np
 import pytest
 
-from reward_service.process import _glibc, freeze_and_trim_heap, tune_malloc
+from reward_service.process import freeze_and_trim_heap, parse_cpu_quota, tune_malloc, usable_cores
 
-needs_glibc = pytest.mark.skipif(_glibc() is None, reason="another allocator")
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 BLOCK_BYTES, PAGE_BYTES = 8_000_000, resource.getpagesize()
 
 
@@ -15,6 +16,17 @@ BLOCK_BYTES, PAGE_BYTES = 8_000_000, resource.getpagesize()
 def unfreeze():
     yield
     gc.unfreeze()
+
+
+@pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000\n", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
+def test_cpu_quota(cpu_max, cores):
+    """A container's CPU quota is read in cores."""
+    assert parse_cpu_quota(cpu_max) == cores
+
+
+def test_at_least_one_core():
+    """There is at least one usable core."""
+    assert usable_cores() >= 1
 
 
 class Cycle:

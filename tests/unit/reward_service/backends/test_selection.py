@@ -13,7 +13,6 @@ from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidat
 from reward_service.backends.model_folder import max_input_tokens
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
-from reward_service.process import quota_of, usable_cores
 
 SOFTMAX, SIGMOID = SimpleNamespace(multi_label=False), SimpleNamespace(multi_label=True)
 ROWS = [
@@ -136,14 +135,3 @@ def test_unsupported_dtype():
     """The error for an unsupported precision lists the supported ones."""
     with pytest.raises(ConfigError, match="torch does not support int8: choose one of float32, bfloat16"):
         candidates("torch", "int8")
-
-
-@pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000\n", None), ("150000 100000", 1.5), ("50000 100000", 0.5)])
-def test_cgroup_quota(cpu_max, cores):
-    """A container's CPU quota limits the cores."""
-    assert quota_of(cpu_max) == cores
-
-
-def test_at_least_one_core():
-    """There is at least one usable core."""
-    assert usable_cores() >= 1

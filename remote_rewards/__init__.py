@@ -7,6 +7,7 @@ of this package, such as `client`, the reward is `remote_rewards.rewards.<name>`
 
 from remote_rewards import import_check, rewards  # noqa: F401 (the check comes first: it explains why imports fail)
 from remote_rewards.client import RewardClient
+from remote_rewards.retry import RetryScheduled
 from remote_rewards.trl import RemoteReward, remote_reward, reward_from_environment
 from shared.errors import (
     BadRequest,
@@ -46,6 +47,7 @@ __all__ = [
     "RankFailed",
     "RemoteReward",
     "RequestTimeout",
+    "RetryScheduled",
     "RevisionChanged",
     "RewardClient",
     "RewardError",

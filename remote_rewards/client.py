@@ -1,43 +1,50 @@
-"""Ask a reward service for scores, and never get an invented one.
+"""The client of a reward service: scores in the order of the request, or a `RewardError`; never an invented number.
 
-In: completions, prompts and columns of one length. Out: the wire's response as an object, in the order asked, or a
-`RewardError`. A score is pure, so a failed call is asked again, inside one total deadline; a call larger than the
-service's limits is split and put together again. What is never done: turning a failure into a number.
+A call larger than the service's limits is sent in chunks, all of which are scored by one revision. Failed attempts are
+retried within the deadline of the call, see `retry`.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
+
+import httpx
 
 from remote_rewards import responses
-from remote_rewards.chunks import split
-from remote_rewards.discovery import refuse_bad
-from remote_rewards.keys import ApiKey
-from remote_rewards.retry import Asker, Patience
-from remote_rewards.transport import Call, readable_by_others
+from remote_rewards.discovery import validate_urls
+from remote_rewards.retry import RetryingSender, RetryLog, RetryScheduled, Timeouts
+from remote_rewards.transport import ApiKey, Request, Transport, encode, reject_plaintext_key
 from shared import schemas
 from shared.aio import EventLoopThread, gather_or_cancel
-from shared.errors import BadRequest, InsecureTransport, InvalidUrl, RevisionChanged
+from shared.errors import BadRequest, InvalidUrl, RevisionChanged
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 
-T = TypeVar("T")
 Columns = Mapping[str, Sequence[Any]]
-YES = {"1", "true", "yes", "on"}
-TRIES = 3
-"""So often is a whole call made whose chunks were scored by several revisions or rewards: a reload lasts a moment."""
+Chunk = tuple[bytes, int]
+"""The body of a request, and its number of completions."""
+MAX_CONSISTENCY_ATTEMPTS = 3
+"""Attempts to get all chunks of a call scored by one revision; a reload in between is short."""
 
 
 class RewardClient:
     """A client of one reward service, or of several replicas of it.
 
-    `api_key` is the key, or the path of a file that holds it, which is read again when the service refuses the key.
-    `timeout_s` bounds a whole call, all attempts and waits together; `attempt_timeout_s` bounds the first of
-    them, and each further one twice as long as the one before. With `hedge_after_s`, an attempt that takes longer is
-    made at another replica, too. A key goes over plain HTTP to another machine only if `allow_http`, or the
-    environment's `REWARD_ALLOW_HTTP`, says so. May be used from any thread and event loop, copied by pickle, and
-    inherited by a forked process.
+    `api_key` is the key, or the path of its file, which is read again when a service rejects the key. A key is sent
+    over plain HTTP to another machine only with `allow_http`, or `REWARD_ALLOW_HTTP` in the environment.
+
+    `timeout_s` bounds a call with all its retries; `attempt_timeout_s` bounds the first attempt, and each further one
+    may take twice as long. With `hedge_after_s`, an attempt that takes longer is also made at another replica.
+
+    `transport` replaces the network, for example by `httpx.MockTransport` or `httpx.ASGITransport`. `on_retry` is
+    called with each `RetryScheduled`; one is also logged at WARNING by the logger `remote_rewards`. A refused or reset
+    connection is reported at once, a service that accepts a request and never responds after the attempt's timeout.
+
+    The client may be used from any thread and any event loop, in a forked process, and after pickling, which leaves
+    out `on_retry`. Each event loop has connections of its own; calls without one share a loop in a thread.
     """
 
     def __init__(
@@ -50,51 +57,59 @@ class RewardClient:
         connect_timeout_s: float = 5.0,
         hedge_after_s: float | None = None,
         allow_http: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+        on_retry: Callable[[RetryScheduled], None] | None = None,
     ) -> None:
         self.urls = [url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls)]
         if not self.urls:
             raise InvalidUrl("a RewardClient needs at least one URL, such as http://127.0.0.1:8088")
-        refuse_bad(self.urls)
-        if api_key and not (allow_http or os.environ.get("REWARD_ALLOW_HTTP", "").lower() in YES):
-            _refuse_open(self.urls)
-        self._key = ApiKey(api_key)
-        self._patience = Patience(timeout_s, attempt_timeout_s, connect_timeout_s, hedge_after_s)
-        self._reset()
+        validate_urls(self.urls)
+        if api_key:
+            reject_plaintext_key(self.urls, allow_http=allow_http)
+        self._key, self._transport = ApiKey(api_key), transport
+        self._timeouts = Timeouts(timeout_s, attempt_timeout_s, connect_timeout_s, hedge_after_s)
+        self._init_state(on_retry)
 
-    def _reset(self) -> None:
-        self._asker = Asker(self.urls, self._key, self._patience)
+    def _init_state(self, on_retry: Callable[[RetryScheduled], None] | None) -> None:
+        self._retry_log = RetryLog(on_retry)
         self._limits: Limits | None = None
+        self._senders: dict[asyncio.AbstractEventLoop, RetryingSender] = {}
         self._threads: dict[int, EventLoopThread] = {}
-        """By the process they run in: a forked child begins its own."""
+        """By process ID: a forked process does not inherit its parent's thread."""
 
     def __getstate__(self) -> dict[str, Any]:
-        live = {"_asker", "_limits", "_threads"}
-        return {name: value for name, value in self.__dict__.items() if name not in live}
+        state = {"_retry_log", "_limits", "_senders", "_threads"}
+        return {name: value for name, value in self.__dict__.items() if name not in state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._reset()
+        self._init_state(on_retry=None)
 
     def __repr__(self) -> str:
         return f"RewardClient({', '.join(self.urls)})"
 
     @property
     def timeout_s(self) -> float:
-        """The bound on a whole call."""
-        return self._patience.timeout_s
+        """Return the bound on a whole call."""
+        return self._timeouts.timeout_s
 
     @property
     def retries(self) -> int:
-        """Attempts that failed and were made again, since the beginning."""
-        return self._asker.retries
+        """Return the number of failed attempts that were retried so far."""
+        return self._retry_log.retries
+
+    @property
+    def last_retry(self) -> RetryScheduled | None:
+        """Return why calls are waiting: the latest retry event; None once an attempt has succeeded."""
+        return self._retry_log.last_retry
 
     async def ainfo(self, *, timeout_s: float | None = None) -> ServiceInfo:
-        """Give what the service says of itself: its rewards, their revisions, its limits.
+        """Return the service's rewards, their revisions, and its limits.
 
-        Raises `NotARewardService` if something else answers at the address.
+        Raises `NotARewardService` if another service responds at the URL.
         """
-        call = Call("GET", schemas.REWARDS_PATH)
-        info: ServiceInfo = await self._asker.ask(call, responses.service_info, timeout_s=timeout_s)
+        deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        info = await self._sender.send(Request("GET", schemas.REWARDS_PATH), responses.parse_service_info, deadline_s)
         self._limits = info.limits
         return info
 
@@ -108,78 +123,41 @@ class RewardClient:
         details: bool = False,
         revisions: Mapping[str, str] | None = None,
     ) -> ScoreResponse:
-        """Score texts. `scores[i]` of each reward belongs to `completions[i]`.
+        """Score completions. `scores[i]` of each reward belongs to `completions[i]`.
 
-        `revisions` names the only revision of a reward whose scores are taken; a replica with another one is passed
-        over. Raises `RevisionChanged` where there is no other, and another `RewardError` when the scores cannot be had
-        before the deadline; see `shared.errors`.
+        `revisions` pins rewards to a revision; replicas with another one are passed over. Raises `RevisionChanged` if
+        there is no replica left, and another `RewardError` if there are no scores before the deadline.
         """
         deadline_s = time.monotonic() + self.timeout_s
+        request = _request(completions, prompts, columns, rewards, details=details)
+        send = partial(self._send, rewards, deadline_s)
         known = limits = self._limits or (await self.ainfo()).limits
-        request: dict[str, Any] = {"completions": list(completions)}
-        if prompts is not None:
-            request["prompts"] = list(prompts)
-        if columns:
-            request["columns"] = {name: list(values) for name, values in columns.items()}
-        if rewards is not None:
-            request["rewards"] = list(rewards)
-        if details:
-            request["details"] = True
         while True:
-            bodies = split(request, texts=limits.max_request_texts, body_bytes=limits.max_body_bytes)
+            chunks = split(request, max_texts=limits.max_request_texts, max_bytes=limits.max_body_bytes)
             try:
-                response = await self._whole(bodies, rewards, revisions, deadline_s)
-            except BadRequest as error:
-                if error.code != "too_large" or len(bodies) >= len(completions):
+                if len(chunks) == 1:
+                    response = await send(revisions or {}, chunks[0])
+                else:
+                    response = await _score_consistently(chunks, send, revisions or {})
+            except BadRequest as error:  # another replica may have lower limits than the one that returned them
+                if error.code != "too_large" or len(chunks) >= len(completions):
                     raise
-                limits = halved(limits, texts=max(count for _, count in bodies))
+                limits = limits.halved(max_texts=max(count for _, count in chunks))
                 continue
-            if limits is not known:  # not where all was in vain: one text that is too large says nothing of the others
-                self._limits = smaller(limits, self._limits or limits)
+            if limits is not known:  # only after a success: one completion that is too large says nothing of others
+                self._limits = limits.min(self._limits or limits)
             return response
 
-    async def _whole(
-        self,
-        bodies: Sequence[tuple[bytes, int]],
-        rewards: Sequence[str] | None,
-        revisions: Mapping[str, str] | None,
-        deadline_s: float,
-    ) -> ScoreResponse:
-        """Have all chunks scored by the same rewards: where they were not, by those that scored the last of them."""
-        kept: dict[str, str] = {}
-        for last in (*[False] * (TRIES - 1), True):
-            try:
-                parts = await self._parts(bodies, rewards, {**kept, **(revisions or {})}, deadline_s)
-            except RevisionChanged:
-                if not kept or last:
-                    raise
-                kept = {}  # what scored them is served no more
-                continue
-            try:
-                return responses.merge(parts)
-            except responses.SeveralRevisions:
-                if last:
-                    raise
-                kept = {name: reward.revision for name, reward in parts[-1][0].rewards.items()}
-        raise AssertionError("unreachable")
-
-    async def _parts(
-        self,
-        bodies: Sequence[tuple[bytes, int]],
-        rewards: Sequence[str] | None,
-        revisions: Mapping[str, str] | None,
-        deadline_s: float,
-    ) -> list[tuple[ScoreResponse, int]]:
-        async def part(body: bytes, count: int) -> tuple[ScoreResponse, int]:
-            parse = responses.score_response(count, rewards, revisions)
-            call, left_s = Call("POST", schemas.SCORE_PATH, body), deadline_s - time.monotonic()
-            return await self._asker.ask(call, parse, timeout_s=left_s), count
-
-        return await gather_or_cancel(part(body, count) for body, count in bodies)
+    def _send(
+        self, rewards: Sequence[str] | None, deadline_s: float, revisions: Mapping[str, str], chunk: Chunk
+    ) -> Coroutine[Any, Any, ScoreResponse]:
+        body, count = chunk
+        parse = responses.score_parser(count, rewards, revisions)
+        return self._sender.send(Request("POST", schemas.SCORE_PATH, body), parse, deadline_s)
 
     def info(self, *, timeout_s: float | None = None) -> ServiceInfo:
-        """Like `ainfo`, for callers without an event loop."""
-        return self._run(self.ainfo(timeout_s=timeout_s))
+        """Return what `ainfo` does, for callers without an event loop."""
+        return self._thread.run(self.ainfo(timeout_s=timeout_s))
 
     def score(
         self,
@@ -191,18 +169,35 @@ class RewardClient:
         details: bool = False,
         revisions: Mapping[str, str] | None = None,
     ) -> ScoreResponse:
-        """Like `ascore`, for callers without an event loop."""
-        return self._run(self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions))
+        """Score like `ascore`, for callers without an event loop."""
+        call = self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions)
+        return self._thread.run(call)
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._threads.setdefault(os.getpid(), EventLoopThread()).run(work)  # atomic: threads may call at once
+    @property
+    def _thread(self) -> EventLoopThread:
+        return self._threads.setdefault(os.getpid(), EventLoopThread())  # atomic: several threads may call first
+
+    @property
+    def _sender(self) -> RetryingSender:
+        """Return the sender of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._senders:
+            for closed in [other for other in list(self._senders) if other.is_closed()]:
+                self._senders.pop(closed, None)  # connections keep their loop alive, so it is never collected
+            transport = Transport(self._key, self._timeouts.connect_timeout_s, self._transport)
+            self._senders[loop] = RetryingSender(self.urls, transport, self._timeouts, self._retry_log)
+        return self._senders[loop]
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        await self._asker.aclose()
+        if sender := self._senders.pop(asyncio.get_running_loop(), None):
+            await sender.aclose()
 
     def close(self) -> None:
-        """Close the connections of the sync face and end its thread. Calls under way in others get a `RewardError`."""
+        """Close the connections of calls without an event loop, and end their thread.
+
+        Calls in flight raise a `RewardError`. The client may be used again afterwards.
+        """
         if thread := self._threads.pop(os.getpid(), None):
             thread.stop(self.aclose())
 
@@ -213,26 +208,66 @@ class RewardClient:
         self.close()
 
 
-def halved(limits: Limits, *, texts: int) -> Limits:
-    """Give limits under which so many texts travel in two: the replica that told its own may take more than others."""
-    return limits.model_copy(
-        update={"max_request_texts": max(1, texts // 2), "max_body_bytes": max(1, limits.max_body_bytes // 2)}
-    )
+async def _score_consistently(
+    chunks: Sequence[Chunk],
+    send: Callable[[Mapping[str, str], Chunk], Coroutine[Any, Any, ScoreResponse]],
+    revisions: Mapping[str, str],
+) -> ScoreResponse:
+    """Score all chunks with the same revisions; if they differ, again with those of the last chunk."""
+    pinned: dict[str, str] = {}
+    for attempts_left in reversed(range(MAX_CONSISTENCY_ATTEMPTS)):
+        try:
+            parts = await gather_or_cancel(map(partial(send, {**pinned, **revisions}), chunks))
+        except RevisionChanged:
+            if not pinned or not attempts_left:
+                raise
+            pinned = {}  # the pinned revisions are no longer served
+            continue
+        try:
+            return responses.merge(parts)
+        except responses.MixedRevisions:
+            if not attempts_left:
+                raise
+            pinned = {name: reward.revision for name, reward in parts[-1].rewards.items()}
+    raise AssertionError("unreachable")
 
 
-def smaller(one: Limits, other: Limits) -> Limits:
-    """Give limits that keep to both: calls that are under way together may each have learned some."""
-    return one.model_copy(
-        update={
-            "max_request_texts": min(one.max_request_texts, other.max_request_texts),
-            "max_body_bytes": min(one.max_body_bytes, other.max_body_bytes),
-        }
-    )
+def _request(
+    completions: Sequence[Any],
+    prompts: Sequence[Any] | None,
+    columns: Columns | None,
+    rewards: Sequence[str] | None,
+    *,
+    details: bool,
+) -> dict[str, Any]:
+    fields = {
+        "completions": list(completions),
+        "prompts": None if prompts is None else list(prompts),
+        "columns": {name: list(values) for name, values in columns.items()} if columns else None,
+        "rewards": None if rewards is None else list(rewards),
+        "details": details or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def _refuse_open(urls: Sequence[str]) -> None:
-    for url in filter(readable_by_others, urls):
-        raise InsecureTransport(
-            f"the API key could be read on its way to {url}: use https, or say allow_http=True "
-            f"(REWARD_ALLOW_HTTP=1) where the network between is your own"
-        )
+def split(request: Mapping[str, Any], *, max_texts: int, max_bytes: int) -> list[Chunk]:
+    """Encode a request as one body or as several within the limits, in order.
+
+    A single completion over the limit is sent alone, so that the service can report the error.
+    """
+    count = len(request["completions"])
+    if count <= max_texts or count <= 1:
+        body = encode(request)
+        if len(body) <= max_bytes or count <= 1:
+            return [(body, count)]
+    halves = (_slice(request, slice(None, count // 2)), _slice(request, slice(count // 2, None)))
+    return [chunk for half in halves for chunk in split(half, max_texts=max_texts, max_bytes=max_bytes)]
+
+
+def _slice(request: Mapping[str, Any], items: slice) -> dict[str, Any]:
+    part = {**request, "completions": request["completions"][items]}
+    if "prompts" in request:
+        part["prompts"] = request["prompts"][items]
+    if "columns" in request:
+        part["columns"] = {name: values[items] for name, values in request["columns"].items()}
+    return part

@@ -1,38 +1,45 @@
-"""Ask one of several replicas until there is an answer or no time is left. The one loop in which calls are repeated."""
+"""Send a request to one of several replicas, and retry until one responds or the deadline passes.
+
+Retries follow exponential backoff with full jitter within a retry budget (gRPC A6), and obey `Retry-After`; a slow
+attempt may be hedged at another replica. Each retry is logged and observed as a `RetryScheduled`.
+"""
 
 import asyncio
 import contextlib
+import logging
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 
-from remote_rewards import backoff, load_balancing, retry_budget
-from remote_rewards.discovery import Replicas
-from remote_rewards.hedging import first_answer
-from remote_rewards.keys import ApiKey
-from remote_rewards.limiter import Lines, NoTurn
-from remote_rewards.load_balancing import Endpoint
-from remote_rewards.retry_budget import RetryBudget
-from remote_rewards.transport import Call, Transport, told_s
-from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, Unauthorized, UnknownReward
+from remote_rewards import load_balancing
+from remote_rewards.discovery import EndpointSet
+from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, exponential_s
+from remote_rewards.transport import Request, Transport, advertised_timeout_s
+from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
 
-LOOK_AGAIN_S = 0.05
-Parse = Callable[[httpx.Response], Any]
+T = TypeVar("T")
+RESOLVE_POLL_S = 0.05
+WAIT_EVENT_S = 5.0
+"""A call that waits for an available endpoint reports that only after this time without any other event."""
+MAX_TOKENS = 10.0
+TOKEN_RATIO = 0.3
+"""Tokens that a success adds: in the long run three of ten calls may be retried at once."""
+EXHAUSTED_DELAY_S = 1.5
+"""Upper bound of the delay of a retry without a token."""
+logger = logging.getLogger("remote_rewards")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """`timeout_s` bounds all attempts and waits together, `attempt_timeout_s` the first attempt.
+class Timeouts:
+    """`timeout_s` bounds a call, `attempt_timeout_s` its first attempt; each further attempt may take twice as long.
 
-    Each further one may take twice as long as the one before. Where `hedge_after_s` is given, an attempt that takes
-    longer is made at another replica, too.
+    With `hedge_after_s`, an attempt that takes longer is also made at another endpoint.
     """
 
     timeout_s: float = 300.0
@@ -41,164 +48,247 @@ class Patience:
     hedge_after_s: float | None = None
 
 
-@dataclass(slots=True)
-class Asked:
-    """One call: what is asked, by when an answer is needed, and what came of it so far."""
+@dataclass(frozen=True, slots=True)
+class RetryScheduled:
+    """An event: after `attempt` failed attempts a call waits `delay_s` for its next one, within `remaining_s`.
 
-    call: Call
-    parse: Parse
-    began_s: float
+    `endpoint` is the URL that failed, or all URLs of the client if none of its endpoints is available.
+    """
+
+    endpoint: str
+    error: RewardError
+    attempt: int
+    delay_s: float
+    remaining_s: float
+
+    def __str__(self) -> str:
+        return f"retry {self.attempt} in {self.delay_s:.1f} s: {self.error}; {self.remaining_s:.0f} s left"
+
+
+class RetryLog:
+    """Counts and logs the retries of a client, and passes them to its observer."""
+
+    def __init__(self, on_retry: Callable[[RetryScheduled], None] | None = None) -> None:
+        self._on_retry = on_retry
+        self.retries = 0
+        """Failed attempts that were retried."""
+        self.last_retry: RetryScheduled | None = None
+        """The latest event; None once an attempt has succeeded."""
+
+    def record(self, event: RetryScheduled) -> None:
+        """Log an event and call the observer, whose errors are logged."""
+        self.last_retry = event
+        logger.warning("%s", event)
+        if self._on_retry is not None:
+            try:
+                self._on_retry(event)
+            except Exception:  # an observer must not break the call
+                logger.exception("the on_retry observer failed")
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """A token bucket, as in gRPC's retry throttling (proposal A6): a retry takes a token, a success returns a part.
+
+    Without tokens retries are delayed, not given up, so that callers do not keep a failing service down.
+    """
+
+    tokens: float = MAX_TOKENS
+
+    def take(self) -> bool:
+        """Take a token; return whether there was one."""
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
+
+    def on_success(self) -> None:
+        """Return a part of a token."""
+        self.tokens = min(MAX_TOKENS, self.tokens + TOKEN_RATIO)
+
+
+@dataclass(slots=True)
+class CallState(Generic[T]):
+    """One call: its request, its deadline, and the outcome of its attempts so far."""
+
+    request: Request
+    parse: Callable[[httpx.Response], T]
+    started_s: float
     deadline_s: float
     attempts: int = 0
-    reason: RewardError | None = None
-    """Why there is no answer yet."""
-    passed_over: dict[str, RewardError] = field(default_factory=dict)
-    """Why a replica is not asked again, by URL."""
+    last_error: RewardError | None = None
+    excluded: dict[str, RewardError] = field(default_factory=dict)
+    """By URL: endpoints that serve another revision or lack the reward."""
     not_before_s: dict[str, float] = field(default_factory=dict)
-    """When a replica said it may be asked again, by URL."""
+    """By URL: the end of the `Retry-After` that this call received."""
 
     @property
-    def latest_s(self) -> float:
-        """When the last attempt may begin: no service could answer in what is left afterwards."""
-        return self.began_s + told_s(self.deadline_s - self.began_s)
+    def last_attempt_s(self) -> float:
+        """Return when the last attempt may start: afterwards no service could respond in time."""
+        return self.started_s + advertised_timeout_s(self.deadline_s - self.started_s)
 
 
-class Asker:
-    """What is known of the replicas, and the way to them."""
+class RetryingSender:
+    """Sends requests to the endpoints behind some URLs, and holds what is known of them. Used from one event loop."""
 
-    def __init__(self, urls: list[str], key: ApiKey, patience: Patience) -> None:
-        self._urls = urls
-        self._key, self._patience = key, patience
-        self._budget, self._lines = RetryBudget(), Lines()
-        self.transport = Transport(key, patience.connect_timeout_s)
-        self._know_nothing()
-        self.retries = 0
-        """Attempts that failed and were made again, since the beginning."""
+    def __init__(self, urls: list[str], transport: Transport, timeouts: Timeouts, log: RetryLog) -> None:
+        self.endpoints, self.transport = EndpointSet(urls), transport
+        self._urls, self._timeouts, self._log = urls, timeouts, log
+        self._budget = RetryBudget()
+        self._last_event_s = -math.inf
 
-    def _know_nothing(self) -> None:
-        self._pid, self.replicas = os.getpid(), Replicas(self._urls)
+    async def send(self, request: Request, parse: Callable[[httpx.Response], T], deadline_s: float) -> T:
+        """Return what `parse` makes of the first valid response. `deadline_s` is of the monotonic clock.
 
-    async def ask(self, call: Call, parse: Parse, *, timeout_s: float | None = None) -> Any:
-        """Give what `parse` makes of the first right answer. Each time the replica with the least to do is asked.
-
-        Raises a `RewardError`: at once where asking again would not help, soon where all answer 500 all the time, else
-        when the time is over.
+        Raises a `RewardError`: at once if it is not retryable, after `GIVE_UP_ON_500_S` if all endpoints respond with
+        nothing but 500, else when the deadline would pass before the next attempt.
         """
-        if self._pid != os.getpid():
-            self._know_nothing()  # what a parent has under way never ends in a forked child
-        began_s = time.monotonic()
-        asked = Asked(call, parse, began_s, began_s + (self._patience.timeout_s if timeout_s is None else timeout_s))
+        state = CallState(request, parse, time.monotonic(), deadline_s)
         while True:
-            endpoint = await self._replica(asked)
-            others = [each for each in self.replicas.besides(asked.passed_over) if each is not endpoint]
-            sent = self._key.header
+            endpoint = await self._pick_endpoint(state)
+            others = [other for other in self.endpoints.excluding(state.excluded) if other is not endpoint]
             try:
-                return await self._answer(asked, endpoint, others)
+                return await self._attempt_hedged(state, endpoint, others)
             except (RevisionChanged, UnknownReward) as error:
-                asked.passed_over[endpoint.url] = error  # another replica may still serve it, or serve it already
-            except Unauthorized:
-                if not self._key.renewed(sent):
-                    raise
+                state.excluded[endpoint.url] = error  # another replica may still serve it, or serve it already
             except RewardError as error:
                 if not error.retryable:
                     raise
-                if asked.reason is None or time.monotonic() < asked.deadline_s:
-                    asked.reason = error  # where the deadline cut the attempt short, the one before says more
-                wait_s = self._wait_s(others, asked.attempts - 1, error)
-                _refuse_late(asked, asked.reason, wait_s, [endpoint, *others])
-                self.retries += 1
-                await asyncio.sleep(wait_s)
+                if state.last_error is None or time.monotonic() < deadline_s:
+                    state.last_error = error  # an attempt cut short by the deadline says less than the one before
+                delay_s = self._delay_s(others, state.attempts - 1, error)
+                _raise_if_late(state, state.last_error, delay_s, [endpoint, *others])
+                self._log.retries += 1
+                self._report(state, endpoint.url, error, delay_s)
+                await asyncio.sleep(delay_s)
 
-    async def _answer(self, asked: Asked, endpoint: Endpoint, others: list[Endpoint]) -> Any:
-        """Make one attempt, and where it is slow the same at another replica."""
-        # what did not fit may fit now
-        long_enough_s = backoff.doubled(self._patience.attempt_timeout_s, asked.attempts)
-        until_s = min(time.monotonic() + long_enough_s, asked.deadline_s)
-        asked.attempts += 1
-        with contextlib.ExitStack() as chosen:
-            chosen.enter_context(load_balancing.under_way(endpoint, now_s=time.monotonic()))
-            first = self._attempt(asked, endpoint, until_s)
-            second = partial(self._elsewhere, asked, others, chosen, until_s)
-            return await first_answer(first, self._patience.hedge_after_s, second)
-
-    async def _attempt(self, asked: Asked, endpoint: Endpoint, until_s: float) -> Any:
-        try:
-            async with self._lines.to(endpoint.url).turn(endpoint.allowance, until_s - time.monotonic()):
-                answer = asked.parse(await self.transport.send(endpoint.url, asked.call, until_s))
-        except RewardError as error:
-            named_s = getattr(error, "retry_after_s", None) or 0.0
-            asked.not_before_s[endpoint.url] = time.monotonic() + min(load_balancing.LONGEST_FULL_S, named_s)
-            if isinstance(error, Overloaded):
-                load_balancing.full(endpoint, error.retry_after_s, now_s=time.monotonic())
-            elif error.retryable and not isinstance(error, NoTurn):
-                load_balancing.failed(endpoint, error, now_s=time.monotonic())
-            raise
-        load_balancing.answered(endpoint)
-        self._budget.answered()
-        return answer
-
-    def _elsewhere(
-        self, asked: Asked, others: list[Endpoint], chosen: contextlib.ExitStack, until_s: float
-    ) -> Coroutine[Any, Any, Any] | None:
-        """Give the same attempt at another replica, where there is one and the budget allows it."""
-        other = _chosen(asked, others)
-        if other is None or not self._budget.take():
-            return None
-        chosen.enter_context(load_balancing.under_way(other, now_s=time.monotonic()))
-        return self._attempt(asked, other, until_s)
-
-    async def _replica(self, asked: Asked) -> Endpoint:
-        """Wait for a replica that may be asked: one that failed lately is tried by one caller for all."""
+    async def _pick_endpoint(self, state: CallState[T]) -> Endpoint:
+        """Wait for an available endpoint; an ejected one is probed by one call at a time."""
         while True:
-            candidates = await self.replicas.found(asked.passed_over, asked.deadline_s)
-            endpoint = _chosen(asked, candidates)
-            if endpoint and time.monotonic() < asked.latest_s:
+            candidates = await self.endpoints.resolve(state.excluded, state.deadline_s)
+            endpoint = _pick(state, candidates)
+            if endpoint and time.monotonic() < state.last_attempt_s:
                 return endpoint
-            wait_s = load_balancing.pause_s(candidates, now_s=time.monotonic()) if candidates else LOOK_AGAIN_S
-            if asked.passed_over and not candidates:
-                wait_s = math.inf  # there is nothing to wait for
-            _refuse_late(asked, asked.reason or self._why_nobody(candidates), wait_s, candidates)
-            await asyncio.sleep(wait_s)
+            if candidates:
+                delay_s = load_balancing.next_available_in_s(candidates, now_s=time.monotonic())
+            else:
+                delay_s = math.inf if state.excluded else RESOLVE_POLL_S
+            error = state.last_error or self._no_endpoint_error(candidates)
+            _raise_if_late(state, error, delay_s, candidates)
+            if time.monotonic() >= self._last_event_s + WAIT_EVENT_S:
+                self._report(state, ", ".join(self._urls), error, delay_s)
+            await asyncio.sleep(delay_s)
 
-    def _why_nobody(self, candidates: list[Endpoint]) -> Exception:
+    async def _attempt_hedged(self, state: CallState[T], endpoint: Endpoint, others: list[Endpoint]) -> T:
+        now_s, hedge_after_s = time.monotonic(), self._timeouts.hedge_after_s
+        # a longer attempt may succeed where a shorter one timed out
+        timeout_s = exponential_s(self._timeouts.attempt_timeout_s, state.attempts)
+        attempt_deadline_s = min(now_s + timeout_s, state.deadline_s)
+        state.attempts += 1
+        with contextlib.ExitStack() as in_flight:
+            in_flight.enter_context(endpoint.in_flight(now_s=now_s))
+            first = self._attempt(state, endpoint, attempt_deadline_s)
+            if hedge_after_s is None:
+                return await first
+            return await hedged(
+                first, hedge_after_s, partial(self._hedge, state, others, in_flight, attempt_deadline_s)
+            )
+
+    def _hedge(
+        self, state: CallState[T], others: list[Endpoint], in_flight: contextlib.ExitStack, attempt_deadline_s: float
+    ) -> Coroutine[Any, Any, T] | None:
+        """Return the same attempt at another endpoint if one is available and the budget allows it."""
+        endpoint = _pick(state, others)
+        if endpoint is None or not self._budget.take():
+            return None
+        in_flight.enter_context(endpoint.in_flight(now_s=time.monotonic()))
+        return self._attempt(state, endpoint, attempt_deadline_s)
+
+    async def _attempt(self, state: CallState[T], endpoint: Endpoint, deadline_s: float) -> T:
+        try:
+            async with endpoint.limiter.acquire(deadline_s - time.monotonic()):
+                result = state.parse(await self.transport.send(endpoint.url, state.request, deadline_s))
+        except RewardError as error:
+            now_s, retry_after_s = time.monotonic(), getattr(error, "retry_after_s", None)
+            state.not_before_s[endpoint.url] = now_s + min(load_balancing.MAX_RETRY_AFTER_S, retry_after_s or 0.0)
+            if isinstance(error, Overloaded):
+                endpoint.record_overload(retry_after_s, now_s=now_s)
+            elif error.retryable and not isinstance(error, LimiterTimeout):
+                endpoint.record_failure(error, now_s=now_s)
+            raise
+        endpoint.record_success()
+        self._budget.on_success()
+        self._log.last_retry = None
+        return result
+
+    def _delay_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
+        """Return the delay before the next attempt: none if another endpoint is available and a token is left."""
+        exhausted_s = 0.0 if self._budget.take() else EXHAUSTED_DELAY_S * random.random()
+        if load_balancing.any_available(others, now_s=time.monotonic()):
+            return exhausted_s
+        retry_after_s = getattr(error, "retry_after_s", None)
+        return max(exhausted_s, backoff_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
+
+    def _no_endpoint_error(self, candidates: list[Endpoint]) -> RewardError:
         if not candidates:
             return ServiceUnreachable(f"no address is known for {', '.join(self._urls)}; check the name")
-        no_time = ServiceUnreachable("no time was left to ask")
-        return next((each.last_error for each in candidates if each.last_error), no_time)
+        no_time = ServiceUnreachable("no time was left for an attempt")
+        return next((candidate.last_error for candidate in candidates if candidate.last_error), no_time)
+
+    def _report(self, state: CallState[T], endpoint: str, error: RewardError, delay_s: float) -> None:
+        self._last_event_s = now_s = time.monotonic()
+        self._log.record(RetryScheduled(endpoint, error, state.attempts, delay_s, state.deadline_s - now_s))
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop, and end its look-up."""
-        await self.replicas.aclose()
+        """Close all connections, and end name resolution."""
+        await self.endpoints.aclose()
         await self.transport.aclose()
 
-    def _wait_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
-        """Give how long this caller waits: not at all where another replica can be asked, long with no budget left."""
-        within_budget = self._budget.take()
-        slow_s = 0.0 if within_budget else retry_budget.SLOW_S * random.random()
-        if load_balancing.at_once(others, now_s=time.monotonic()):
-            return slow_s
-        retry_after_s = getattr(error, "retry_after_s", None)
-        return max(slow_s, backoff.delay_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
+
+async def hedged(
+    first: Coroutine[Any, Any, T], hedge_after_s: float, hedge: Callable[[], Coroutine[Any, Any, T] | None]
+) -> T:
+    """Return the first result of `first` and, once that has taken `hedge_after_s`, the attempt that `hedge` returns.
+
+    If one fails, the other counts; if both fail, the error of `first` is raised. The slower one is cancelled.
+    """
+    tasks = [asyncio.create_task(first)]
+    try:
+        await asyncio.wait(tasks, timeout=hedge_after_s)
+        if not tasks[0].done() and (second := hedge()) is not None:
+            tasks.append(asyncio.create_task(second))
+        for done in asyncio.as_completed(list(tasks)):
+            with contextlib.suppress(Exception):  # the other one may succeed
+                return await done
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _chosen(asked: Asked, among: list[Endpoint]) -> Endpoint | None:
-    """Choose a replica for a call: one that has told it when to come again not before that."""
+def _pick(state: CallState[T], endpoints: list[Endpoint]) -> Endpoint | None:
+    """Pick an endpoint that has not asked this call to come back later."""
     now_s = time.monotonic()
-    return load_balancing.choose(
-        [each for each in among if asked.not_before_s.get(each.url, 0.0) <= now_s], now_s=now_s
-    )
+    ready = [endpoint for endpoint in endpoints if state.not_before_s.get(endpoint.url, 0.0) <= now_s]
+    return load_balancing.pick(ready, now_s=now_s)
 
 
-def _refuse_late(asked: Asked, last: Exception, wait_s: float, candidates: list[Endpoint]) -> None:
-    """Raise why no answer came where a wait would outlast the call."""
-    ends_s = load_balancing.ends_s(candidates, began_s=asked.began_s, deadline_s=asked.deadline_s)
-    if time.monotonic() + wait_s >= min(ends_s, asked.latest_s):
-        raise _gave_up(asked, last, ends_s - asked.began_s) from last
+def _raise_if_late(state: CallState[T], error: RewardError, delay_s: float, candidates: list[Endpoint]) -> None:
+    """Raise the final error if the next attempt would start too late."""
+    give_up_s = load_balancing.give_up_s(candidates, started_s=state.started_s, deadline_s=state.deadline_s)
+    if time.monotonic() + delay_s >= min(give_up_s, state.last_attempt_s):
+        raise _deadline_error(state, error, give_up_s - state.started_s) from error
 
 
-def _gave_up(asked: Asked, last: Exception, within_s: float) -> RewardError:
-    """Say why no answer came: that a replica has another reward is worse than that another one is down."""
-    if asked.passed_over:
-        return next(iter(asked.passed_over.values()))
-    within = f"{max(0.0, round(within_s, 1)):g} s"
-    return ServiceUnreachable(f"gave up after {asked.attempts} attempts within {within}; the last: {last}")
+def _deadline_error(state: CallState[T], error: RewardError, timeout_s: float) -> RewardError:
+    """Return the final error. A revision mismatch takes precedence over an unreachable replica."""
+    if state.excluded:
+        return next(iter(state.excluded.values()))
+    within = f"{max(0.0, round(timeout_s, 1)):g} s"
+    hint = "; start it with `reward-service serve`, or check the URL" if _is_unconnected(error) else ""
+    return ServiceUnreachable(f"gave up after {state.attempts} attempts within {within}; last error: {error}{hint}")
+
+
+def _is_unconnected(error: RewardError) -> bool:
+    return isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)

@@ -1,115 +1,214 @@
-"""One attempt at one address: what is sent, what comes back, within its time. Asking again is decided elsewhere."""
+"""One attempt at one endpoint over httpx, within its time, with the API key. Retries are decided elsewhere."""
 
 import asyncio
+import contextlib
+import json
+import os
+import re
 import time
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import httpx
 
 from remote_rewards import responses
-from remote_rewards.keys import ApiKey
 from shared import schemas
-from shared.errors import InvalidUrl, ServiceUnreachable
+from shared.errors import InsecureTransport, InvalidApiKey, InvalidUrl, NotSerializable, ServiceUnreachable
 
-LONGEST_S = 3600.0
-"""No service lets anybody wait for longer."""
-ON_ITS_WAY_S = 0.25
-"""So much sooner than it is given up a service is to answer, if need be that it was not in time: that has to arrive."""
+MAX_TIMEOUT_S = 3600.0
+"""Upper bound of the timeout that is advertised to a service."""
+NETWORK_MARGIN_S = 0.25
+"""Subtracted from the advertised timeout, so that a service's `deadline_exceeded` response still arrives in time."""
+TRUE_VALUES = {"1", "true", "yes", "on"}
+VISIBLE_ASCII = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked, wherever it is sent."""
+class Request:
+    """A request before its endpoint is chosen."""
 
     method: str
     path: str
     body: bytes | None = None
 
 
-def told_s(left_s: float) -> float:
-    """Give the time that a service is told it has, of what is left: nine tenths of it, or all but a moment."""
-    return left_s - min(ON_ITS_WAY_S, left_s / 10)
+def encode(request: Mapping[str, Any]) -> bytes:
+    """Encode as compact JSON. Lone surrogates, which UTF-8 cannot represent, become question marks.
+
+    Raises `NotSerializable` for a column that JSON cannot represent, NaN included.
+    """
+    try:
+        text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as cause:
+        name = _unserializable_column(request)
+        raise NotSerializable(f"{name} cannot be sent as JSON: {cause}; leave it out") from cause
+    return text.encode("utf-8", "replace")
+
+
+def _unserializable_column(request: Mapping[str, Any]) -> str:
+    for name, values in request.get("columns", {}).items():
+        try:
+            json.dumps({name: values}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return f"the column {name!r}"
+    return "the request"
+
+
+class ApiKey(httpx.Auth):
+    """Sends a key as bearer token. A key from a file is read again when a service rejects it. Never printed."""
+
+    def __init__(self, source: str | Path | None) -> None:
+        self._source = source
+        self._value = self._read()
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self._source})" if isinstance(self._source, Path) else "ApiKey(…)"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send the key; after a rejection send the file's key, if it is another one."""
+        sent = self._sign(request)
+        response = yield request
+        if response.status_code in (401, 403) and isinstance(self._source, Path):
+            with contextlib.suppress(InvalidApiKey):  # while the file is being replaced, the last key stays
+                self._value = self._read()
+            if self._value != sent:
+                self._sign(request)
+                yield request
+
+    def _sign(self, request: httpx.Request) -> str:
+        if self._value:
+            request.headers["Authorization"] = f"Bearer {self._value}"
+        return self._value
+
+    def _read(self) -> str:
+        value = read_key_file(self._source) if isinstance(self._source, Path) else (self._source or "").strip()
+        if value and not VISIBLE_ASCII.fullmatch(value):
+            raise InvalidApiKey(
+                "the API key contains characters that cannot be sent: is it a whole file, or another text?"
+            )
+        return value
+
+
+def read_key_file(file: Path) -> str:
+    """Return the first key of a file; a service's own file has several while keys are rotated.
+
+    Raises `InvalidApiKey`.
+    """
+    try:
+        keys = file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidApiKey(
+            f"cannot read the API key file {file}: {type(error).__name__}; write the key into it"
+        ) from None
+    if not keys:
+        raise InvalidApiKey(f"{file} contains no API key: it is empty; write the key into it")
+    return keys[0]
+
+
+def advertised_timeout_s(remaining_s: float) -> float:
+    """Return the timeout to advertise to a service: 90 % of the remaining time, or all but `NETWORK_MARGIN_S`."""
+    return remaining_s - min(NETWORK_MARGIN_S, remaining_s / 10)
 
 
 class Transport:
-    """Connections to services: a set of them for each event loop, and one for plain HTTP beside one for TLS.
+    """The connections of one event loop: one httpx client for plain HTTP and one for TLS.
 
-    Not one for each address: addresses come and go with a name, and a set would stay for each that ever was.
+    They are not kept per endpoint, since the addresses behind a name come and go. `transport` replaces the network.
     """
 
-    def __init__(self, key: ApiKey, connect_timeout_s: float) -> None:
-        self._key, self._connect_timeout_s = key, connect_timeout_s
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, httpx.AsyncClient]] = WeakKeyDictionary()
+    def __init__(
+        self, auth: httpx.Auth, connect_timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._auth, self._connect_timeout_s, self._transport = auth, connect_timeout_s, transport
+        self._clients: dict[bool, httpx.AsyncClient] = {}
 
-    async def send(self, url: str, call: Call, until_s: float) -> httpx.Response:
-        """Send once and read the answer whole, by a time of the monotonic clock.
+    async def send(self, url: str, request: Request, deadline_s: float) -> httpx.Response:
+        """Send a request once and return the response with its whole body. `deadline_s` is of the monotonic clock.
 
-        Raises `ServiceUnreachable`, or what a problem document says.
+        Raises `ServiceUnreachable`, or the error that a response other than 200 means.
         """
-        remaining_s = max(0.001, until_s - time.monotonic())
-        told = told_s(min(remaining_s, LONGEST_S))
-        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, told))
-        headers = {schemas.TIMEOUT_HEADER: str(max(1, int(told * 1000))), "Accept-Encoding": "identity"}
-        headers |= self._key.header | ({} if call.body is None else {"Content-Type": schemas.JSON})
-        http, address = self._http(url), url + call.path
+        remaining_s = max(0.001, deadline_s - time.monotonic())
+        advertised_s = advertised_timeout_s(min(remaining_s, MAX_TIMEOUT_S))
+        timeout = httpx.Timeout(remaining_s, connect=min(self._connect_timeout_s, advertised_s))
+        headers = {schemas.TIMEOUT_HEADER: str(max(1, int(advertised_s * 1000))), "Accept-Encoding": "identity"}
+        if request.body is not None:
+            headers["Content-Type"] = schemas.JSON
+        client, address = self._client_for(url), url + request.path
         try:
             async with (
                 asyncio.timeout(remaining_s),
-                http.stream(call.method, address, content=call.body, headers=headers, timeout=timeout) as stream,
+                client.stream(request.method, address, content=request.body, headers=headers, timeout=timeout) as raw,
             ):
-                response = await responses.read(stream)
+                response = await responses.read_response(raw)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as cause:
-            raise ServiceUnreachable(_why(url, cause, remaining_s)) from cause
+            raise ServiceUnreachable(_describe_failure(url, cause, remaining_s)) from cause
         responses.raise_for_problem(response)
         return response
 
-    def _http(self, url: str) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._forget_closed()
-        clients, tls = self._clients.setdefault(loop, {}), url.lower().startswith("https")
-        if tls not in clients:
-            clients[tls] = _connections(trust_env=tls)
-        return clients[tls]
-
-    def _forget_closed(self) -> None:
-        """Let go of what belongs to closed event loops: connections hold their loop, so its entry never goes itself."""
-        for loop in [known() for known in self._clients.keyrefs()]:
-            if loop is not None and loop.is_closed():
-                self._clients.pop(loop, None)
+    def _client_for(self, url: str) -> httpx.AsyncClient:
+        tls = url.lower().startswith("https")
+        if tls not in self._clients:
+            self._clients[tls] = _new_http_client(self._auth, self._transport, trust_env=tls)
+        return self._clients[tls]
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
-        for http in self._clients.pop(asyncio.get_running_loop(), {}).values():
-            await http.aclose()
+        """Close all connections."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            await client.aclose()
 
 
-def _why(url: str, cause: Exception, within_s: float) -> str:
-    """Say why there is no answer. A connection has less time than an answer: what took all of it was connected."""
-    if isinstance(cause, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
-        return f"{url} has not answered within {round(within_s, 2):g} s"
-    return (
-        f"no reward service answers at {url} ({type(cause).__name__}: {cause}); "
-        f"start one with `reward-service serve`, or check the URL"
-    )
-
-
-def _connections(*, trust_env: bool) -> httpx.AsyncClient:
-    """Make a set of connections. A proxy of the environment would read what goes over plain HTTP, the key too."""
+def _new_http_client(
+    auth: httpx.Auth, transport: httpx.AsyncBaseTransport | None, *, trust_env: bool
+) -> httpx.AsyncClient:
+    """Return a client. Over plain HTTP it must not trust the environment, whose proxy could read the API key."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
     try:
-        return httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=trust_env)
+        return httpx.AsyncClient(auth=auth, transport=transport, limits=limits, trust_env=trust_env)
     except (ImportError, ValueError, httpx.InvalidURL) as cause:
         raise InvalidUrl(
-            f"the environment names a proxy that cannot be used: {cause}; mend HTTPS_PROXY, ALL_PROXY or NO_PROXY"
+            f"the proxy of the environment cannot be used: {cause}; correct HTTPS_PROXY, ALL_PROXY or NO_PROXY"
         ) from cause
 
 
-def readable_by_others(url: str) -> bool:
-    """Tell whether what is sent to an address can be read on its way: plain HTTP to another machine."""
+def _describe_failure(url: str, cause: Exception, timeout_s: float) -> str:
+    """Return why there is no response. `httpx.ConnectTimeout` is no late response: connecting has its own timeout."""
+    if isinstance(cause, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
+        return f"no response from {url} within {round(timeout_s, 2):g} s"
+    if _is_refused(cause):
+        return f"connection refused at {url}"
+    return f"connection to {url} failed ({type(cause).__name__}: {cause})"
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Return whether a refused connection is at the root of an error; httpx itself does not tell."""
+    if isinstance(error, BaseExceptionGroup):  # one error per address of a host
+        return all(map(_is_refused, error.exceptions))
+    return isinstance(error, ConnectionRefusedError) or (
+        error is not None and _is_refused(error.__cause__ or error.__context__)
+    )
+
+
+def reject_plaintext_key(urls: Iterable[str], *, allow_http: bool) -> None:
+    """Raise `InsecureTransport` if a key sent to one of the URLs could be read on the network and that is not allowed.
+
+    `REWARD_ALLOW_HTTP` in the environment allows it, too.
+    """
+    if allow_http or os.environ.get("REWARD_ALLOW_HTTP", "").lower() in TRUE_VALUES:
+        return
+    for url in filter(is_plaintext_remote, urls):
+        raise InsecureTransport(
+            f"the API key would be sent unencrypted to {url}: use https, or pass allow_http=True "
+            f"(REWARD_ALLOW_HTTP=1) if you trust the network"
+        )
+
+
+def is_plaintext_remote(url: str) -> bool:
+    """Return whether a URL is plain HTTP to another machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme.endswith("https") or host == "localhost":

@@ -191,6 +191,21 @@ class Limits(Wire):
     max_body_bytes: int = Field(gt=0)
     max_queue_texts: int = Field(gt=0)
 
+    def halved(self, *, max_texts: int) -> Self:
+        """Return limits under which a request of `max_texts` texts, or of `max_body_bytes`, is split in two."""
+        return self.model_copy(
+            update={"max_request_texts": max(1, max_texts // 2), "max_body_bytes": max(1, self.max_body_bytes // 2)}
+        )
+
+    def min(self, other: Self) -> Self:
+        """Return the lower limits of a request of the two."""
+        return self.model_copy(
+            update={
+                "max_request_texts": min(self.max_request_texts, other.max_request_texts),
+                "max_body_bytes": min(self.max_body_bytes, other.max_body_bytes),
+            }
+        )
+
 
 class ServiceInfo(Wire):
     """The response of `GET /v1/rewards`."""

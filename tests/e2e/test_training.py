@@ -138,6 +138,6 @@ def test_without_a_service_training_does_not_start_and_says_so(tmp_path):
         url=f"http://127.0.0.1:{port}",
     )
     assert done.returncode == 1
-    assert "no reward service answers" in done.stderr
+    assert "connection refused at http://127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

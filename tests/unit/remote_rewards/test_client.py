@@ -1,282 +1,471 @@
-import asyncio
-import contextlib
-import json
-import math
-import pickle
+"""The client over `httpx.MockTransport`: chunks, limits, one revision for all chunks, threads and copies."""
 
+import asyncio
+import json
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_rewards import RewardClient
-from remote_rewards.chunks import encode, split
-from remote_rewards.hedging import first_answer
-from remote_rewards.keys import ApiKey
-from remote_rewards.responses import merge
-from remote_rewards.retry_budget import RetryBudget
-from shared.aio import gather_or_cancel
-from shared.errors import InsecureTransport, InvalidApiKey, InvalidUrl, NotSerializable, RevisionChanged
-from shared.schemas import ItemError, RewardScores, ScoreResponse, Timing
+from remote_rewards.client import MAX_CONSISTENCY_ATTEMPTS, split
+from shared.errors import BadRequest, InsecureTransport, InvalidUrl, RevisionChanged, RewardError, ServiceUnreachable
+from shared.schemas import Limits
 
 KEY = "secret-key-of-16-chars"
-
-
-def response(scores, revision="r", errors=None, truncated=()):
-    reward = RewardScores(
-        scores=scores,
-        revision=revision,
-        errors=errors or {},
-        truncated=list(truncated),
-        details=[{}] * len(scores),
-    )
-    return ScoreResponse(rewards={"x": reward}, request_id="1", timing=Timing(queue_ms=0, compute_ms=0))
-
-
-@given(st.lists(st.text(max_size=40), max_size=60), st.integers(1, 20), st.integers(40, 500))
-def test_every_text_travels_once_and_in_order(texts, limit, body_bytes):
-    request = {"completions": texts, "prompts": texts, "columns": {"c": list(range(len(texts)))}}
-    bodies = [(json.loads(body), count) for body, count in split(request, texts=limit, body_bytes=body_bytes)]
-    assert [text for body, _ in bodies for text in body["columns"]["c"]] == list(range(len(texts)))
-    assert all(len(body["completions"]) == len(body["prompts"]) == count for body, count in bodies)
-    assert all(count <= limit for _, count in bodies)
-
-
-@given(st.lists(st.text(max_size=30), min_size=1, max_size=40), st.integers(60, 300))
-def test_a_body_over_the_limit_holds_a_single_text(texts, body_bytes):
-    bodies = split({"completions": texts}, texts=1000, body_bytes=body_bytes)
-    assert all(len(body) <= body_bytes or count == 1 for body, count in bodies)
-
-
-def test_half_characters_are_replaced_because_utf8_cannot_hold_them():
-    assert json.loads(encode({"completions": ["a\ud800b"]})) == {"completions": ["a?b"]}
-
-
-@pytest.mark.parametrize("value", [float("nan"), object()])
-def test_a_column_that_json_cannot_hold_is_named_as_the_cause(value):
-    with pytest.raises(ValueError, match="cannot be sent as JSON"):
-        encode({"completions": ["a"], "columns": {"x": [value]}})
-
-
-def test_chunks_come_together_in_the_order_of_the_request():
-    error = ItemError(code="failed", message="m")
-    merged = merge([(response([1.0, None], errors={"1": error}), 2), (response([3.0], truncated=[0]), 1)])
-    reward = merged.rewards["x"]
-    assert (reward.scores, set(reward.errors), reward.truncated) == ([1.0, None, 3.0], {"1"}, [2])
-    assert len(reward.details) == 3
-
-
-def test_chunks_of_two_revisions_are_refused():
-    with pytest.raises(RevisionChanged, match="for x was answered by several revisions: new, old"):
-        merge([(response([1.0], "old"), 1), (response([1.0], "new"), 1)])
-
-
-def test_a_client_survives_pickle():
-    client = RewardClient(["https://a/", "https://b"], KEY, timeout_s=7)
-    copy = pickle.loads(pickle.dumps(client))
-    assert (copy.urls, copy.timeout_s) == (["https://a", "https://b"], 7)
-
-
-def test_the_key_is_in_no_repr():
-    client = RewardClient("https://a", KEY)
-    assert "secret" not in repr([client, client.__dict__])
-
-
-@pytest.mark.parametrize("url", ["http://a", "http://10.0.0.7:8088", "http://[2001:db8::1]:80"])
-def test_a_key_does_not_travel_where_others_can_read_it(url):
-    with pytest.raises(InsecureTransport, match="allow_http"):
-        RewardClient(url, KEY)
-    RewardClient(url)
-    RewardClient(url, KEY, allow_http=True)
-
-
-@pytest.mark.parametrize("url", ["http://localhost:1", "http://127.0.0.1:8088", "http://[::1]:80", "https://a"])
-def test_on_this_machine_or_under_tls_it_may(url):
-    RewardClient(url, KEY)
-
-
-@pytest.mark.parametrize("yes", ["1", "true", "Yes"])
-def test_it_may_travel_over_a_network_of_ones_own_if_the_environment_says_so(monkeypatch, yes):
-    monkeypatch.setenv("REWARD_ALLOW_HTTP", yes)
-    RewardClient("http://10.0.0.1:8088", KEY)
-
-
-@pytest.mark.parametrize("no", ["0", "false", "no", ""])
-def test_it_may_not_if_the_environment_says_no(monkeypatch, no):
-    monkeypatch.setenv("REWARD_ALLOW_HTTP", no)
-    with pytest.raises(InsecureTransport):
-        RewardClient("http://10.0.0.1:8088", KEY)
-
-
-def test_without_an_address_there_is_no_client():
-    with pytest.raises(InvalidUrl, match="at least one URL"):
-        RewardClient([])
-
-
-def test_a_key_from_a_file_is_read_again_when_it_is_no_longer_right(tmp_path):
-    path = tmp_path / "key"
-    path.write_text("the-first-key-of-many\n")
-    key = ApiKey(path)
-    sent = key.header
-    assert sent == {"Authorization": "Bearer the-first-key-of-many"}
-    assert not key.renewed(sent)
-    path.write_text("the-second-key-of-many\n")
-    assert key.renewed(sent)
-    assert not key.renewed(key.header)
-    assert repr(key) == f"ApiKey({path})"
-
-
-def test_a_key_is_taken_without_the_line_end_that_its_file_had():
-    assert ApiKey(f"{KEY}\n").header == {"Authorization": f"Bearer {KEY}"}
-    assert ApiKey(" \n").header == {}
-
-
-def test_where_the_key_file_is_gone_the_key_that_was_read_stays(tmp_path):
-    path = tmp_path / "key"
-    path.write_text("the-first-key-of-many\n")
-    key = ApiKey(path)
-    path.unlink()
-    assert not key.renewed(key.header)
-    assert key.header == {"Authorization": "Bearer the-first-key-of-many"}
-
-
-@pytest.mark.parametrize("key", ["a-canary-key\nof-two-lines", "a-canary-key-of-ümläuts", "a-canary-key of-words"])
-def test_a_key_that_cannot_be_sent_is_refused_and_not_told(key, tmp_path):
-    with pytest.raises(InvalidApiKey, match="cannot be sent") as refused:
-        RewardClient("https://a", key)
-    assert "canary" not in str(refused.value)
-
-
-@pytest.mark.parametrize("for_a_moment", ["", "\n", "ümläuts-of-another-kind\n"])
-def test_a_file_that_holds_no_key_for_a_moment_changes_nothing(tmp_path, for_a_moment):
-    path = tmp_path / "key"
-    path.write_text("the-first-key-of-many\n")
-    key = ApiKey(path)
-    path.write_text(for_a_moment)
-    assert not key.renewed(key.header)
-    assert key.header == {"Authorization": "Bearer the-first-key-of-many"}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"cannot read the API key file \S*key: FileNotFoundError; write the key into it"),
-        (b"", r"key holds no API key: it is empty; write the key into it"),
-        (b"\xff\xfe", r"cannot read the API key file \S*key: UnicodeDecodeError"),
-    ],
-)
-def test_a_key_file_without_a_key_is_refused_at_once(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "key").write_bytes(content)
-    with pytest.raises(InvalidApiKey, match=message):
-        RewardClient("https://a", tmp_path / "key")
-
-
-async def answer(what, after=None):
-    if after is not None:
-        await after.wait()
-    if isinstance(what, Exception):
-        raise what
-    return what
-
-
-async def test_a_slow_answer_is_overtaken_by_a_second_question():
-    never = asyncio.Event()
-    assert await first_answer(answer(1, never), 0.001, lambda: answer(2)) == 2
-
-
-async def test_a_quick_answer_needs_no_second_question():
-    def second():
-        raise AssertionError
-
-    assert await first_answer(answer(1), 10.0, second) == 1
-
-
-async def test_where_the_second_fails_the_first_still_counts():
-    late = asyncio.Event()
-
-    def second():
-        late.set()
-        return answer(ValueError("second"))
-
-    assert await first_answer(answer(1, late), 0.001, second) == 1
-
-
-async def test_where_the_first_fails_the_second_counts_though_both_end_in_one_moment():
-    both = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.01, both.set)
-    assert await first_answer(answer(ValueError("first"), both), 0.001, lambda: answer(2, both)) == 2
-
-
-async def test_what_is_not_needed_has_ended_when_the_answer_is_given():
-    ended = []
-
-    async def never():
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            ended.append(True)
-
-    assert await first_answer(never(), 0.001, lambda: answer(2)) == 2
-    assert ended == [True]
-    with pytest.raises(KeyError):
-        await gather_or_cancel([never(), answer(KeyError())])
-    assert ended == [True, True]
-
-
-async def test_a_second_question_may_be_declined():
-    late = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.01, late.set)
-    assert await first_answer(answer(1, late), 0.001, lambda: None) == 1
-
-
-async def test_where_both_fail_the_first_ones_reason_is_told():
-    late = asyncio.Event()
-
-    def second():
-        late.set()
-        return answer(ValueError("second"))
-
-    with pytest.raises(KeyError):
-        await first_answer(answer(KeyError("first"), late), 0.001, second)
-
-
-def test_in_the_long_run_three_of_ten_calls_may_be_asked_again_at_once():
-    budget, at_once = RetryBudget(), 0
-    for _ in range(1000):
-        budget.answered()
-        at_once += budget.take()
-    assert 300 <= at_once <= 312
-
-
-def test_a_budget_holds_ten_and_an_answer_gives_three_tenths_back():
-    budget = RetryBudget()
-    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
-    budget.answered()
-    assert not budget.take()
-    for _ in range(100):
-        budget.answered()
-    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
-
-
-async def test_work_that_hears_nothing_keeps_nobody(monkeypatch):
-    monkeypatch.setattr("shared.aio.CANCEL_GRACE_S", 0.05)
-    over = asyncio.Event()
-
-    async def deaf():
-        while not over.is_set():
-            with contextlib.suppress(asyncio.CancelledError):
-                await over.wait()
-
-    with pytest.raises(KeyError):
-        await gather_or_cancel([deaf(), answer(KeyError())])
-    over.set()
-
-
-def test_the_column_that_cannot_be_sent_is_named():
-    deep = None
-    for _ in range(100_000):
-        deep = [deep]
-    for column in ([math.nan], [deep], [object()]):
-        with pytest.raises(NotSerializable, match="the column 'odd' cannot be sent as JSON"):
-            encode({"completions": ["a"], "columns": {"even": [1], "odd": column}})
+TEXTS = ["a", "bb", "ccc"]
+
+
+class Service:
+    """A service in memory that scores completions by their length."""
+
+    def __init__(self, *, max_request_texts=2, max_body_bytes=10_000, revisions=()):
+        self.max_request_texts, self.max_body_bytes = max_request_texts, max_body_bytes
+        self.revisions = list(revisions)
+        """The revision of each scoring request in turn, then always "1"."""
+        self.counts = []
+        """Completions of each scoring request."""
+
+    def info(self):
+        return {
+            "max_request_texts": self.max_request_texts,
+            "max_body_bytes": self.max_body_bytes,
+            "max_queue_texts": 9,
+        }
+
+    def __call__(self, request):
+        if request.method == "GET":
+            info = {"service": "remote-rewards", "version": "1", "rewards": [], "default": [], "limits": self.info()}
+            return httpx.Response(200, json=info)
+        completions = json.loads(request.content)["completions"]
+        if len(completions) > self.max_request_texts or len(request.content) > self.max_body_bytes:
+            return self.too_large()
+        self.counts.append(len(completions))
+        reward = {"scores": [float(len(text)) for text in completions]}
+        reward["revision"] = self.revisions.pop(0) if self.revisions else "1"
+        return self.scores({"echo": reward})
+
+    def scores(self, rewards):
+        return httpx.Response(
+            200, json={"rewards": rewards, "request_id": "1", "timing": {"queue_ms": 0, "compute_ms": 0}}
+        )
+
+    def too_large(self):
+        problem = {
+            "title": "t",
+            "status": 413,
+            "detail": "d",
+            "code": "too_large",
+            "request_id": "1",
+            "retryable": False,
+        }
+        return httpx.Response(413, json=problem, headers={"Content-Type": "application/problem+json"})
+
+
+@dataclass
+class Replicas:
+    """Services by host."""
+
+    services: dict[str, Service] = field(default_factory=dict)
+
+    def __call__(self, request):
+        return self.services[request.url.host](request)
+
+
+def client_of(service, urls="http://a", **options):
+    return RewardClient(urls, transport=httpx.MockTransport(service), **options)
+
+
+def echo(client, texts=TEXTS, **options):
+    reward = client.score(texts, rewards=["echo"], **options).rewards["echo"]
+    return reward.scores, reward.revision
+
+
+class TestSplit:
+    @given(st.lists(st.text(max_size=40), max_size=60), st.integers(1, 20), st.integers(40, 500))
+    def test_complete(self, texts, max_texts, max_bytes):
+        """Every completion is sent once, in order, with its prompt and columns."""
+        request = {"completions": texts, "prompts": texts, "columns": {"c": list(range(len(texts)))}}
+        chunks = [(json.loads(body), count) for body, count in split(request, max_texts=max_texts, max_bytes=max_bytes)]
+        assert [index for body, _ in chunks for index in body["columns"]["c"]] == list(range(len(texts)))
+        assert all(len(body["completions"]) == len(body["prompts"]) == count for body, count in chunks)
+        assert all(count <= max_texts for _, count in chunks)
+
+    @given(st.lists(st.text(max_size=30), min_size=1, max_size=40), st.integers(60, 300))
+    def test_bytes(self, texts, max_bytes):
+        """A body over the limit holds a single completion."""
+        chunks = split({"completions": texts}, max_texts=1000, max_bytes=max_bytes)
+        assert all(len(body) <= max_bytes or count == 1 for body, count in chunks)
+
+
+class TestConstructor:
+    def test_no_url(self):
+        """A client needs a URL."""
+        with pytest.raises(InvalidUrl, match="at least one URL"):
+            RewardClient([])
+
+    def test_invalid_url(self):
+        """URLs are validated."""
+        with pytest.raises(InvalidUrl, match="'ftp://a' is not the URL of a reward service"):
+            RewardClient(["http://a", "ftp://a"])
+
+    def test_plaintext_key(self):
+        """A key over plain HTTP to another machine must be allowed."""
+        with pytest.raises(InsecureTransport, match="allow_http"):
+            RewardClient("http://a", KEY)
+        RewardClient("http://a")
+        RewardClient("http://a", KEY, allow_http=True)
+
+    def test_repr(self):
+        """A client shows its URLs, and its key nowhere."""
+        client = RewardClient(["https://a/", "https://b"], KEY)
+        assert repr(client) == "RewardClient(https://a, https://b)"
+        assert "secret" not in repr(client.__dict__)
+
+    def test_pickle(self):
+        """A copy has the same settings, and no observer."""
+        client = RewardClient(["https://a/", "https://b"], KEY, timeout_s=7, on_retry=lambda event: None)
+        copy = pickle.loads(pickle.dumps(client))
+        assert (copy.urls, copy.timeout_s) == (["https://a", "https://b"], 7)
+
+
+class TestChunks:
+    def test_in_order(self):
+        """A call over the service's limit is scored in chunks, in order."""
+        service = Service()
+        with client_of(service) as client:
+            assert echo(client) == ([1.0, 2.0, 3.0], "1")
+        assert sorted(service.counts) == [1, 2]
+
+    def test_two_revisions(self):
+        """A call whose chunks were scored by two revisions is scored again as a whole."""
+        service = Service(revisions=["2"])
+        with client_of(service) as client:
+            assert echo(client) == ([1.0, 2.0, 3.0], "1")
+        assert len(service.counts) >= 4
+
+    def test_two_rewards(self):
+        """A call whose chunks were scored by different rewards is scored again as a whole."""
+
+        class Renamed(Service):
+            def scores(self, rewards):
+                return super().scores(rewards if len(self.counts) > 1 else {"before": rewards["echo"]})
+
+        service = Renamed()
+        with client_of(service) as client:
+            assert list(client.score(TEXTS).rewards) == ["echo"]
+        assert len(service.counts) == 4
+
+    def test_always_two_revisions(self):
+        """A call whose chunks never agree is given up after a few attempts."""
+        service = Service(revisions=["1", "2"] * 99)
+        with client_of(service) as client, pytest.raises(RevisionChanged, match="several revisions of echo: 1, 2"):
+            client.score(TEXTS)
+        assert 2 * MAX_CONSISTENCY_ATTEMPTS - 1 <= len(service.counts) <= 2 * MAX_CONSISTENCY_ATTEMPTS
+
+    def test_pinned_revision_counts(self):
+        """The revision pinned by the caller is never replaced by another one that the chunks share."""
+        service = Service(revisions=["1", "2"] + ["2"] * 99)
+        with client_of(service) as client, pytest.raises(RevisionChanged, match="'echo' changed"):
+            client.score(TEXTS, revisions={"echo": "1"})
+
+    def test_replicas_of_two_revisions(self):
+        """A call is scored whole by one of two replicas with different revisions."""
+        replicas = Replicas({"a": Service(), "b": Service(revisions=["2"] * 999)})
+        with client_of(replicas, ["http://a", "http://b"]) as client:
+            results = [echo(client, ["a"] * 7) for _ in range(5)]
+        assert {len(scores) for scores, _ in results} == {7}
+        assert {revision for _, revision in results} <= {"1", "2"}
+
+
+class TestLimits:
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_replicas_differ(self, order):
+        """A client learns the lower limits of another replica, and keeps to them."""
+        replicas = Replicas({"a": Service(max_request_texts=2), "b": Service(max_request_texts=64)})
+        with client_of(replicas, ["http://a", "http://b"][::order]) as client:
+            for _ in range(4):
+                assert echo(client, TEXTS * 3)[0] == [1.0, 2.0, 3.0] * 3
+        counts = [count for service in replicas.services.values() for count in service.counts[-2:]]
+        assert max(counts) <= 2
+
+    @pytest.mark.parametrize("texts", [["a" * 30_000, "b", "c", "d"], ["a" * 30_000]])
+    def test_single_too_large(self, texts):
+        """A completion that is too large by itself raises an error, and leaves later calls as large."""
+        service = Service(max_request_texts=8)
+        with client_of(service) as client:
+            with pytest.raises(BadRequest):
+                client.score(texts)
+            client.score(["a"] * 8)
+        assert service.counts[-1] == 8
+
+    async def test_concurrent_calls(self):
+        """The limits that one call learned stay, although a call that started before it ends after it."""
+        replicas = Replicas({"a": Service(max_request_texts=64)})
+        service, release = replicas.services["a"], asyncio.Event()
+
+        async def network(request):
+            if b"slow" in request.content:
+                await release.wait()
+            return service(request)
+
+        client = RewardClient("http://a", transport=httpx.MockTransport(network))
+        await client.ainfo()
+        service.max_request_texts = 2
+        slow = asyncio.create_task(client.ascore(["slow"]))
+        await client.ascore(["a"] * 8)
+        release.set()
+        await slow
+        service.counts.clear()
+        await client.ascore(["a"] * 8)
+        assert service.counts == [2] * 4
+        await client.aclose()
+
+    def test_halved(self):
+        """Halved limits are half of what was sent, and at least one."""
+        limits = Limits(max_request_texts=1024, max_body_bytes=1001, max_queue_texts=9)
+        assert limits.halved(max_texts=9) == Limits(max_request_texts=4, max_body_bytes=500, max_queue_texts=9)
+        least = Limits(max_request_texts=1, max_body_bytes=1, max_queue_texts=9)
+        assert least.halved(max_texts=1) == least
+
+    def test_min(self):
+        """The minimum of two limits is no larger than either."""
+        one = Limits(max_request_texts=8, max_body_bytes=100, max_queue_texts=9)
+        other = Limits(max_request_texts=2, max_body_bytes=900, max_queue_texts=9)
+        lower = Limits(max_request_texts=2, max_body_bytes=100, max_queue_texts=9)
+        assert one.min(other) == other.min(one) == lower
+
+
+class Down(Service):
+    """A service that cannot be reached until a time has passed since the first request."""
+
+    def __init__(self, down_s):
+        super().__init__()
+        self.down_s, self.first_s = down_s, None
+
+    def __call__(self, request):
+        self.first_s = self.first_s or time.monotonic()
+        if time.monotonic() < self.first_s + self.down_s:
+            raise httpx.ConnectError("refused") from ConnectionRefusedError()
+        return super().__call__(request)
+
+
+class TestRetries:
+    def test_observed(self, caplog):
+        """Each retry is passed to the observer, counted and logged; while a call waits, the client says why."""
+        events = []
+        with client_of(Down(0.3), on_retry=lambda event: events.append((event, client.last_retry))) as client:
+            assert echo(client)[0] == [1.0, 2.0, 3.0]
+            assert (client.retries, client.last_retry) == (len(events), None)
+        assert all(event is last_retry for event, last_retry in events)
+        assert str(events[0][0].error) == "connection refused at http://a"
+        assert caplog.messages[0].startswith("retry 1 in ")
+        assert caplog.messages[0].endswith(" s: connection refused at http://a; 300 s left")
+
+    def test_final_error(self):
+        """The error of an unreachable service says what to do."""
+        with client_of(Down(9), timeout_s=0.2) as client, pytest.raises(ServiceUnreachable) as error:
+            client.score(TEXTS)
+        message = str(error.value)
+        assert message.startswith("gave up after ")
+        assert message.endswith(
+            " within 0.2 s; last error: connection refused at http://a; start it with `reward-service serve`, or check "
+            "the URL"
+        )
+
+    async def test_info_counts(self):
+        """The request for the limits is within the deadline of the call."""
+
+        async def slow_info(request):
+            if request.method == "POST":
+                raise httpx.ConnectError("refused")
+            await asyncio.sleep(0.2)
+            return Service()(request)
+
+        client, started_s = (
+            RewardClient("http://a", transport=httpx.MockTransport(slow_info), timeout_s=0.3),
+            time.monotonic(),
+        )
+        with pytest.raises(RewardError):
+            await client.ascore(TEXTS)
+        assert time.monotonic() - started_s < 0.45
+
+    def test_timeout_of_info(self):
+        """`info` may have a timeout of its own."""
+        with client_of(Down(9), timeout_s=60) as client, pytest.raises(RewardError, match=r"within 0.3 s"):
+            client.info(timeout_s=0.3)
+
+
+class TestConcurrencyLimit:
+    @pytest.fixture(autouse=True)
+    def limit(self, monkeypatch):
+        """Limit the calls in flight to one."""
+        monkeypatch.setattr("remote_rewards.load_balancing.MAX_CONCURRENCY", 1)
+
+    async def test_advertised_timeout(self):
+        """A call that waited for the limiter advertises the time left when it is sent."""
+        advertised_ms = []
+
+        async def slow(request):
+            if request.method == "POST":
+                advertised_ms.append(int(request.headers["X-Request-Timeout-Ms"]))
+                await asyncio.sleep(0.1)
+            return Service()(request)
+
+        client = RewardClient("http://a", transport=httpx.MockTransport(slow), timeout_s=10)
+        await client.ainfo()
+        await asyncio.gather(*(client.ascore(["a"]) for _ in range(3)))
+        first, second, third = advertised_ms
+        assert 10_000 >= first >= second + 80 >= third + 160
+
+    async def test_timeout(self):
+        """A call that is not admitted in time raises an error, and the service is not ejected."""
+        started, release = asyncio.Event(), asyncio.Event()
+
+        async def slow(request):
+            if request.method == "POST":
+                started.set()
+                await release.wait()
+            return Service()(request)
+
+        client = RewardClient("http://a", transport=httpx.MockTransport(slow))
+        await client.ainfo()
+        call = asyncio.create_task(client.ascore(["a"]))
+        await started.wait()
+        with pytest.raises(ServiceUnreachable, match="1 calls were in flight to http://a until the timeout"):
+            await client.ainfo(timeout_s=0.05)
+        release.set()
+        assert (await call).rewards["echo"].scores == [1.0]
+
+
+def client_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "reward-client"]
+
+
+class TestThreads:
+    def test_reuse_and_copy(self):
+        """A client may be used again after it was closed, and copied while it is used."""
+        client = client_of(Service())
+        for used in (client, client, pickle.loads(pickle.dumps(client))):
+            assert echo(used)[0] == [1.0, 2.0, 3.0]
+            assert echo(pickle.loads(pickle.dumps(used)))[0] == [1.0, 2.0, 3.0]
+            used.close()
+            used.close()
+
+    def test_one_thread(self):
+        """Threads that call first at the same time share one event loop, and closing ends its thread."""
+        before, ready = len(client_threads()), threading.Barrier(16)
+
+        def call(client):
+            ready.wait(10)
+            return echo(client)[0]
+
+        with client_of(Service()) as client, ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(call, [client] * 16)) == [[1.0, 2.0, 3.0]] * 16
+            assert len(client_threads()) == before + 1
+            assert all(thread.daemon for thread in client_threads())
+        assert len(client_threads()) == before
+
+    def test_thread_cannot_start(self, monkeypatch):
+        """After the thread could not be started, the next call tries again."""
+        start, failures = threading.Thread.start, iter([True])
+
+        def start_once_failing(thread):
+            if thread.name == "reward-client" and next(failures, False):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_once_failing)
+        with client_of(Service()) as client:
+            with pytest.raises(RuntimeError):
+                client.info()
+            assert client.info().limits
+
+    def test_closed_while_in_flight(self):
+        """A call in flight when its client is closed raises an error; the client may be used again."""
+        started, errors = threading.Event(), []
+
+        async def hang_once(request):
+            if not started.is_set():
+                started.set()
+                await asyncio.Event().wait()
+            return Service()(request)
+
+        def call():
+            with pytest.raises(RewardError) as error:
+                client.score(TEXTS)
+            errors.append(str(error.value))
+
+        client = RewardClient("http://a", transport=httpx.MockTransport(hang_once))
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        assert started.wait(10)
+        client.close()
+        caller.join(3)
+        assert errors == ["reward-client was closed while a call was in flight"]
+        assert client.info().limits
+        client.close()
+
+
+class Connections(httpx.AsyncBaseTransport):
+    """Counts how often it is closed."""
+
+    def __init__(self):
+        self.closed = 0
+
+    async def handle_async_request(self, request):
+        return Service()(request)
+
+    async def aclose(self):
+        self.closed += 1
+
+
+class TestEventLoops:
+    async def test_close_before_use(self):
+        """A client may be closed before it is used."""
+        await RewardClient("http://a").aclose()
+
+    def test_connections_of_a_loop(self):
+        """Each event loop has connections of its own, which closing the client on another one leaves open."""
+        connections = Connections()
+        with RewardClient("http://a", transport=connections) as client:
+            client.info()
+
+            async def used_and_closed():
+                await client.ainfo()
+                await client.aclose()
+
+            asyncio.run(used_and_closed())
+            assert connections.closed == 1
+            client.info()
+        assert connections.closed == 2
+
+    def test_closed_loops_are_forgotten(self):
+        """The connections of a closed event loop are dropped once another loop is used."""
+        client = client_of(Service())
+        for _ in range(3):
+            asyncio.run(client.ainfo())
+        assert len(client._senders) == 1
+
+    async def test_cancel(self):
+        """Cancelling the caller cancels the call."""
+        cancelled = asyncio.Event()
+
+        async def hang(request):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        client = RewardClient("http://a", transport=httpx.MockTransport(hang))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await client.ascore(TEXTS)
+        assert cancelled.is_set()

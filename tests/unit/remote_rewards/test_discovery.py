@@ -1,157 +1,228 @@
+"""URLs are validated and resolved; names are resolved again while an endpoint fails. The latter in virtual time."""
+
 import asyncio
+import itertools
 import re
 import socket
 
 import pytest
 
-from remote_rewards import RewardClient
-from remote_rewards.discovery import addresses_of, refreshed
+from remote_rewards.discovery import EndpointSet, reconcile, resolve_url, validate_urls
 from remote_rewards.load_balancing import Endpoint
-from shared.errors import InvalidUrl, ServiceUnreachable
+from shared.errors import InvalidUrl, RevisionChanged, ServiceUnreachable
+from tests.unit.remote_rewards.conftest import DOWN, NAME, NEVER, A, B, NameServer, ScriptedTransport
 
 
-def resolving(monkeypatch, *hosts):
-    async def getaddrinfo(self, host, port, **_):
-        assert host == "reward" or not hosts
-        if not hosts:
-            raise socket.gaierror("Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in hosts]
+class TestValidateUrls:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "localhost:8088",
+            "//localhost:8088",
+            "ftp://x",
+            "dns+https://x:1",
+            "http:",
+            "http://:8088",
+            "http://a..b:1",
+            "dns+http://a..b:1",
+            f"http://{'a' * 64}:1",
+            "http://a b:1",
+            "http://a\tb:1",
+            "http://a/the way",
+            "http://a:99999",
+            "http://a:port",
+            "http://a:1 ",
+            "http://[::1:80",
+            "http://a:1?x=1",
+            "http://a:1/#there",
+        ],
+    )
+    def test_invalid(self, url):
+        """A URL that no service can be reached at raises an error."""
+        with pytest.raises(
+            InvalidUrl, match=rf"^{re.escape(repr(url))} is not the URL of a reward service; write http"
+        ):
+            validate_urls(["http://a", url])
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://user:canary@a:1",
+            "https://canary@a",
+            "dns+http://user:canary@a:1",
+            "http://user:can@ry:canary/@a:1",
+            "user:canary@a:1",
+        ],
+    )
+    def test_password(self, url):
+        """A URL with a password raises an error that does not show it."""
+        with pytest.raises(
+            InvalidUrl, match=r"not the URL of a reward service; .* pass the API key separately"
+        ) as error:
+            validate_urls(["http://a", url])
+        assert "canary" not in str(error.value)
 
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "localhost:8088",
-        "//localhost:8088",
-        "ftp://x",
-        "dns+https://x:1",
-        "http:",
-        "http://:8088",
-        "http://a..b:1",
-        "dns+http://a..b:1",
-        f"http://{'a' * 64}:1",
-        "http://a b:1",
-        "http://a\tb:1",
-        "http://a/the way",
-        "http://a:99999",
-        "http://a:port",
-        "http://a:1 ",
-        "http://[::1:80",
-        "http://a:1?x=1",
-        "http://a:1/#there",
-    ],
-)
-def test_what_no_service_can_be_reached_at_is_refused_when_the_client_is_made(url):
-    with pytest.raises(InvalidUrl, match=rf"^{re.escape(repr(url))} is no address of a reward service; write http://h"):
-        RewardClient(["http://a", url])
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://user:canary@a:1",
-        "https://canary@a",
-        "dns+http://user:canary@a:1",
-        "http://user:can@ry:canary/@a:1",
-        "user:canary@a:1",
-    ],
-)
-def test_a_password_in_an_address_is_refused_and_not_told(url):
-    with pytest.raises(InvalidUrl, match=r"is no address of a reward service; .* give a key apart") as refused:
-        RewardClient(["http://a", url])
-    assert "canary" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://a",
-        "http://a/of@somebody",
-        "https://rewards.example.org/behind/a/proxy/",
-        "http://the_service:8088",
-        "http://a.:1",
-        "http://10.0.0.7:80",
-        "http://[2001:db8::1]:80",
-        "http://bücher.example",
-        "HTTP://A",
-        "dns+http://reward",
-        "dns+http://reward:8088",
-    ],
-)
-def test_what_one_may_be_reached_at_is_taken(url):
-    assert RewardClient(url).urls == [url.rstrip("/")]
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://a",
+            "http://a/of@somebody",
+            "https://rewards.example.org/behind/a/proxy/",
+            "http://the_service:8088",
+            "http://a.:1",
+            "http://10.0.0.7:80",
+            "http://[2001:db8::1]:80",
+            "http://bücher.example",
+            "HTTP://A",
+            "dns+http://reward",
+            "dns+http://reward:8088",
+        ],
+    )
+    def test_valid(self, url):
+        """URLs of services behind names, addresses and proxies are valid."""
+        validate_urls([url])
 
 
-async def test_a_plain_url_is_one_replica():
-    assert await addresses_of("https://rewards.example.org") == ["https://rewards.example.org"]
+@pytest.fixture
+def name_server(monkeypatch):
+    """Resolve every name to the given hosts."""
+
+    def set_hosts(*hosts):
+        async def getaddrinfo(self, host, port, **_):
+            if not hosts:
+                raise socket.gaierror("Name or service not known")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in hosts]
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+    return set_hosts
 
 
-async def test_a_name_is_as_many_replicas_as_it_has_addresses(monkeypatch):
-    resolving(monkeypatch, "10.0.0.2", "10.0.0.1", "10.0.0.2")
-    assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://10.0.0.2:8088"]
-    assert await addresses_of("dns+http://reward/at") == ["http://10.0.0.1:80/at", "http://10.0.0.2:80/at"]
+class TestResolveUrl:
+    async def test_plain(self):
+        """A plain URL stands for itself."""
+        assert await resolve_url("https://rewards.example.org") == ["https://rewards.example.org"]
+
+    async def test_name(self, name_server):
+        """A name stands for each of its addresses, sorted and once."""
+        name_server("10.0.0.2", "10.0.0.1", "10.0.0.2")
+        assert await resolve_url("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://10.0.0.2:8088"]
+        assert await resolve_url("dns+http://reward/at") == ["http://10.0.0.1:80/at", "http://10.0.0.2:80/at"]
+
+    async def test_ipv6(self, name_server):
+        """An IPv6 address is written in brackets."""
+        name_server("10.0.0.1", "2001:db8::1")
+        assert await resolve_url("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://[2001:db8::1]:8088"]
+
+    async def test_unknown_name(self, name_server):
+        """An unknown name has no address."""
+        name_server()
+        assert await resolve_url("dns+http://nowhere:8088") == []
 
 
-async def test_an_address_of_the_newer_kind_stands_in_brackets(monkeypatch):
-    resolving(monkeypatch, "10.0.0.1", "2001:db8::1")
-    assert await addresses_of("dns+http://reward:8088") == ["http://10.0.0.1:8088", "http://[2001:db8::1]:8088"]
+def test_reconcile():
+    """An endpoint keeps its state when its name is resolved again."""
+    endpoints = [Endpoint("http://10.0.0.1:80", consecutive_failures=3), Endpoint("http://10.0.0.2:80")]
+    found = reconcile(endpoints, {"dns+http://reward": ["http://10.0.0.1:80", "http://10.0.0.3:80"]})
+    assert [(endpoint.url, endpoint.consecutive_failures) for endpoint in found] == [
+        ("http://10.0.0.1:80", 3),
+        ("http://10.0.0.3:80", 0),
+    ]
 
 
-def test_what_is_known_of_a_replica_stays_when_names_are_looked_up_again():
-    known = [Endpoint("http://10.0.0.1:80", failures=3), Endpoint("http://10.0.0.2:80")]
-    found = refreshed(known, {"dns+http://reward": ["http://10.0.0.1:80", "http://10.0.0.3:80"]})
-    assert [(each.url, each.failures) for each in found] == [("http://10.0.0.1:80", 3), ("http://10.0.0.3:80", 0)]
-
-
-async def test_a_name_that_nobody_knows_is_told_of(monkeypatch):
-    resolving(monkeypatch)
-    client = RewardClient("dns+http://nowhere:8088", timeout_s=1.5)
-    with pytest.raises(ServiceUnreachable, match="no address is known"):
-        await client.ainfo()
-
-
-def test_a_name_of_this_machine_is_asked_at_its_address(rules_url):
-    port = rules_url.rpartition(":")[2]
-    with RewardClient(f"dns+http://localhost:{port}") as client:
-        assert client.score(["Sure: banana"]).rewards["banana"].scores == [1.99]
-
-
-async def test_a_replica_that_comes_back_at_another_address_is_found_by_all_who_wait(rules_url, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        gone = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    looked_up = []
-
-    async def addresses(url):
-        looked_up.append(url)
-        return [gone] if len(looked_up) < 2 else [rules_url]
-
-    monkeypatch.setattr("remote_rewards.discovery.addresses_of", addresses)
-    client = RewardClient("dns+http://reward:8088", timeout_s=20)  # one after the other they would take 24 s
-    answers = await asyncio.gather(*(client.ascore(["Sure: banana"], rewards=["banana"]) for _ in range(16)))
-    await client.aclose()
-    assert [answer.rewards["banana"].scores for answer in answers] == [[1.99]] * 16
-
-
-async def test_a_client_that_is_closed_leaves_no_look_up_behind(rules_url, monkeypatch):
-    looked_up = []
-
-    async def addresses(url):
-        looked_up.append(url)
-        if len(looked_up) > 1:
-            await asyncio.Event().wait()
-        return [rules_url]
-
-    monkeypatch.setattr("remote_rewards.discovery.addresses_of", addresses)
-    client = RewardClient("dns+http://reward:8088", timeout_s=20)
-    before = asyncio.all_tasks()
-    await client.ainfo()
-    client._asker.replicas.endpoints[0].failures = 1
-    client._asker.replicas._look_up_s = 0.0
-    await client.ainfo()
+async def test_close_cancels_the_refresh(monkeypatch):
+    """Closing a set of endpoints leaves no task behind."""
+    names = NameServer([[]], [3600.0])
+    monkeypatch.setattr("remote_rewards.discovery.resolve_url", names.resolve_url)
+    before, endpoints = asyncio.all_tasks(), EndpointSet([A, NAME])
+    assert [endpoint.url for endpoint in await endpoints.resolve((), 0.0)] == [A]
     assert len(asyncio.all_tasks() - before) == 1
-    await client.aclose()
-    assert len(looked_up) == 2
+    await endpoints.aclose()
     assert asyncio.all_tasks() == before
+
+
+def other_revision_at_a(response):
+    if response.endswith(A):
+        raise RevisionChanged("another revision")
+    return response
+
+
+class TestNames:
+    def test_no_address(self, send_to_name):
+        """A name without an address is resolved until the deadline."""
+        names = NameServer([[]])
+        call = send_to_name(names, {}, timeout_s=5.0)
+        assert str(call.result) == (
+            f"gave up after 0 attempts within 5 s; last error: no address is known for {NAME}; check the name"
+        )
+        assert 4 <= len(names.asked_s) <= 6
+
+    def test_silent_name_server(self, send_to_name):
+        """A name server that never responds does not delay a call past its deadline."""
+        call = send_to_name(NameServer([[A]], [NEVER]), {A: [0.0]}, timeout_s=5.0)
+        assert isinstance(call.result, ServiceUnreachable)
+        assert call.took_s[0] <= 5.1
+
+    def test_refresh_while_failing(self, send_to_name):
+        """Names are resolved again only while an endpoint fails, and once a second at most."""
+        names = NameServer([[A]])
+        send_to_name(names, {A: [0.0]}, times=5)
+        assert len(names.asked_s) == 1
+        names = NameServer([[A]])
+        send_to_name(names, {A: [DOWN]}, timeout_s=10.0)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(names.asked_s)]
+        assert len(gaps) == 3
+        assert min(gaps) >= 1.0
+
+    def test_slow_refresh(self, send_to_name):
+        """No call waits for a slow name server while an endpoint is known."""
+        names = NameServer([[A, B]], [0.0, 8.0])
+        call = send_to_name(names, {A: [0.1], B: [DOWN]}, times=100)
+        assert call.result == "response of http://a"
+        assert max(call.took_s) < 1.0
+        assert len(names.asked_s) == 1 + 2, "one at a time, while an endpoint fails"
+
+    def test_plain_url_beside_a_name(self, send_to_name):
+        """A plain URL is used before the name beside it is resolved."""
+        call = send_to_name(NameServer([[B]], [8.0]), {A: [0.1]}, A)
+        assert (call.result, call.took_s) == ("response of http://a", [pytest.approx(0.1)])
+
+    def test_temporarily_unknown(self, send_to_name):
+        """A name that becomes unknown temporarily keeps its endpoints."""
+        call = send_to_name(NameServer([[B], []]), {A: [DOWN], B: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
+        assert call.result == "response of http://b"
+
+    def test_unknown_at_first(self, send_to_name):
+        """A name that is unknown at first is resolved again although another endpoint responds."""
+        names = NameServer([[], [], [B]])
+        call = send_to_name(names, {A: [0.5], B: [0.5]}, A, times=20)
+        assert set(call.network.urls) == {A, B}
+        assert len(names.asked_s) == 3
+
+    def test_same_address_twice(self, send_to_name):
+        """An address behind two URLs is one endpoint."""
+        call = send_to_name(NameServer([[], [A]]), {A: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
+        assert [endpoint.url for endpoint in call.sender.endpoints.endpoints] == [A]
+
+    def test_new_replica_while_excluding(self, send_to_name):
+        """If all known endpoints are excluded, a new one behind the name is found."""
+        call = send_to_name(NameServer([[A], [A, B]]), {A: [1.5], B: [0.5]}, parse=other_revision_at_a)
+        assert call.result == "response of http://b"
+        assert call.took_s == [pytest.approx(2.0)]
+
+    def test_last_candidate_leaves(self, send_to_name):
+        """The revision mismatch is raised once the only other endpoint has left the name."""
+        names = NameServer([[A, B], [A]])
+        call = send_to_name(names, {A: [0.0], B: [DOWN]}, parse=other_revision_at_a)
+        assert isinstance(call.result, RevisionChanged)
+        assert call.took_s[0] < 5.0  # of twenty
+
+    def test_moved_replica(self, send, loop, monkeypatch):
+        """A replica that returns at another address is found by all calls that wait."""
+        names = NameServer([[A], [B]])
+        monkeypatch.setattr("remote_rewards.discovery.resolve_url", names.resolve_url)
+        sender = send.sender(ScriptedTransport(loop, {A: [DOWN], B: [0.0]}), [NAME])
+        calls = [send.call(sender) for _ in range(16)]
+        assert loop.run_until_complete(asyncio.gather(*calls)) == ["response of http://b"] * 16
+        assert loop.now_s - 1000.0 < 5.0

@@ -1,561 +1,306 @@
-"""The loop in which calls are repeated, with replicas that do as they are told, in virtual time."""
+"""The retry loop: attempts, delays, hedges and events, in virtual time."""
 
 import asyncio
 import itertools
-import selectors
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 
-from remote_rewards import discovery, retry
-from remote_rewards.aimd_limit import AT_ONCE
-from remote_rewards.keys import ApiKey
-from remote_rewards.limiter import NoTurn
-from remote_rewards.retry import Asker, Patience
-from remote_rewards.transport import Call, told_s
-from shared.errors import (
-    BadRequest,
-    InternalServerError,
-    InvalidResponse,
-    NotReady,
-    Overloaded,
-    RevisionChanged,
-    ServiceUnreachable,
-    Unauthorized,
+from remote_rewards import retry
+from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
+from remote_rewards.retry import RetryBudget, RetryLog, hedged
+from remote_rewards.transport import advertised_timeout_s
+from shared.errors import BadRequest, InvalidResponse, NotReady, Overloaded, RevisionChanged, ServiceUnreachable
+from tests.unit.remote_rewards.conftest import (
+    DOWN,
+    FAILS,
+    FULL,
+    LOADING,
+    NAME,
+    NEVER,
+    A,
+    B,
+    C,
+    NameServer,
+    ScriptedTransport,
+    VirtualLoop,
 )
 
-A, B, C = "http://a", "http://b", "http://c"
-CALL = Call("POST", "/v1/score", b"{}")
-BROKEN = partial(InternalServerError, "it answered 500", status=500, code="failed")
-DOWN = partial(ServiceUnreachable, "nobody there")
-FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
-LOADING = partial(NotReady, "loading", status=503, code="loading")
-NEVER = 1e9
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to whatever comes next instead of waiting for it."""
-
-    def __init__(self):
-        super().__init__(selectors.DefaultSelector())
-        self.now_s = 1000.0
-
-    def time(self):
-        return self.now_s
-
-    def _run_once(self):
-        if not self._ready and self._scheduled:
-            self.now_s = max(self.now_s, self._scheduled[0].when())
-        super()._run_once()
-
-
-@dataclass
-class Replicas:
-    """Stands for the network: answers after so many seconds, or with an error, as each address was told."""
-
-    loop: VirtualLoop
-    answers: dict[str, list]
-    sent: list[tuple[float, str, float]] = field(default_factory=list)
-    """When, where to, and within which time."""
-
-    async def send(self, url, call, until_s):
-        assert call is CALL
-        allowed_s = until_s - self.loop.now_s
-        self.sent.append((round(self.loop.now_s - 1000.0, 6), url, round(allowed_s, 6)))
-        told = self.answers[url]
-        answer = told.pop(0) if len(told) > 1 else told[0]
-        if callable(answer):
-            raise answer()
-        await asyncio.sleep(min(answer, allowed_s))
-        if answer > allowed_s:
-            raise DOWN()
-        return f"{url} answers"
 
+def other_revision(response):
+    raise RevisionChanged("another revision")
 
-@pytest.fixture
-def loop(monkeypatch):
-    loop = VirtualLoop()
-    for module in (retry, discovery):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 0.5))
-    yield loop
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-
 
-@pytest.fixture
-def ask(loop):
-    """Ask replicas that answer as told; give the answer, or the error, and what was sent."""
+def other_revision_at_a(response):
+    if response.endswith(A):
+        raise RevisionChanged("another revision")
+    return response
 
-    def run(answers, *, urls=None, key=None, parse=lambda response: response, timeout_s=None, times=1, **patience):
-        asker = Asker(urls or list(answers), ApiKey(key), Patience(**{"timeout_s": 20.0, **patience}))
-        asker.transport, asker.took_s = Replicas(loop, answers), []
-        for _ in range(times):
-            began_s = loop.now_s
-            try:
-                result = loop.run_until_complete(asker.ask(CALL, parse, timeout_s=timeout_s))
-            except Exception as error:
-                result = error
-            asker.took_s.append(loop.now_s - began_s)
-        return result, asker
 
-    return run
+def gaps(times):
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
-def test_the_first_answer_is_given_and_nothing_is_asked_again(ask):
-    result, asker = ask({A: [0.1]})
-    assert (result, asker.retries, len(asker.transport.sent)) == ("http://a answers", 0, 1)
+def test_success_at_once(send):
+    """A first attempt that succeeds is the only one."""
+    call = send({A: [0.1]})
+    assert (call.result, call.log.retries, len(call.network.sent)) == ("response of http://a", 0, 1)
 
 
-def test_each_attempt_may_take_twice_as_long_as_the_one_before_and_none_longer_than_is_left(ask):
-    error, asker = ask({A: [NEVER]}, attempt_timeout_s=1.0)
-    allowed_s = [allowed for *_, allowed in asker.transport.sent]
-    assert allowed_s[:4] == [1.0, 2.0, 4.0, 8.0]
-    when, _, last = asker.transport.sent[-1]
-    assert when + last == pytest.approx(20.0)
-    assert isinstance(error.__cause__, ServiceUnreachable)
-    assert str(error) == "gave up after 5 attempts within 20 s; the last: nobody there"
+def test_attempt_timeouts_double(send):
+    """Each attempt may take twice as long as the one before, up to the deadline."""
+    call = send({A: [NEVER]}, attempt_timeout_s=1.0)
+    assert [timeout_s for *_, timeout_s in call.network.sent][:4] == [1.0, 2.0, 4.0, 8.0]
+    when_s, _, timeout_s = call.network.sent[-1]
+    assert when_s + timeout_s == pytest.approx(20.0)
+    assert isinstance(call.result.__cause__, ServiceUnreachable)
+    assert str(call.result) == "gave up after 5 attempts within 20 s; last error: connection refused"
 
 
-def test_an_attempt_that_the_deadline_cuts_short_does_not_hide_what_was_wrong(ask):
-    error, asker = ask({A: [BROKEN, NEVER]}, timeout_s=3.0)
-    assert len(asker.transport.sent) == 2
-    assert str(error) == "gave up after 2 attempts within 3 s; the last: it answered 500"
-    error, _ = ask({A: [BROKEN, NEVER, DOWN, NEVER]}, timeout_s=5.0, attempt_timeout_s=1.0)
-    assert str(error).endswith("the last: nobody there")
+def test_cut_attempt_keeps_last_error(send):
+    """An attempt cut short by the deadline does not replace the error before it."""
+    call = send({A: [FAILS, NEVER]}, timeout_s=3.0)
+    assert len(call.network.sent) == 2
+    assert str(call.result) == "gave up after 2 attempts within 3 s; last error: it responded with 500"
+    call = send({A: [FAILS, NEVER, DOWN, NEVER]}, timeout_s=5.0, attempt_timeout_s=1.0)
+    assert str(call.result).endswith("last error: connection refused")
 
 
-def test_a_call_has_its_own_deadline_where_it_says_so(ask):
-    error, asker = ask({A: [NEVER]}, timeout_s=3.0)
-    assert asker.transport.sent == [(0.0, A, 3.0)]
-    assert str(error) == "gave up after 1 attempts within 3 s; the last: nobody there"
+def test_deadline_of_a_call(send):
+    """The deadline of a call bounds its attempt."""
+    call = send({A: [NEVER]}, timeout_s=3.0)
+    assert call.network.sent == [(0.0, A, 3.0)]
+    assert str(call.result) == "gave up after 1 attempts within 3 s; last error: connection refused"
 
 
-def test_what_asking_again_would_not_help_is_raised_at_once(ask):
-    error, asker = ask({A: [partial(BadRequest, "wrong", status=422, code="bad_request")]})
-    assert isinstance(error, BadRequest)
-    assert (asker.retries, len(asker.transport.sent)) == (0, 1)
+def test_not_retryable(send):
+    """An error that is not retryable is raised at once."""
+    call = send({A: [partial(BadRequest, "wrong", status=422, code="bad_request")]})
+    assert isinstance(call.result, BadRequest)
+    assert (call.log.retries, len(call.network.sent)) == (0, 1)
 
 
-def test_attempts_that_are_made_again_are_counted_and_come_further_and_further_apart(ask):
-    result, asker = ask({A: [DOWN, DOWN, DOWN, 0.0]})
-    assert (result, asker.retries) == ("http://a answers", 3)
-    assert [when for when, *_ in asker.transport.sent] == pytest.approx([0.0, 0.1, 0.3, 0.7])
+def test_retries_back_off(send):
+    """Retries are counted, and their delays grow exponentially."""
+    call = send({A: [DOWN, DOWN, DOWN, 0.0]})
+    assert (call.result, call.log.retries) == ("response of http://a", 3)
+    assert call.network.times == pytest.approx([0.0, 0.1, 0.3, 0.7])
 
 
-def test_a_wait_that_would_outlast_the_deadline_is_not_begun(ask):
-    error, asker = ask({A: [FULL]}, timeout_s=1.9)
-    assert len(asker.transport.sent) == 1
-    assert error.__cause__.retry_after_s == 2.0
+def test_no_wait_past_the_deadline(send):
+    """A delay that would end after the deadline is not begun."""
+    call = send({A: [FULL]}, timeout_s=1.9)
+    assert len(call.network.sent) == 1
+    assert call.result.__cause__.retry_after_s == 2.0
 
 
-def test_a_service_that_is_full_is_asked_again_when_it_said(ask):
-    _, asker = ask({A: [FULL, 0.0]})
-    assert [when for when, *_ in asker.transport.sent] == [0.0, 2.0]
+def test_retry_after_is_obeyed(send):
+    """An overloaded service is retried after its Retry-After."""
+    assert send({A: [FULL, 0.0]}).network.times == [0.0, 2.0]
 
 
-def test_where_one_is_full_or_down_another_is_asked_at_once(ask):
-    for fault in (FULL, DOWN):
-        result, asker = ask({A: [fault], B: [0.0]})
-        assert result == "http://b answers"
-        assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (0.0, B)]
+@pytest.mark.parametrize("fault", [FULL, DOWN])
+def test_other_replica_at_once(send, fault):
+    """After a failure another available replica is tried without delay."""
+    call = send({A: [fault], B: [0.0]})
+    assert call.result == "response of http://b"
+    assert [(when_s, url) for when_s, url, _ in call.network.sent] == [(0.0, A), (0.0, B)]
 
 
-def test_with_no_retries_left_in_the_budget_they_come_slowly(ask):
-    _, asker = ask({A: [LOADING]}, timeout_s=60.0)
-    times = [when for when, *_ in asker.transport.sent]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert max(gaps[:2]) < 0.75 <= min(gaps[10:])
+def test_exhausted_budget_slows(send):
+    """Without tokens in the retry budget, retries are delayed."""
+    times = send({A: [LOADING]}, timeout_s=60.0).network.times
+    assert max(gaps(times)[:2]) < 0.75 <= min(gaps(times)[10:])
 
 
-def test_with_no_retries_left_another_replica_is_not_stormed_either(ask):
-    _, asker = ask({A: [DOWN], B: [DOWN]}, timeout_s=30.0)
-    times = [when for when, *_ in asker.transport.sent]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert gaps[0] == 0.0
-    assert min(gaps[10:]) >= 0.75
+def test_exhausted_budget_slows_others(send):
+    """Without tokens, retries at another replica are delayed, too."""
+    times = send({A: [DOWN], B: [DOWN]}, timeout_s=30.0).network.times
+    assert gaps(times)[0] == 0.0
+    assert min(gaps(times)[10:]) >= 0.75
 
 
-def test_a_replica_that_serves_another_revision_is_passed_over_for_the_rest_of_the_call(ask):
-    def parse(response):
-        if response.startswith(A):
-            raise RevisionChanged("of yesterday")
-        return response
+def test_other_revision_is_excluded(send):
+    """A replica with another revision is excluded for the rest of the call."""
+    call = send({A: [0.0], B: [DOWN, DOWN, 0.0]}, parse=other_revision_at_a)
+    assert call.result == "response of http://b"
+    assert call.network.urls == [A, B, B, B]
 
-    result, asker = ask({A: [0.0], B: [DOWN, DOWN, 0.0]}, parse=parse)
-    assert result == "http://b answers"
-    assert [url for _, url, _ in asker.transport.sent] == [A, B, B, B]
 
+def test_other_revision_takes_precedence(send):
+    """A revision mismatch is raised although the other replicas are down."""
+    assert isinstance(send({A: [0.0], B: [DOWN]}, parse=other_revision).result, RevisionChanged)
 
-def test_that_a_replica_serves_another_revision_is_told_though_the_others_are_down(ask):
-    def parse(response):
-        raise RevisionChanged("of yesterday")
 
-    error, _ = ask({A: [0.0], B: [DOWN]}, parse=parse)
-    assert isinstance(error, RevisionChanged)
+def test_other_revision_while_others_ejected(send):
+    """A revision mismatch is raised, too, if the other replicas stay ejected until the deadline."""
+    call = send({A: [0.0], B: [DOWN]}, parse=other_revision, timeout_s=0.05, times=2)
+    assert call.network.urls == [A, B, A]
+    assert isinstance(call.result, RevisionChanged)
 
 
-def test_that_is_told_too_where_the_others_are_left_alone_until_the_deadline(ask):
-    def parse(response):
-        raise RevisionChanged("of yesterday")
+def test_other_revision_everywhere(send):
+    """A call ends once all replicas have another revision."""
+    call = send({A: [0.0], B: [0.0]}, parse=other_revision)
+    assert isinstance(call.result, RevisionChanged)
+    assert len(call.network.sent) == 2
 
-    error, asker = ask({A: [0.0], B: [DOWN]}, parse=parse, timeout_s=0.05, times=2)
-    assert [url for _, url, _ in asker.transport.sent] == [A, B, A]
-    assert isinstance(error, RevisionChanged)
 
+def test_limiter_timeout_is_no_failure(send):
+    """A timeout of the concurrency limiter does not eject the endpoint."""
+    busy = partial(LimiterTimeout, "16 calls were in flight")
+    assert send({A: [busy, 0.0]}, timeout_s=5.0).endpoint.consecutive_failures == 0
+    assert "last error: 16 calls were in flight" in str(send({A: [busy]}, timeout_s=5.0).result)
 
-def test_a_replica_to_which_no_turn_came_is_not_taken_for_one_that_is_down(ask):
-    busy = partial(NoTurn, "16 calls were under way all the time")
-    _, asker = ask({A: [busy, 0.0]}, timeout_s=5.0)
-    assert asker.replicas.endpoints[0].failures == 0
-    error, asker = ask({A: [busy]}, timeout_s=5.0)
-    assert "the last: 16 calls were under way" in str(error)
 
+def test_failing_replica_is_avoided(send):
+    """A failing replica receives few calls while another one responds."""
+    assert send({A: [DOWN], B: [0.01]}, times=20).network.urls.count(A) <= 3
 
-def test_where_all_serve_another_revision_the_call_ends(ask):
-    def parse(response):
-        raise RevisionChanged("of yesterday")
 
-    error, asker = ask({A: [0.0], B: [0.0]}, parse=parse)
-    assert isinstance(error, RevisionChanged)
-    assert len(asker.transport.sent) == 2
+@pytest.mark.parametrize("timeout_s", [0.0, -0.5])
+def test_no_time_for_an_attempt(send, timeout_s):
+    """A call whose deadline has passed makes no attempt and blames no endpoint."""
+    call = send({A: [0.0]}, timeout_s=timeout_s)
+    assert str(call.result) == "gave up after 0 attempts within 0 s; last error: no time was left for an attempt"
+    assert (call.network.sent, call.endpoint.consecutive_failures) == ([], 0)
 
 
-def test_a_refused_key_is_tried_again_only_if_its_file_holds_another(ask, tmp_path):
-    refused = partial(Unauthorized, "no", status=401, code="unauthorized")
-    file = tmp_path / "key"
-    file.write_text("the-key-of-yesterday")
-
-    def changed():
-        file.write_text("the-key-of-today")
-        return refused()
-
-    result, asker = ask({A: [changed, 0.0]}, key=file)
-    assert (result, asker.retries) == ("http://a answers", 0)
-    error, asker = ask({A: [refused, 0.0]}, key=file)
-    assert isinstance(error, Unauthorized)
-
-    def vanished():
-        file.unlink()
-        return refused()
-
-    error, asker = ask({A: [vanished, 0.0]}, key=file)
-    assert isinstance(error, Unauthorized)
-
-
-def test_a_slow_attempt_is_made_at_another_replica_too(ask):
-    result, asker = ask({A: [9.0], B: [0.5]}, hedge_after_s=1.0)
-    assert result == "http://b answers"
-    assert [(when, url) for when, url, _ in asker.transport.sent] == [(0.0, A), (1.0, B)]
-    assert [each.outstanding for each in asker.replicas.endpoints] == [0, 0]
-
-
-def test_neither_of_the_two_outlasts_the_call(ask):
-    _, asker = ask({A: [NEVER], B: [NEVER]}, hedge_after_s=1.0, timeout_s=5.0)
-    assert max(when + allowed_s for when, _, allowed_s in asker.transport.sent) <= 5.0
-
-
-def test_a_quick_attempt_is_not(ask):
-    result, asker = ask({A: [0.9], B: [0.5]}, hedge_after_s=1.0)
-    assert (result, len(asker.transport.sent)) == ("http://a answers", 1)
-
-
-def test_with_nobody_else_there_is_no_second_attempt(ask):
-    result, asker = ask({A: [9.0]}, hedge_after_s=1.0)
-    assert (result, len(asker.transport.sent)) == ("http://a answers", 1)
-
-
-def test_second_attempts_are_taken_from_the_budget_of_retries(ask):
-    _, asker = ask({A: [3.0], B: [3.0]}, hedge_after_s=1.0, times=40)
-    assert 40 + 10 <= len(asker.transport.sent) <= 40 + 10 + 0.31 * 40
-
-
-def test_a_replica_that_fails_is_left_alone_while_others_answer(ask):
-    _, asker = ask({A: [DOWN], B: [0.01]}, times=20)
-    assert [url for _, url, _ in asker.transport.sent].count(A) <= 3
-
-
-NAME = "dns+http://rewards:8088"
-
-
-@dataclass
-class Names:
-    """Stands for a name server: what it says of a name in turn, the last for ever, each after so many seconds."""
-
-    says: list[list[str]]
-    takes_s: list[float] = field(default_factory=lambda: [0.0])
-    asked_s: list[float] = field(default_factory=list)
-
-    async def addresses_of(self, url):
-        if url != NAME:
-            return [url]
-        self.asked_s.append(asyncio.get_running_loop().time() - 1000.0)
-        takes_s, found = (told.pop(0) if len(told) > 1 else told[0] for told in (self.takes_s, self.says))
-        await asyncio.sleep(takes_s)
-        return found
-
-
-@pytest.fixture
-def ask_by_name(ask, monkeypatch):
-    """Ask a name, and the other URLs that are given; give the last answer, or the error, and what was sent."""
-
-    def run(names, answers, *others, calls=1, **how):
-        monkeypatch.setattr("remote_rewards.discovery.addresses_of", names.addresses_of)
-        return ask(answers, urls=[*others, NAME], times=calls, **how)
-
-    return run
-
-
-def test_a_name_that_has_no_address_is_looked_up_until_the_time_is_over(ask_by_name):
-    names = Names([[]])
-    error, _ = ask_by_name(names, {}, timeout_s=5.0)
-    assert str(error) == (
-        f"gave up after 0 attempts within 5 s; the last: no address is known for {NAME}; check the name"
-    )
-    assert 4 <= len(names.asked_s) <= 6
-
-
-def test_a_name_server_that_never_answers_does_not_outlast_the_call(ask_by_name):
-    error, asker = ask_by_name(Names([[A]], [NEVER]), {A: [0.0]}, timeout_s=5.0)
-    assert isinstance(error, ServiceUnreachable)
-    assert asker.transport.loop.now_s <= 1005.1
-
-
-def test_names_are_looked_up_again_while_a_replica_fails_and_once_a_second_at_most(ask_by_name):
-    names = Names([[A]])
-    ask_by_name(names, {A: [0.0]}, calls=5)
-    assert len(names.asked_s) == 1
-    names = Names([[A]])
-    ask_by_name(names, {A: [DOWN]}, timeout_s=10.0)
-    gaps = [later - earlier for earlier, later in itertools.pairwise(names.asked_s)]
-    assert len(gaps) == 3
-    assert min(gaps) >= 1.0
-
-
-def test_no_call_waits_for_a_slow_name_server_while_a_replica_is_known(ask_by_name):
-    names = Names([[A, B]], [0.0, 8.0])
-    result, asker = ask_by_name(names, {A: [0.1], B: [DOWN]}, calls=100)
-    assert result == "http://a answers"
-    assert max(asker.took_s) < 1.0
-    assert len(names.asked_s) == 1 + 2, "one at a time, while a replica fails"
-
-
-def test_an_address_that_is_given_is_asked_before_the_name_beside_it_is_known(ask_by_name):
-    result, asker = ask_by_name(Names([[B]], [8.0]), {A: [0.1]}, A)
-    assert (result, asker.took_s) == ("http://a answers", [pytest.approx(0.1)])
-
-
-def test_a_name_that_is_unknown_for_a_moment_keeps_its_replicas(ask_by_name):
-    result, _ = ask_by_name(Names([[B], []]), {A: [DOWN], B: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
-    assert result == "http://b answers"
-
-
-def test_a_name_that_is_unknown_at_first_is_looked_up_again_though_another_replica_answers(ask_by_name):
-    names = Names([[], [], [B]])
-    _, asker = ask_by_name(names, {A: [0.5], B: [0.5]}, A, calls=20)
-    assert {url for _, url, _ in asker.transport.sent} == {A, B}
-    assert len(names.asked_s) == 3
-
-
-def test_an_address_that_two_urls_lead_to_is_one_replica(ask_by_name):
-    _, asker = ask_by_name(Names([[], [A]]), {A: [DOWN, DOWN, DOWN, DOWN, 0.0]}, A)
-    assert [each.url for each in asker.replicas.endpoints] == [A]
-
-
-def of_yesterday(*urls):
-    def parse(response):
-        if response.startswith(urls):
-            raise RevisionChanged("of yesterday")
-        return response
-
-    return parse
-
-
-def test_a_replica_that_is_wanted_and_new_to_the_name_is_found_where_all_known_are_passed_over(ask_by_name):
-    names = Names([[A], [A, B]])
-    result, asker = ask_by_name(names, {A: [1.5], B: [0.5]}, parse=of_yesterday(A))
-    assert result == "http://b answers"
-    assert asker.took_s == [pytest.approx(2.0)]
-
-
-def test_what_all_were_passed_over_for_is_told_once_the_only_other_replica_has_left_the_name(ask_by_name):
-    error, asker = ask_by_name(Names([[A, B], [A]]), {A: [0.0], B: [DOWN]}, parse=of_yesterday(A))
-    assert isinstance(error, RevisionChanged)
-    assert asker.took_s[0] < 5.0  # of twenty
-
-
-def test_where_the_time_of_a_call_is_over_nobody_is_asked_and_nobody_blamed(ask):
-    for timeout_s in (0.0, -0.5):
-        error, asker = ask({A: [0.0]}, timeout_s=timeout_s)
-        assert str(error) == "gave up after 0 attempts within 0 s; the last: no time was left to ask"
-        assert (asker.transport.sent, asker.replicas.endpoints[0].failures) == ([], 0)
-
-
-@pytest.mark.parametrize("refusal", [FULL, partial(NotReady, "loading", status=503, code="loading", retry_after_s=2.0)])
-def test_a_replica_that_named_a_time_is_not_asked_by_the_same_call_before_though_the_other_fails(
-    ask, monkeypatch, refusal
-):
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 0.0))  # whoever waits does so briefly
-    result, asker = ask({B: [refusal, 0.0], A: [DOWN]})
-    assert result == "http://b answers"
-    first_s, second_s = [when for when, url, _ in asker.transport.sent if url == B]
+@pytest.mark.parametrize("rejection", [FULL, partial(NotReady, "loading", status=503, code="l", retry_after_s=2.0)])
+def test_retry_after_with_another_replica_down(send, monkeypatch, rejection):
+    """A call does not return to a replica before its Retry-After, although the other one fails."""
+    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 0.0))
+    call = send({B: [rejection, 0.0], A: [DOWN]})
+    assert call.result == "response of http://b"
+    first_s, second_s = [when_s for when_s, url, _ in call.network.sent if url == B]
     assert second_s >= first_s + 2.0
-    assert {url for when, url, _ in asker.transport.sent if first_s < when < second_s} == {A}, "the other is tried"
+    assert {url for when_s, url, _ in call.network.sent if first_s < when_s < second_s} == {A}, "A is probed"
 
 
-def test_what_answers_500_for_ever_is_given_up_long_before_the_deadline(ask):
-    error, asker = ask({A: [BROKEN]}, timeout_s=300.0)
-    assert 10.0 < asker.transport.loop.now_s - 1000.0 <= 20.0
-    attempts = len(asker.transport.sent)
+def test_only_500_gives_up_early(send):
+    """A service that responds with nothing but 500 is given up long before the deadline."""
+    call = send({A: [FAILS]}, timeout_s=300.0)
+    attempts = len(call.network.sent)
+    assert 10.0 < call.took_s[0] <= 20.0
     assert attempts >= 6
-    assert str(error) == f"gave up after {attempts} attempts within 20 s; the last: it answered 500"
+    assert str(call.result) == f"gave up after {attempts} attempts within 20 s; last error: it responded with 500"
 
 
-def test_nor_do_several_replicas_that_all_do_so_take_longer(ask):
-    _, asker = ask({A: [BROKEN], B: [BROKEN]}, timeout_s=300.0)
-    assert asker.transport.loop.now_s - 1000.0 <= 20.0
-    assert {url for _, url, _ in asker.transport.sent} == {A, B}
+def test_only_500_of_all_replicas(send):
+    """Several replicas that respond with nothing but 500 are given up as early."""
+    call = send({A: [FAILS], B: [FAILS]}, timeout_s=300.0)
+    assert call.took_s[0] <= 20.0
+    assert set(call.network.urls) == {A, B}
 
 
-def test_a_deadline_that_comes_sooner_counts(ask):
-    error, _ = ask({A: [BROKEN]}, timeout_s=3.0)
-    assert "within 3 s; the last: it answered 500" in str(error)
+def test_only_500_with_a_near_deadline(send):
+    """A nearer deadline bounds a call to a service that responds with 500."""
+    assert "within 3 s; last error: it responded with 500" in str(send({A: [FAILS]}, timeout_s=3.0).result)
 
 
 @pytest.mark.parametrize("other", [DOWN, FULL, LOADING, partial(InvalidResponse, "garbage")])
-def test_what_says_something_else_now_and_then_is_asked_until_the_deadline(ask, other):
-    error, asker = ask({A: [BROKEN, BROKEN, other] * 99}, timeout_s=300.0)
-    assert asker.transport.loop.now_s - 1000.0 > 280.0
-    assert "within 300 s" in str(error)
+def test_mixed_errors_last_to_the_deadline(send, other):
+    """A service that also fails in other ways than by 500 is retried until the deadline."""
+    call = send({A: [FAILS, FAILS, other] * 99}, timeout_s=300.0)
+    assert call.took_s[0] > 280.0
+    assert "within 300 s" in str(call.result)
 
 
-def test_while_another_replica_may_come_back_it_is_waited_for(ask):
-    result, asker = ask({A: [BROKEN], B: [DOWN] * 12 + [0.0]}, timeout_s=300.0)
-    assert result == "http://b answers"
-    assert asker.transport.loop.now_s - 1000.0 > 40.0
+def test_500_while_another_is_down(send):
+    """While another replica may come back, a service that responds with 500 is retried."""
+    call = send({A: [FAILS], B: [DOWN] * 12 + [0.0]}, timeout_s=300.0)
+    assert call.result == "response of http://b"
+    assert call.took_s[0] > 40.0
 
 
-def test_who_asks_what_is_known_to_be_broken_asks_for_a_while_too(ask):
-    _, asker = ask({A: [BROKEN]}, timeout_s=300.0, times=2)
-    ended_s = asker.transport.loop.now_s - 1000.0
+def test_500_known_before_the_call(send):
+    """A call to a service known to respond with 500 retries for a while, too."""
+    call = send({A: [FAILS]}, timeout_s=300.0, times=2)
+    ended_s = sum(call.took_s)
     assert 20.0 < ended_s <= 40.0
-    assert len([when for when, *_ in asker.transport.sent if when > ended_s - 15.0]) > 2
+    assert len([when_s for when_s in call.network.times if when_s > ended_s - 15.0]) > 2
 
 
-def test_all_who_wait_for_what_is_broken_end_together(loop):
-    async def crowd():
-        calls = (asker.ask(CALL, lambda response: response) for _ in range(64))
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-    asker = Asker([A], ApiKey(None), Patience())
-    asker.transport = Replicas(loop, {A: [BROKEN]})
-    errors = loop.run_until_complete(crowd())
-    assert all("the last: it answered 500" in str(error) for error in errors)
+def test_500_ends_a_crowd_together(send, loop):
+    """All concurrent calls to a service that responds with 500 end within the same time."""
+    calls, _ = send.start({A: [FAILS]}, 64)
+    loop.run_until_complete(asyncio.wait(calls))
+    assert all("last error: it responded with 500" in str(call.exception()) for call in calls)
     assert loop.now_s - 1000.0 <= 20.0
 
 
-@pytest.fixture
-def begun(loop):
-    """Begin calls at one asker, one after the other; give them, and the asker."""
-
-    def begin(answers, calls, **patience):
-        asker = Asker(list(answers), ApiKey(None), Patience(timeout_s=20.0, **patience))
-        asker.transport = Replicas(loop, answers)
-        return [loop.create_task(asker.ask(CALL, lambda response: response)) for _ in range(calls)], asker
-
-    return begin
-
-
-def test_a_slow_call_from_before_a_failure_does_not_hold_up_the_others(begun, loop):
-    (slow, failing), asker = begun({A: [9.0, DOWN, 0.0]}, 2)
-    assert loop.run_until_complete(failing) == "http://a answers"
-    assert [when for when, *_ in asker.transport.sent] == pytest.approx([0.0, 0.0, 0.1])
-    assert loop.run_until_complete(slow) == "http://a answers"
+def test_slow_call_from_before_a_failure(send, loop):
+    """A slow call that started before a failure does not delay the retry of another one."""
+    (slow, failing), sender = send.start({A: [9.0, DOWN, 0.0]}, 2)
+    assert loop.run_until_complete(failing) == "response of http://a"
+    assert sender.transport.times == pytest.approx([0.0, 0.0, 0.1])
+    assert loop.run_until_complete(slow) == "response of http://a"
 
 
 @pytest.mark.parametrize("hedge_after_s", [None, 5.0])
-def test_while_one_tries_a_replica_that_failed_all_others_wait(begun, loop, hedge_after_s):
-    calls, asker = begun({A: [DOWN] * 8 + [3.0, 0.0]}, 8, hedge_after_s=hedge_after_s)
-    assert loop.run_until_complete(asyncio.gather(*calls)) == ["http://a answers"] * 8
-    tried_s, *later_s = [when for when, *_ in asker.transport.sent][8:]
-    assert min(later_s) >= tried_s + 3.0
+def test_one_probe_at_a_time(send, loop, hedge_after_s):
+    """While one call probes an endpoint that failed, all others wait."""
+    calls, sender = send.start({A: [DOWN] * 8 + [3.0, 0.0]}, 8, hedge_after_s=hedge_after_s)
+    assert loop.run_until_complete(asyncio.gather(*calls)) == ["response of http://a"] * 8
+    probed_s, *later_s = sender.transport.times[8:]
+    assert min(later_s) >= probed_s + 3.0
 
 
-def test_second_attempts_that_are_made_at_once_are_shared_out_over_the_others(begun, loop):
-    calls, asker = begun({A: [9.0], B: [0.5], C: [0.5]}, 6, hedge_after_s=1.0)
-    loop.run_until_complete(asyncio.wait(calls))
-    assert sorted(url for when, url, _ in asker.transport.sent if when == 1.0) == [B, C]
-    assert [each.outstanding for each in asker.replicas.endpoints] == [0, 0, 0]
-
-
-def test_a_replica_that_is_full_is_left_alone_for_as_long_as_it_says(begun, loop):
-    (call,), asker = begun({A: [FULL, 0.0]}, 1)
+def test_throttled_until_retry_after(send, loop):
+    """An overloaded endpoint is throttled for its Retry-After."""
+    (call,), sender = send.start({A: [FULL, 0.0]}, 1)
     loop.run_until_complete(asyncio.sleep(0.5))
-    assert asker.replicas.endpoints[0].full_until_s == pytest.approx(1002.0)
+    assert sender.endpoints.endpoints[0].throttled_until_s == pytest.approx(1002.0)
     loop.run_until_complete(call)
 
 
-def test_after_one_failure_already_one_tries_for_all(begun, loop):
-    calls, asker = begun({A: [9.0, DOWN, NEVER]}, 2)
+def test_probe_after_one_failure(send, loop):
+    """One failure suffices for half open; a cancelled probe ends it."""
+    calls, sender = send.start({A: [9.0, DOWN, NEVER]}, 2)
     loop.run_until_complete(asyncio.sleep(1.0))
-    (endpoint,) = asker.replicas.endpoints
-    assert (endpoint.failures, endpoint.outstanding, endpoint.probing) == (1, 2, True)
-    for call in calls:
-        call.cancel()
+    (endpoint,) = sender.endpoints.endpoints
+    assert (endpoint.consecutive_failures, endpoint.outstanding, endpoint.half_open) == (1, 2, True)
+    send.cancel(*calls)
+    assert (endpoint.outstanding, endpoint.half_open) == (0, False)
+
+
+def test_cancelled_probe_frees_the_next(send, loop):
+    """After a probe was cancelled another call may probe."""
+    calls, sender = send.start({A: [DOWN, DOWN, NEVER, 0.0]}, 2)
+    loop.run_until_complete(asyncio.sleep(1.0))
+    assert (len(sender.transport.sent), sender.endpoints.endpoints[0].half_open) == (3, True)
+    send.cancel(*calls)
+    assert loop.run_until_complete(send.call(sender)) == "response of http://a"
+
+
+@pytest.mark.parametrize("step", [partial(BadRequest, "wrong", status=422, code="bad_request"), 0.0])
+def test_wrong_call_ejects_nobody(send, step):
+    """An error of the call itself does not eject the endpoint."""
+    endpoint = send({A: [step]}, parse=other_revision).endpoint
+    assert (endpoint.consecutive_failures, endpoint.ejected_until_s) == (0, 0.0)
+
+
+def test_a_limit_per_endpoint(send, loop):
+    """Each endpoint has a concurrency limit of its own."""
+    calls, sender = send.start({A: [1.0], B: [1.0]}, 2 * MAX_CONCURRENCY)
     loop.run_until_complete(asyncio.wait(calls))
-    assert (endpoint.outstanding, endpoint.probing) == (0, False)
-
-
-def test_a_trial_that_is_cancelled_leaves_the_next_one_free_to_try(begun, loop):
-    (given_up, patient), asker = begun({A: [DOWN, DOWN, NEVER, 0.0]}, 2)
-    loop.run_until_complete(asyncio.sleep(1.0))
-    assert (len(asker.transport.sent), asker.replicas.endpoints[0].probing) == (3, True)
-    for call in (given_up, patient):
-        call.cancel()
-    loop.run_until_complete(asyncio.wait([given_up, patient]))
-    assert loop.run_until_complete(asker.ask(CALL, lambda response: response)) == "http://a answers"
-
-
-def test_what_a_parent_had_under_way_does_not_hold_up_a_forked_child(begun, loop, monkeypatch):
-    (of_the_parent,), asker = begun({A: [DOWN, NEVER, 0.0]}, 1)
-    loop.run_until_complete(asyncio.sleep(1.0))
-    monkeypatch.setattr(retry, "os", SimpleNamespace(getpid=lambda: 0))
-    assert loop.run_until_complete(asker.ask(CALL, lambda response: response)) == "http://a answers"
-    assert loop.now_s == pytest.approx(1001.0, abs=0.1)
-    of_the_parent.cancel()
-    loop.run_until_complete(asyncio.wait([of_the_parent]))
-
-
-def test_what_is_wrong_with_a_call_is_no_fault_of_its_replica(ask):
-    def parse(response):
-        raise RevisionChanged("of yesterday")
-
-    for result in (partial(BadRequest, "wrong", status=422, code="bad_request"), 0.0):
-        _, asker = ask({A: [result]}, parse=parse)
-        assert (asker.replicas.endpoints[0].failures, asker.replicas.endpoints[0].closed_until_s) == (0, 0.0)
-
-
-def test_each_replica_has_a_line_of_its_own(begun, loop):
-    calls, asker = begun({A: [1.0], B: [1.0]}, 2 * AT_ONCE)
-    loop.run_until_complete(asyncio.wait(calls))
-    assert {when for when, *_ in asker.transport.sent} == {0.0}
+    assert set(sender.transport.times) == {0.0}
 
 
 @dataclass
-class Small:
-    """A service that computes one call at a time while three wait; more are refused."""
+class SmallService:
+    """A service that computes one call at a time, queues three, and rejects more."""
 
     loop: VirtualLoop
     inside: int = 0
     free_s: float = 0.0
     sent: int = 0
 
-    async def send(self, url, call, until_s):
+    async def send(self, url, request, deadline_s):
         self.sent += 1
         await asyncio.sleep(0.002)
         if self.inside == 4:
@@ -564,39 +309,221 @@ class Small:
         self.free_s = max(self.free_s, self.loop.now_s) + 0.05
         await asyncio.sleep(self.free_s - self.loop.now_s)
         self.inside -= 1
-        return "answered"
+        return "response"
 
 
-def test_a_crowd_learns_what_a_service_takes_instead_of_being_refused_one_by_one(loop, monkeypatch):
+def test_crowd_learns_the_limit(send, loop, monkeypatch):
+    """A crowd of calls learns the concurrency of a small service instead of being rejected one by one."""
     monkeypatch.setattr(retry, "random", Random(1))
-
-    async def crowd():
-        return await asyncio.gather(*(asker.ask(CALL, lambda response: response) for _ in range(100)))
-
-    asker = Asker([A], ApiKey(None), Patience())
-    asker.transport = Small(loop)
-    assert loop.run_until_complete(crowd()) == ["answered"] * 100
-    assert asker.transport.sent <= 150  # where sixteen go at a time whatever it answers: 427
+    service = SmallService(loop)
+    sender = send.sender(service, [A])
+    calls = [send.call(sender, timeout_s=300.0) for _ in range(100)]
+    assert loop.run_until_complete(asyncio.gather(*calls)) == ["response"] * 100
+    assert service.sent <= 150  # 427 with a constant limit of 16
     assert loop.now_s - 1000.0 < 6.0  # a hundred calls take five seconds
 
 
 @dataclass
-class Late:
-    """A service that says at the time it was told that it is not in time."""
+class LateService:
+    """A service that reports at the advertised deadline that it is late."""
 
     loop: VirtualLoop
     sent: int = 0
 
-    async def send(self, url, call, until_s):
+    async def send(self, url, request, deadline_s):
         self.sent += 1
-        await asyncio.sleep(told_s(until_s - self.loop.now_s))
+        await asyncio.sleep(advertised_timeout_s(deadline_s - self.loop.now_s))
         raise NotReady("the time allowed ran out", status=503, code="deadline_exceeded")
 
 
 @pytest.mark.parametrize("timeout_s", [0.1, 1.0, 20.0])
-def test_what_a_service_says_at_the_deadline_is_told_and_nothing_asked_in_the_moment_that_is_left(loop, timeout_s):
-    asker = Asker([A], ApiKey(None), Patience(timeout_s=timeout_s))
-    asker.transport = Late(loop)
-    with pytest.raises(ServiceUnreachable, match=f"within {timeout_s:g} s; the last: the time allowed ran out$"):
-        loop.run_until_complete(asker.ask(CALL, lambda response: response))
-    assert asker.transport.sent == 1
+def test_late_response_is_reported(send, loop, timeout_s):
+    """What a service responds at the advertised deadline is raised, without another attempt in the time left."""
+    service = LateService(loop)
+    call = send.call(send.sender(service, [A]), timeout_s=timeout_s)
+    with pytest.raises(ServiceUnreachable, match=f"within {timeout_s:g} s; last error: the time allowed ran out$"):
+        loop.run_until_complete(call)
+    assert service.sent == 1
+
+
+class TestHedging:
+    def test_slow_attempt(self, send):
+        """A slow attempt is also made at another replica, and the first response counts."""
+        call = send({A: [9.0], B: [0.5]}, hedge_after_s=1.0)
+        assert call.result == "response of http://b"
+        assert [(when_s, url) for when_s, url, _ in call.network.sent] == [(0.0, A), (1.0, B)]
+        assert [endpoint.outstanding for endpoint in call.sender.endpoints.endpoints] == [0, 0]
+
+    def test_deadline(self, send):
+        """Neither attempt outlasts the call."""
+        call = send({A: [NEVER], B: [NEVER]}, hedge_after_s=1.0, timeout_s=5.0)
+        assert max(when_s + timeout_s for when_s, _, timeout_s in call.network.sent) <= 5.0
+
+    @pytest.mark.parametrize("script", [{A: [0.9], B: [0.5]}, {A: [9.0]}], ids=["fast", "alone"])
+    def test_no_hedge(self, send, script):
+        """A fast attempt is not hedged, nor one without another replica."""
+        call = send(script, hedge_after_s=1.0)
+        assert (call.result, len(call.network.sent)) == ("response of http://a", 1)
+
+    def test_budget(self, send):
+        """Hedges are taken from the retry budget."""
+        sent = len(send({A: [3.0], B: [3.0]}, hedge_after_s=1.0, times=40).network.sent)
+        assert 40 + 10 <= sent <= 40 + 10 + 0.31 * 40
+
+    def test_spread(self, send, loop):
+        """Hedges made at the same time are spread over the other replicas."""
+        calls, sender = send.start({A: [9.0], B: [0.5], C: [0.5]}, 6, hedge_after_s=1.0)
+        loop.run_until_complete(asyncio.wait(calls))
+        assert sorted(url for when_s, url, _ in sender.transport.sent if when_s == 1.0) == [B, C]
+        assert [endpoint.outstanding for endpoint in sender.endpoints.endpoints] == [0, 0, 0]
+
+
+async def outcome(result, after=None):
+    if after is not None:
+        await after.wait()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def never_called():
+    raise AssertionError
+
+
+def setting(event, hedge=None):
+    """Return a hedge that sets an event when it is made."""
+
+    def start():
+        event.set()
+        return hedge
+
+    return start
+
+
+class TestHedged:
+    async def test_slow(self):
+        """The hedge of a slow attempt may win."""
+        assert await hedged(outcome(1, asyncio.Event()), 0.001, lambda: outcome(2)) == 2
+
+    async def test_fast(self):
+        """A fast attempt is not hedged."""
+        assert await hedged(outcome(1), 10.0, never_called) == 1
+
+    async def test_hedge_fails(self):
+        """If the hedge fails, the first attempt counts."""
+        late = asyncio.Event()
+        assert await hedged(outcome(1, late), 0.001, setting(late, outcome(ValueError()))) == 1
+
+    async def test_first_fails(self):
+        """If the first attempt fails, the hedge counts, although both end at the same time."""
+        both = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.01, both.set)
+        assert await hedged(outcome(ValueError(), both), 0.001, lambda: outcome(2, both)) == 2
+
+    async def test_both_fail(self):
+        """If both fail, the error of the first attempt is raised."""
+        late = asyncio.Event()
+        with pytest.raises(KeyError):
+            await hedged(outcome(KeyError(), late), 0.001, setting(late, outcome(ValueError())))
+
+    async def test_declined(self):
+        """The hedge may be declined."""
+        late = asyncio.Event()
+        assert await hedged(outcome(1, late), 0.001, setting(late)) == 1
+
+    async def test_loser_has_ended(self):
+        """The cancelled attempt has ended when the result is returned."""
+        ended = []
+
+        async def never():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                ended.append(True)
+
+        assert await hedged(never(), 0.001, lambda: outcome(2)) == 2
+        assert ended == [True]
+
+
+class TestRetryBudget:
+    def test_ratio(self):
+        """In the long run three of ten calls may be retried at once."""
+        budget, retried = RetryBudget(), 0
+        for _ in range(1000):
+            budget.on_success()
+            retried += budget.take()
+        assert 300 <= retried <= 312
+
+    def test_capacity(self):
+        """A budget holds ten tokens, and a success returns 0.3."""
+        budget = RetryBudget()
+        assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+        budget.on_success()
+        assert not budget.take()
+        for _ in range(100):
+            budget.on_success()
+        assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+
+
+class TestRetryScheduled:
+    def test_each_retry(self, send):
+        """Each retry is observed with its endpoint, error, number, delay and remaining time."""
+        events = []
+        send({A: [DOWN, LOADING, 0.0]}, on_retry=events.append)
+        assert [(event.endpoint, event.attempt, event.delay_s) for event in events] == [(A, 1, 0.1), (A, 2, 0.2)]
+        assert [type(event.error) for event in events] == [ServiceUnreachable, NotReady]
+        assert [event.remaining_s for event in events] == pytest.approx([20.0, 19.9])
+
+    def test_success_without_events(self, send):
+        """A call without a retry emits nothing."""
+        assert send({A: [0.1]}, on_retry=pytest.fail).log.last_retry is None
+
+    def test_logged(self, send, caplog):
+        """Each retry is logged as a warning with its number, delay, error and remaining time."""
+        send({A: [DOWN, 0.0]})
+        (record,) = caplog.records
+        assert (record.name, record.levelno) == ("remote_rewards", logging.WARNING)
+        assert record.getMessage() == "retry 1 in 0.1 s: connection refused; 20 s left"
+
+    def test_last_retry(self, send, loop):
+        """The log holds the latest event while a call waits, and none once an attempt has succeeded."""
+        seen = []
+        call = send({A: [DOWN, DOWN, 0.0]}, on_retry=seen.append)
+        assert (call.log.last_retry, len(seen)) == (None, 2)
+        assert send({A: [DOWN]}).log.last_retry.endpoint == A
+
+    def test_observer_fails(self, send, caplog):
+        """An error of the observer is logged and does not break the call."""
+
+        def observer(event):
+            raise ValueError("broken")
+
+        assert send({A: [DOWN, 0.0]}, on_retry=observer).result == "response of http://a"
+        assert "the on_retry observer failed" in caplog.text
+
+    def test_death_is_seen_in_time(self, send):
+        """The death of a service is observed at once, in each of two calls in a row."""
+        observed_s = []
+        call = send({A: [DOWN]}, times=2, on_retry=lambda event: observed_s.append(send.loop.now_s - 1000.0))
+        assert observed_s[0] == 0.0
+        second_s = call.took_s[0]
+        assert min(when_s for when_s in observed_s if when_s > second_s) - second_s < 2.0
+
+    def test_no_address(self, send_to_name, send):
+        """A call that waits for an address reports that at once, and again after some seconds."""
+        observed = []
+        send_to_name(NameServer([[]]), {}, timeout_s=12.0, on_retry=observed.append)
+        assert [(event.endpoint, event.attempt) for event in observed] == [(NAME, 0)] * 3
+        assert [event.remaining_s for event in observed] == pytest.approx([12.0, 7.0, 2.0], abs=0.1)
+        assert str(observed[0].error) == f"no address is known for {NAME}; check the name"
+
+    def test_silent_probe(self, send, loop):
+        """While a probe hangs, the waiting calls report every few seconds, all together."""
+        observed_s = []
+        log = RetryLog(lambda event: observed_s.append(loop.now_s - 1000.0))
+        sender = send.sender(ScriptedTransport(loop, {A: [DOWN] * 8 + [NEVER]}), [A], log)
+        loop.run_until_complete(asyncio.wait([send.call(sender) for _ in range(8)]))
+        late_s = [when_s for when_s in observed_s if when_s > 1.0]
+        assert len(late_s) == 3
+        assert min(gaps(late_s)) >= 5.0

@@ -1,134 +1,261 @@
-"""One attempt, against servers that answer as no service would: what is sent, and when it is given up."""
+"""One attempt: what is sent, when it is given up, and what its error says."""
 
 import asyncio
-import contextlib
-import socket
-import subprocess
-import sys
+import json
+import math
 import time
 
+import httpx
 import pytest
 
-from remote_rewards import RewardClient
-from remote_rewards.keys import ApiKey
-from remote_rewards.transport import Call, Transport
-from shared.errors import InvalidUrl, RewardError, ServiceUnreachable
-from tests.conftest import running_service
+from remote_rewards.transport import (
+    ApiKey,
+    Request,
+    Transport,
+    advertised_timeout_s,
+    encode,
+    is_plaintext_remote,
+    reject_plaintext_key,
+)
+from shared.errors import (
+    InsecureTransport,
+    InvalidApiKey,
+    InvalidUrl,
+    NotSerializable,
+    ServiceUnreachable,
+    Unauthorized,
+)
 
-GET = Call("GET", "/v1/rewards")
-KEY = "a-key-of-many-letters"
-
-
-@contextlib.asynccontextmanager
-async def serving(answer):
-    """Serve at a free port: `answer(head, writer)` writes what it likes. Give the address and the heads that came."""
-    heads = []
-
-    async def handle(reader, writer):
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        with contextlib.suppress(ConnectionError):
-            await answer(writer)
-        writer.close()
-
-    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+URL = "http://rewards"
+GET = Request("GET", "/v1/rewards")
+KEY = "secret-key-of-16-chars"
 
 
-@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1080", "proxy.corp:8080x"])
-def test_a_proxy_that_cannot_be_used_is_told_where_it_would_be(monkeypatch, rules_url, proxy):
-    monkeypatch.setenv("ALL_PROXY", proxy)
-    with RewardClient("https://a:1", timeout_s=5) as client, pytest.raises(InvalidUrl, match="ALL_PROXY"):
-        client.info()
-    with RewardClient(rules_url, timeout_s=5) as client:
-        assert client.info().rewards
+@pytest.fixture
+async def transport():
+    """Make transports whose network is a handler of requests."""
+    made = []
 
+    def make(handler=lambda request: httpx.Response(200), key=None):
+        made.append(Transport(ApiKey(key), 5.0, httpx.MockTransport(handler)))
+        return made[-1]
 
-async def nothing_more(writer):
-    writer.write(b"HTTP/1.1 204 No Content\r\nContent-Type: application/json\r\n\r\n")
-
-
-async def a_byte_at_a_time(writer):
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n")
-    for _ in range(60):
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(0.05)
-
-
-def told_ms(head):
-    return int(head.lower().partition(b"x-request-timeout-ms: ")[2].split()[0])
-
-
-async def test_what_time_is_left_the_key_and_that_nothing_is_to_be_compressed_are_sent():
-    transport = Transport(ApiKey(KEY), connect_timeout_s=5.0)
-    async with serving(nothing_more) as (url, heads):
-        for left_s in (9.0, 0.5):
-            with contextlib.suppress(RewardError):
-                await transport.send(url, GET, time.monotonic() + left_s)
-        await transport.aclose()
-    long, short = heads
-    assert 8_000 < told_ms(long) <= 8_750, "its answer has a quarter of a second to arrive"
-    assert 0 < told_ms(short) <= 450
-    assert b"\r\naccept-encoding: identity\r\n" in long.lower()
-    assert f"\r\nAuthorization: Bearer {KEY}\r\n".encode() in long
-
-
-async def test_an_answer_that_comes_a_byte_at_a_time_is_given_up_when_the_time_is_over():
-    transport = Transport(ApiKey(None), connect_timeout_s=5.0)
-    async with serving(a_byte_at_a_time) as (url, _):
-        began_s = time.monotonic()
-        with pytest.raises(ServiceUnreachable, match=rf"^{url} has not answered within 0\.3 s$"):
-            await transport.send(url, GET, time.monotonic() + 0.3)
-        assert time.monotonic() - began_s < 2.0  # the whole answer takes three
+    yield make
+    for transport in made:
         await transport.aclose()
 
 
-async def test_addresses_that_come_and_go_share_one_set_of_connections():
-    transport = Transport(ApiKey(None), connect_timeout_s=5.0)
-    for _ in range(3):
-        async with serving(nothing_more) as (url, heads):
-            with contextlib.suppress(RewardError):
-                await transport.send(url, GET, time.monotonic() + 9.0)
-            assert len(heads) == 1
-    (connections,) = transport._clients.values()
-    assert len(connections) == 1
-    await transport.aclose()
+def failing(error):
+    def handler(request):
+        raise error
+
+    return handler
 
 
-@contextlib.contextmanager
-def deaf():
-    """Give an address that takes no connection."""
-    with contextlib.ExitStack() as stack:
-        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # those whom nobody accepts fill its queue
-            caller = stack.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(full.getsockname())
-        yield f"http://127.0.0.1:{full.getsockname()[1]}"
+class TestSend:
+    @pytest.mark.parametrize(("timeout_s", "advertised_ms"), [(9.0, 8_750), (0.5, 450), (1e6, 3_599_750)])
+    async def test_headers(self, transport, timeout_s, advertised_ms):
+        """The advertised timeout, the key, and no compression are sent."""
+        requests = []
+        sender = transport(lambda request: requests.append(request) or httpx.Response(200), KEY)
+        await sender.send(URL, GET, time.monotonic() + timeout_s)
+        (headers,) = [request.headers for request in requests]
+        assert advertised_ms - 250 < int(headers["X-Request-Timeout-Ms"]) <= advertised_ms
+        assert (headers["Accept-Encoding"], headers["Authorization"]) == ("identity", f"Bearer {KEY}")
+        assert "Content-Type" not in headers
+
+    async def test_body(self, transport):
+        """A body is sent as JSON to the endpoint and path."""
+        requests = []
+        sender = transport(lambda request: requests.append(request) or httpx.Response(200))
+        await sender.send(f"{URL}/behind/a/proxy", Request("POST", "/v1/score", b"{}"), time.monotonic() + 9.0)
+        (request,) = requests
+        assert (request.url, request.content) == (f"{URL}/behind/a/proxy/v1/score", b"{}")
+        assert request.headers["Content-Type"] == "application/json"
+        assert "Authorization" not in request.headers
+
+    async def test_timeout(self, transport):
+        """An attempt without a response ends at its deadline, and says so."""
+
+        async def hang(request):
+            await asyncio.Event().wait()
+
+        with pytest.raises(ServiceUnreachable, match=rf"^no response from {URL} within 0\.05 s$"):
+            await transport(hang).send(URL, GET, time.monotonic() + 0.05)
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (httpx.ReadTimeout(""), f"no response from {URL} within 9 s"),
+            (httpx.WriteTimeout(""), f"no response from {URL} within 9 s"),
+            (httpx.ConnectTimeout("slow"), f"connection to {URL} failed (ConnectTimeout: slow)"),
+            (httpx.ReadError("reset"), f"connection to {URL} failed (ReadError: reset)"),
+        ],
+    )
+    async def test_errors(self, transport, error, message):
+        """Errors of httpx become one error; only a timeout after the connection is called a missing response."""
+        with pytest.raises(ServiceUnreachable) as caught:
+            await transport(failing(error)).send(URL, GET, time.monotonic() + 9.0)
+        assert str(caught.value) == message
+        assert caught.value.__cause__ is error
+
+    @pytest.mark.parametrize("several", [False, True])
+    async def test_refused(self, transport, several):
+        """A refused connection is called so, also if a host has several addresses."""
+        refused, error = ConnectionRefusedError(111), httpx.ConnectError("All connection attempts failed")
+        error.__cause__ = OSError("all failed")
+        error.__cause__.__cause__ = ExceptionGroup("several", [refused, refused]) if several else refused
+        with pytest.raises(ServiceUnreachable, match=f"^connection refused at {URL}$"):
+            await transport(failing(error)).send(URL, GET, time.monotonic() + 9.0)
+
+    async def test_problem(self, transport):
+        """A response other than 200 raises its error."""
+        with pytest.raises(ServiceUnreachable, match="responded with 502"):
+            await transport(lambda request: httpx.Response(502)).send(URL, GET, time.monotonic() + 9.0)
+
+    async def test_connections_are_shared(self, transport, monkeypatch):
+        """Endpoints share their connections, those over TLS and those over plain HTTP apart."""
+        made, new = [], httpx.AsyncClient
+        monkeypatch.setattr(httpx, "AsyncClient", lambda **options: made.append(new(**options)) or made[-1])
+        sender = transport()
+        for url in ("http://a", "http://b", "https://a", "https://b", "http://c"):
+            await sender.send(url, GET, time.monotonic() + 9.0)
+        assert len(made) == 2
+
+    @pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1080", "proxy.corp:8080x"])
+    async def test_invalid_proxy(self, monkeypatch, proxy):
+        """A proxy of the environment that cannot be used is reported, and plain HTTP does not use it."""
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        transport = Transport(ApiKey(None), 5.0)
+        with pytest.raises(InvalidUrl, match="ALL_PROXY"):
+            await transport.send("https://a:1", GET, time.monotonic() + 5.0)
+        with pytest.raises(ServiceUnreachable, match="connection refused"):
+            await transport.send("http://127.0.0.1:9", GET, time.monotonic() + 5.0)
+        await transport.aclose()
 
 
-def test_a_replica_that_takes_no_connection_costs_the_time_to_connect_and_not_the_attempt():
-    with (
-        deaf() as silent,
-        running_service() as url,
-        RewardClient([silent, url], timeout_s=6.0, connect_timeout_s=0.2) as client,
-    ):
-        assert client.info().limits
+@pytest.mark.parametrize(("remaining_s", "advertised_s"), [(10.0, 9.75), (2.5, 2.25), (1.0, 0.9), (0.0, 0.0)])
+def test_advertised_timeout(remaining_s, advertised_s):
+    """A service is told to respond a quarter of a second, or a tenth, before the deadline."""
+    assert advertised_timeout_s(remaining_s) == pytest.approx(advertised_s)
 
 
-async def test_what_takes_no_connection_is_not_said_to_have_been_asked():
-    transport = Transport(ApiKey(None), connect_timeout_s=5.0)
-    with deaf() as url, pytest.raises(ServiceUnreachable, match=f"^no reward service answers at {url}"):
-        await transport.send(url, GET, time.monotonic() + 2.0)
-    await transport.aclose()
+class TestEncode:
+    def test_lone_surrogates(self):
+        """Lone surrogates are replaced, since UTF-8 cannot represent them."""
+        assert json.loads(encode({"completions": ["a\ud800b"]})) == {"completions": ["a?b"]}
+
+    def test_names_the_column(self):
+        """The column that JSON cannot represent is named."""
+        deep = None
+        for _ in range(100_000):
+            deep = [deep]
+        for column in ([math.nan], [deep], [object()]):
+            with pytest.raises(NotSerializable, match="the column 'odd' cannot be sent as JSON"):
+                encode({"completions": ["a"], "columns": {"even": [1], "odd": column}})
+        with pytest.raises(NotSerializable, match="the request cannot be sent as JSON"):
+            encode({"completions": [object()]})
 
 
-async def test_connections_may_be_closed_before_there_are_any():
-    await RewardClient("http://127.0.0.1:9").aclose()
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text("the-first-key-of-many\n")
+    return path
 
 
-def test_a_program_that_does_not_close_its_client_ends(tmp_path):
-    with running_service() as url:
-        program = f"from remote_rewards import RewardClient; print(RewardClient({url!r}).info().service)"
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.returncode) == ("remote-rewards\n", 0)
+class KeyedService:
+    """A service that accepts one key."""
+
+    def __init__(self, accepted):
+        self.accepted, self.received = accepted, []
+
+    def __call__(self, request):
+        self.received.append(request.headers["Authorization"].removeprefix("Bearer "))
+        if self.received[-1] == self.accepted:
+            return httpx.Response(200)
+        problem = {"title": "t", "status": 401, "detail": "d", "code": "c", "request_id": "1", "retryable": False}
+        return httpx.Response(401, json=problem, headers={"Content-Type": "application/problem+json"})
+
+
+class TestApiKey:
+    async def test_reload(self, transport, key_file):
+        """A rejected key is read again from its file, and the request sent again."""
+        service = KeyedService("the-second-key-of-many")
+        sender = transport(service, key_file)
+        key_file.write_text("the-second-key-of-many\nthe-first-key-of-many\n")
+        await sender.send(URL, GET, time.monotonic() + 9.0)
+        assert service.received == ["the-first-key-of-many", "the-second-key-of-many"]
+
+    @pytest.mark.parametrize("content", [None, "", "\n", "ümläuts-of-another-kind\n", "the-first-key-of-many"])
+    async def test_no_other_key(self, transport, key_file, content):
+        """A rejected key stays, and is not sent again, while its file has no other valid key."""
+        service = KeyedService("another-key")
+        sender = transport(service, key_file)
+        key_file.unlink() if content is None else key_file.write_text(content)
+        for _ in range(2):
+            with pytest.raises(Unauthorized):
+                await sender.send(URL, GET, time.monotonic() + 9.0)
+        assert service.received == ["the-first-key-of-many"] * 2
+
+    @pytest.mark.parametrize(("key", "header"), [(f"{KEY}\n", f"Bearer {KEY}"), (" \n", None), (None, None)])
+    def test_stripped(self, key, header):
+        """A key is sent without surrounding white space, and an empty one not at all."""
+        request = next(ApiKey(key).auth_flow(httpx.Request("GET", URL)))
+        assert request.headers.get("Authorization") == header
+
+    @pytest.mark.parametrize("key", ["a-canary-key\nof-two-lines", "a-canary-key-of-ümläuts", "a-canary-key of-words"])
+    def test_invalid(self, key):
+        """A key that cannot be sent raises an error that does not show it."""
+        with pytest.raises(InvalidApiKey, match="cannot be sent") as error:
+            ApiKey(key)
+        assert "canary" not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, r"cannot read the API key file \S*key: FileNotFoundError; write the key into it"),
+            (b"", r"key contains no API key: it is empty; write the key into it"),
+            (b"\xff\xfe", r"cannot read the API key file \S*key: UnicodeDecodeError"),
+        ],
+    )
+    def test_invalid_file(self, key_file, content, message):
+        """A key file without a key raises an error at once."""
+        key_file.unlink() if content is None else key_file.write_bytes(content)
+        with pytest.raises(InvalidApiKey, match=message):
+            ApiKey(key_file)
+
+    def test_repr(self, key_file):
+        """A key is not shown, the path of its file is."""
+        assert (repr(ApiKey(KEY)), repr(ApiKey(key_file))) == ("ApiKey(…)", f"ApiKey({key_file})")
+
+
+REMOTE = ["http://a", "http://10.0.0.7:8088", "http://[2001:db8::1]:80", "dns+http://a"]
+LOCAL = ["http://localhost:1", "http://127.0.0.1:8088", "http://[::1]:80", "https://a"]
+
+
+class TestPlaintext:
+    @pytest.mark.parametrize(("url", "remote"), [*((url, True) for url in REMOTE), *((url, False) for url in LOCAL)])
+    def test_is_plaintext_remote(self, url, remote):
+        """Plain HTTP to another machine can be read on the network."""
+        assert is_plaintext_remote(url) is remote
+
+    @pytest.mark.parametrize("url", REMOTE)
+    def test_rejected(self, url):
+        """A key is sent over plain HTTP to another machine only if that is allowed."""
+        with pytest.raises(InsecureTransport, match="allow_http"):
+            reject_plaintext_key([LOCAL[0], url], allow_http=False)
+        reject_plaintext_key([url], allow_http=True)
+
+    @pytest.mark.parametrize("value", ["1", "true", "Yes"])
+    def test_allowed_by_environment(self, monkeypatch, value):
+        """The environment may allow it."""
+        monkeypatch.setenv("REWARD_ALLOW_HTTP", value)
+        reject_plaintext_key(REMOTE, allow_http=False)
+
+    @pytest.mark.parametrize("value", ["0", "false", "no", ""])
+    def test_denied_by_environment(self, monkeypatch, value):
+        """A false value in the environment does not allow it."""
+        monkeypatch.setenv("REWARD_ALLOW_HTTP", value)
+        with pytest.raises(InsecureTransport):
+            reject_plaintext_key(REMOTE, allow_http=False)

@@ -6,21 +6,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
-
 from reward_service.backends.base import Encoded
-from reward_service.errors import ConfigError, translating
+from reward_service.backends.heads import read_head, weight_files
+from reward_service.backends.model_config import max_input_tokens, pad_token_id, read_config, read_tokenizer
+from reward_service.errors import ConfigError
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
 FIXED_DATE = date(2024, 7, 26)
 """Today's date in chat templates, Llama's own default, so that no score depends on the day of the request."""
-PADDING_OFFSET_MODELS = {
-    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
-    *("data2vec-text", "xmod", "luke", "mluke", "esm"),
-}
-"""Model types whose positions start after the padding index."""
 CHARS_PER_TOKEN = 32
 """Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
 
@@ -29,17 +24,15 @@ class ModelFolder:
     """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
 
     def __init__(self, path: Path, *, max_tokens: int | None = None, special_tokens: bool = True) -> None:
-        if not any(path.glob("*.safetensors")):
+        if not weight_files(path):
             raise ConfigError(
-                f"{path} holds no .safetensors weights; pickled weights can run code, so convert them with "
-                f"`AutoModel….from_pretrained(…).save_pretrained(…)` if you trust them"
+                f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
+                f"reward-service convert {path} OUT"
             )
-        self._signatures = file_signatures(
-            path
-        )  # taken before anything is read: the files read must be the files hashed
-        with translating(ConfigError, f"cannot load the model in {path}"):
-            self._tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        self._signatures = file_signatures(path)  # read before the files: what is read must be what is hashed
+        self.head = read_head(path)
+        self.config = config = read_config(path)
+        self._tokenizer = read_tokenizer(path, config)
         self.path = path
         self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
@@ -85,22 +78,6 @@ class ModelFolder:
     def has_chat_template(self) -> bool:
         """Return whether `chat` can be used."""
         return bool(self._tokenizer.chat_template)
-
-
-def max_input_tokens(tokenizer: Any, config: Any) -> int:
-    """Return the maximum input length in tokens: the model's positions, or the tokenizer's limit if that is less."""
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    if positions <= 0:  # unlimited; XLNet writes it as -1
-        positions = 1 << 20
-    if config.model_type in PADDING_OFFSET_MODELS:
-        positions -= 2
-    return int(min(positions, tokenizer.model_max_length))
-
-
-def pad_token_id(tokenizer: Any, config: Any) -> int:
-    """Return the id that the model itself treats as padding: a decoder scores the last token before it."""
-    ids = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token_id) for token_id in ids if isinstance(token_id, int))
 
 
 def fingerprint(folder: Path, reading: str) -> str:

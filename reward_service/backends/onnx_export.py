@@ -14,7 +14,8 @@ from torch import nn
 
 from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.torch_backend import forward_for, load
+from reward_service.backends.torch_backend import forward_for
+from reward_service.backends.weights import load
 from shared.model_store.cache import build_once, cache_home
 from shared.model_store.progress import quiet_transformers
 

@@ -5,15 +5,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from reward_service.backends import bert_packed
 from reward_service.backends.base import Logits, Tokens
 from reward_service.backends.collate import collator_for
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.errors import ConfigError, translating
+from reward_service.backends.weights import load
 from shared.model_store import bert_cls_only
-from shared.model_store.progress import quiet_transformers
 
 
 class TorchBackend:
@@ -35,25 +33,6 @@ class TorchBackend:
         tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
         logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()
-
-
-def load(folder: ModelFolder, dtype: str = "float32") -> Any:
-    """Load the weights for inference. Raise `ConfigError` if some are missing: they would be random."""
-    with quiet_transformers(), translating(ConfigError, f"cannot load the model in {folder.path}"):
-        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
-            folder.path,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    if missing := sorted(map(str, {*loading_info["missing_keys"], *loading_info["mismatched_keys"]})):
-        raise ConfigError(
-            f"the weights in {folder.path} have no {missing[0]}, which {type(model).__name__} scores with: use a "
-            f"model that was trained to classify or to score, not its base model"
-        )
-    model.config.pad_token_id = folder.pad_token_id  # a decoder scores the last token before the padding
-    return model.eval()
 
 
 def forward_for(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:

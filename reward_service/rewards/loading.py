@@ -13,7 +13,7 @@ from reward_service.batching.device import Device
 from reward_service.errors import ConfigError, translating
 from reward_service.rewards.model import ModelReward, ModelSpec
 from reward_service.settings import Settings
-from shared.model_store import ModelError, resolve
+from shared.model_store import ModelError, adapters, resolve
 from shared.schemas import EngineInfo
 
 
@@ -40,7 +40,10 @@ def open_model(name: str, spec: ModelSpec) -> ModelFolder:
     """Open a model's folder, preparing it if needed, and read all but its weights. Raise `ConfigError`."""
     try:
         # a chat template writes the special tokens itself
-        return ModelFolder(resolve(spec.model), max_tokens=spec.max_tokens, special_tokens=spec.input != "chat")
+        path = resolve(spec.model)
+        if adapters.is_adapter(path):
+            path = adapters.merged(path, resolve)
+        return ModelFolder(path, max_tokens=spec.max_tokens, special_tokens=spec.input != "chat")
     except ModelError as error:
         raise ConfigError(f"rewards.{name}: {error}") from error
 

@@ -10,7 +10,7 @@ from reward_service.backends import selection
 from reward_service.backends.base import Encoded
 from reward_service.backends.benchmark import Measurement, check_equivalent, score_error
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
-from reward_service.backends.model_folder import max_input_tokens
+from reward_service.backends.model_config import max_input_tokens
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
 

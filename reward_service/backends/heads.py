@@ -1,0 +1,126 @@
+"""Which head a model folder was saved with, and whether it can be served exactly. No weights are loaded.
+
+In: `config.json` and the names of the weights. Out: the transformers class that computes the score, or a `ConfigError`
+that says what the folder is, why it is refused and the one thing to do.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import safe_open
+
+from reward_service.errors import ConfigError
+
+VALUE_HEAD_FILE = "value_head.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+WRAPPER_NAMES = {r"^((module|_orig_mod|_fsdp_wrapped_module)\.)+": "", r"\.(_orig_mod|_fsdp_wrapped_module)\.": "."}
+"""Parts of weight names that DistributedDataParallel, torch.compile and FSDP add, and what takes their place."""
+UNUSED_WEIGHTS = re.compile(
+    r"(^|\.)lm_head\.|\.inv_freq$|\.position_ids$|\.masked_bias$|\.pooler\.dense\.|^cls\.(predictions|seq_relationship)\."
+)
+"""Weights that other heads or older versions leave in a folder, and that no sequence classifier computes with."""
+
+HeadKind = Literal["sequence", "token", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How a model's score is computed: by a transformers class, or by a linear value head at the last token."""
+
+    kind: HeadKind
+    class_name: str
+    """The transformers class that holds the weights."""
+
+
+def read_head(folder: Path) -> Head:
+    """Return the head that a folder was saved with. Raise `ConfigError` where it cannot be served exactly."""
+    config = read_json(folder / "config.json")
+    architectures = config.get("architectures") or []
+    name = str(architectures[0]) if architectures else ""
+    if (folder / VALUE_HEAD_FILE).exists():
+        return Head("value", name)
+    if not name:
+        return Head("sequence", "")
+    if name.endswith("ForSequenceClassification") and _is_known(name):
+        return Head("sequence", name)
+    if name.endswith("ForTokenClassification") and _is_known(name):
+        return _token_head(name, config)
+    raise ConfigError(_why_not(name, config))
+
+
+def _token_head(name: str, config: Mapping[str, Any]) -> Head:
+    labels = len(config["id2label"]) if config.get("id2label") else int(config.get("num_labels") or 2)
+    if labels > 1:
+        raise ConfigError(
+            f"the model was saved as {name} with {labels} labels: it scores steps or tokens, not completions; use a "
+            f"model that was trained as a reward model for whole completions"
+        )
+    return Head("token", name)
+
+
+def _is_known(name: str) -> bool:
+    import transformers
+
+    return hasattr(transformers, name)
+
+
+def _why_not(name: str, config: Mapping[str, Any]) -> str:
+    if config.get("auto_map") or not _is_known(name):
+        return (
+            f"the model was saved as {name}, which needs its own code: transformers has no such class, and code from a "
+            f"model's folder is not run; use a reward model saved as a …ForSequenceClassification of transformers"
+        )
+    if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return (
+            f"the model was saved as {name}, a language model without a head that scores: train a reward model from "
+            f"it first, for example with TRL's RewardTrainer"
+        )
+    return (
+        f"the model was saved as {name}, which has no head that scores texts: use a model saved as a "
+        f"…ForSequenceClassification"
+    )
+
+
+def unexpected_weights(names: Iterable[str]) -> list[str]:
+    """Return the weights, of those that a class does not know, that may have been part of the score."""
+    return sorted(name for name in names if not UNUSED_WEIGHTS.search(name))
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of all weights of a folder, without reading the weights."""
+    names: list[str] = []
+    for file in weight_files(folder):
+        with safe_open(file, framework="numpy") as weights:
+            names += weights.keys()
+    return names
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a model's own weights: neither an adapter's nor a value head's."""
+    extra = {VALUE_HEAD_FILE, "adapter_model.safetensors"}
+    return sorted(path for path in folder.glob("*.safetensors") if path.name not in extra)
+
+
+def has_wrapper_names(names: Iterable[str]) -> bool:
+    """Return whether weights were saved from within DistributedDataParallel, torch.compile or FSDP."""
+    return any(re.search(pattern, name) for name in names for pattern in WRAPPER_NAMES)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object. Raise `ConfigError` where the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path.parent} holds no {path.name}: it is no model folder, or not a whole one; save it there again "
+            f"with save_pretrained"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a JSON object")
+    return content

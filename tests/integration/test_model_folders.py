@@ -1,0 +1,296 @@
+"""Model folders as people have them: scored exactly as transformers alone scores them, or refused with the reason."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    Gemma2Config,
+    Gemma2ForTokenClassification,
+    GPTNeoXConfig,
+    GPTNeoXForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2ForTokenClassification,
+)
+
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.torch_backend import TorchBackend
+from reward_service.cli import main
+from reward_service.errors import ConfigError
+from shared.model_store import ModelError, adapters, resolve
+from tests.small_models import logits_alone, save_folder
+
+TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
+WEIGHTS = "model.safetensors"
+
+
+def scores(path):
+    """Return the first logit of each text, all texts in one batch."""
+    folder = ModelFolder(path)
+    return [row[0] for row in TorchBackend(folder, "float32").forward([text.tokens for text in folder.encode(TEXTS)])]
+
+
+def change_weights(path, change):
+    weights = load_file(path / WEIGHTS)
+    save_file(change(weights), path / WEIGHTS, {"format": "pt"})
+
+
+def change_config(path, **entries):
+    file = path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+
+def refusal(path):
+    with pytest.raises(ConfigError) as caught:
+        scores(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (LlamaForTokenClassification, LlamaConfig),
+        (Qwen2ForTokenClassification, Qwen2Config),
+        (Gemma2ForTokenClassification, Gemma2Config),
+    ],
+)
+def test_one_label_token_classifier(tmp_path, model, config):
+    """A token classifier with one label (AReaL) gives its own logit at each text's last token, bias included."""
+    alone, tokenizer = save_folder(tmp_path, model, config, num_labels=1, num_key_value_heads=4, head_dim=8)
+    alone.score.bias.data.fill_(0.7)
+    alone.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        right = [float(alone(**tokenizer(text, return_tensors="pt")).logits[0, -1, 0]) for text in TEXTS]
+    assert scores(tmp_path) == pytest.approx(right, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [(LlamaForTokenClassification, LlamaConfig), (BertForTokenClassification, BertConfig)],
+)
+def test_process_reward_model(tmp_path, model, config):
+    """A token classifier with several labels scores steps and is refused."""
+    save_folder(tmp_path, model, config, num_labels=2)
+    assert f"saved as {model.__name__} with 2 labels: it scores steps" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("extra", [{"score.bias": torch.tensor([3.0])}, {"mean": torch.ones(1), "std": torch.ones(1)}])
+def test_weights_of_no_use(tmp_path, extra):
+    """Weights that the class does not compute with may be part of the score, so they are refused by name."""
+    save_folder(tmp_path, GPTNeoXForSequenceClassification, GPTNeoXConfig, num_labels=1)
+    change_weights(tmp_path, lambda weights: {**weights, **extra})
+    assert f"{next(iter(extra))}, which GPTNeoXForSequenceClassification does not compute with" in refusal(tmp_path)
+
+
+def test_relative_positions(tmp_path):
+    """A BERT whose weights hold relative positions is refused: transformers computes without them."""
+    save_folder(tmp_path, BertForSequenceClassification, BertConfig)
+    name = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
+    change_weights(tmp_path, lambda weights: {**weights, name: torch.ones(1023, 8)})
+    assert name in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_idle_weights(tmp_path, name):
+    """Leftovers that no sequence classifier computes with are passed over."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    right = scores(tmp_path)
+    change_weights(tmp_path, lambda weights: {**weights, name: torch.ones(4, 4)})
+    assert scores(tmp_path) == right
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrapper_prefixes(tmp_path, prefix):
+    """Weights saved out of DistributedDataParallel or torch.compile score as those saved from the model itself."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    right = scores(tmp_path)
+    change_weights(tmp_path, lambda weights: {prefix + name: weight for name, weight in weights.items()})
+    assert scores(tmp_path) == right
+
+
+@pytest.mark.parametrize(
+    ("architecture", "auto_map"),
+    [
+        ("LlamaForRewardModelWithGating", {}),
+        ("LlamaForRewardModelWithGating", {"AutoModelForSequenceClassification": "modeling_custom.LlamaFor…"}),
+        ("PairwiseRewardModel", {"AutoModel": "modeling.PairwiseRewardModel"}),
+    ],
+)
+def test_own_code(tmp_path, architecture, auto_map):
+    """A class that transformers does not have is refused by name, whatever its weights are called."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, architectures=[architecture], auto_map=auto_map)
+    assert f"saved as {architecture}, which needs its own code" in refusal(tmp_path)
+
+
+def test_language_model(tmp_path):
+    """A language model has no head that scores."""
+    save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
+    assert "a language model without a head that scores" in refusal(tmp_path)
+
+
+def test_other_family(tmp_path):
+    """A folder whose class does not fit its model_type is refused."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, architectures=["MistralForSequenceClassification"])
+    assert "was saved as MistralForSequenceClassification" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("model", "config"), [(Qwen2ForCausalLM, Qwen2Config), (LlamaForCausalLM, LlamaConfig)])
+def test_value_head(tmp_path, model, config):
+    """A value head beside a language model (LLaMA-Factory, ms-swift) is read at the last token."""
+    alone, tokenizer = save_folder(tmp_path, model, config, num_key_value_heads=4)
+    weight, bias = torch.randn(1, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0.3])
+    head = {"v_head.summary.weight": weight, "v_head.summary.bias": bias}
+    save_file(head, tmp_path / "value_head.safetensors", {"format": "pt"})
+    with torch.inference_mode():
+        hidden = [
+            alone(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[-1][0, -1]
+            for text in TEXTS
+        ]
+    assert scores(tmp_path) == pytest.approx([float(weight[0] @ state + bias) for state in hidden], abs=1e-4)
+
+
+def test_value_head_of_two_layers(tmp_path):
+    """A value head of another layout is refused."""
+    save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
+    save_file({"v_head.0.weight": torch.ones(1, 32)}, tmp_path / "value_head.safetensors")
+    assert "no value head of one linear layer" in refusal(tmp_path)
+
+
+def test_one_label_single_label(tmp_path):
+    """`single_label_classification` with one label, as older exports say, loads and gives the raw output."""
+    alone, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, problem_type="single_label_classification")
+    right = [logits_alone(alone, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
+    assert scores(tmp_path) == pytest.approx(right, abs=1e-4)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_labels_from_one(tmp_path, first):
+    """Labels that are not numbered from 0 are refused: which output is which label is not certain."""
+    save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=5)
+    change_config(tmp_path, id2label={str(first + star): f"{star + 1} stars" for star in range(5)})
+    assert "id2label" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("embedded", ["embedded:minilm", "embedded:smollm2"])
+def test_no_tokenizer(tmp_path, embedded):
+    """A folder as `model.save_pretrained` alone leaves it is refused: its vocabulary would be empty."""
+    config = (BertForSequenceClassification, BertConfig)
+    if embedded == "embedded:smollm2":
+        config = (LlamaForSequenceClassification, LlamaConfig)
+    save_folder(tmp_path, *config, embedded=embedded)
+    for file in [*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*"), *tmp_path.glob("special*")]:
+        file.unlink()
+    assert "tokenizer.save_pretrained" in refusal(tmp_path)
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """A base model and the adapter that RewardTrainer with peft leaves, in two folders; and what peft computes."""
+    peft = pytest.importorskip("peft")
+    _, tokenizer = save_folder(tmp_path / "base", LlamaForCausalLM, LlamaConfig, pad=False)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    torch.manual_seed(3)
+    settings = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    model = peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", [logits_alone(model, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
+
+
+def test_lora_adapter(lora, monkeypatch, tmp_path):
+    """An adapter is merged into its base, head included, and scores as peft computes it."""
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
+    adapter, right = lora
+    assert adapters.is_adapter(adapter)
+    assert scores(adapters.merged(adapter, resolve)) == pytest.approx(right, abs=1e-5)
+
+
+def test_adapter_without_head(lora, monkeypatch, tmp_path):
+    """An adapter without a trained head is refused: the score would be random."""
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
+    adapter, _ = lora
+    file = adapter / "adapter_model.safetensors"
+    save_file({name: weight for name, weight in load_file(file).items() if "score" not in name}, file)
+    with pytest.raises(ModelError, match="trained head"):
+        adapters.merged(adapter, resolve)
+
+
+def test_adapter_beside_model(lora, tmp_path):
+    """An adapter beside a whole model is refused: which of them was meant is not certain."""
+    adapter, _ = lora
+    (adapter / WEIGHTS).write_bytes((tmp_path / "base" / WEIGHTS).read_bytes())
+    with pytest.raises(ModelError, match="which of them was meant"):
+        adapters.is_adapter(adapter)
+
+
+def test_adapter_base_missing(lora):
+    """An adapter whose base model is not there is refused with the line to change."""
+    adapter, _ = lora
+    change = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./gone"}
+    (adapter / "adapter_config.json").write_text(json.dumps(change))
+    with pytest.raises(ModelError, match="base_model_name_or_path"):
+        adapters.merged(adapter, resolve)
+
+
+def pickled(path, shards=1):
+    """Turn a saved folder's weights into pickles, as older models have them."""
+    weights = load_file(path / WEIGHTS)
+    (path / WEIGHTS).unlink()
+    names = sorted(weights)
+    files = {}
+    for shard in range(shards):
+        file = "pytorch_model.bin" if shards == 1 else f"pytorch_model-{shard + 1:05}-of-{shards:05}.bin"
+        part = {name: weights[name] for name in names[shard::shards]}
+        torch.save(part, path / file)
+        files |= dict.fromkeys(part, file)
+    if shards > 1:
+        (path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_convert_pickled_weights(tmp_path, shards, capsys):
+    """`convert` writes the same tensors as safetensors; without it the folder is refused by that command's name."""
+    save_folder(tmp_path / "old", LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    right = scores(tmp_path / "old")
+    pickled(tmp_path / "old", shards)
+    assert "reward-service convert" in refusal(tmp_path / "old")
+    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out.count("wrote") == shards
+    assert scores(tmp_path / "new") == right
+
+
+def test_convert_runs_no_code(tmp_path, capsys):
+    """A pickle that holds code is refused, nothing runs and nothing is written."""
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    (tmp_path / "old").mkdir()
+    torch.save({"score.weight": Evil()}, tmp_path / "old" / "pytorch_model.bin")
+    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
+    assert "no plain file of weights" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_convert_nothing(tmp_path, capsys):
+    """A folder without pickled weights, and one that does not exist, are refused in one sentence."""
+    assert main(["convert", str(tmp_path), str(tmp_path / "new")]) == 2
+    assert "no pickled weights to convert" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "new")]) == 2
+    assert "there is no folder" in capsys.readouterr().err

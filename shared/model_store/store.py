@@ -14,8 +14,7 @@ from shared.model_store.cache import build_once, cache_home
 from shared.model_store.errors import ModelError, as_model_error
 
 EMBEDDED_PREFIX = "embedded:"
-PICKLE_HINT = "pickled weights can run code; if you trust them, convert them with save_pretrained(…)"
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w./-]+))?")
 DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
 IGNORE_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*"]
 """Copies of the weights in the formats of other libraries."""
@@ -67,7 +66,7 @@ def resolve(name: str) -> Path:
             if looks_like_a_path(name):
                 choices = ", ".join(_embedded_names())
                 raise ModelError(f"there is no folder {name!r}: use a folder, a hub id, or one of {choices}")
-            folder = _download(name)
+            folder = download(name)
         _check_has_safetensors(name, folder)
     return folder
 
@@ -82,6 +81,12 @@ def looks_like_a_path(name: str) -> bool:
     return Path(name).exists() or HUB_ID.fullmatch(name) is None
 
 
+def hub_id(name: str) -> tuple[str, str | None]:
+    """Return (repository, revision) of a hub id such as `org/model` or `org/model@commit`."""
+    parts = HUB_ID.fullmatch(name)
+    return (parts[1], parts[2]) if parts else (name, None)
+
+
 def _embedded_folder(name: str) -> Path:
     if name not in EMBEDDED_MODELS:
         full_name, known = f"{EMBEDDED_PREFIX}{name}", _embedded_names()
@@ -94,12 +99,24 @@ def _embedded_names() -> list[str]:
     return [f"{EMBEDDED_PREFIX}{name}" for name in EMBEDDED_MODELS]
 
 
-def _download(name: str) -> Path:
-    """Return the folder of a hub model in the cache of huggingface_hub; without network, only if it is there."""
+def download(name: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
+    """Return the folder of a hub model in the cache of huggingface_hub; without network, only if it is there.
+
+    `name` is a hub id, with `@revision` (a branch, tag or commit) where it is not to follow the main branch.
+    """
     from huggingface_hub import errors, snapshot_download
 
+    repository, revision = hub_id(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORE_PATTERNS))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=[*patterns], ignore_patterns=IGNORE_PATTERNS
+            )
+        )
+    except errors.RevisionNotFoundError as cause:
+        raise ModelError(
+            f"{repository} has no revision {revision!r} on the hub: use a branch, a tag or a commit"
+        ) from cause
     except errors.GatedRepoError as cause:
         raise ModelError(f"{name} is gated: request access on its hub page, and set HF_TOKEN") from cause
     except errors.RepositoryNotFoundError as cause:
@@ -115,5 +132,6 @@ def _download(name: str) -> Path:
 
 def _check_has_safetensors(name: str, folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
-        hint = "remove it to have it built again" if name.startswith(EMBEDDED_PREFIX) else PICKLE_HINT
+        convert = f"pickled weights can run code, so convert them once: reward-service convert {name} OUT"
+        hint = "remove it to have it built again" if name.startswith(EMBEDDED_PREFIX) else convert
         raise ModelError(f"{folder} contains no .safetensors weights: {hint}")

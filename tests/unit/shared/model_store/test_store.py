@@ -252,6 +252,15 @@ def test_a_cached_hub_model_works_offline(tmp_path):
     assert run_python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == str(snapshot)
 
 
+@pytest.mark.parametrize("revision", ["a" * 40, "main", "v1.0"])
+def test_a_hub_model_by_revision(tmp_path, revision):
+    """`name@revision` resolves a commit, a branch or a tag."""
+    snapshot = hub_cache(tmp_path)
+    (snapshot.parents[1] / "refs" / "v1.0").write_text("a" * 40)
+    code = f"from shared.model_store import resolve; print(resolve('acme/tiny@{revision}'))"
+    assert run_python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1") == str(snapshot)
+
+
 def test_an_unreachable_hub_is_one_sentence(tmp_path):
     """A hub model that cannot be downloaded is a `ModelError` of one line."""
     code = (

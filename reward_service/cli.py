@@ -1,9 +1,9 @@
-"""`reward-service serve | prepare`: parse arguments, return an exit code, report an error in one sentence."""
+"""`reward-service serve | prepare | convert`: parse arguments, return an exit code, report an error in one sentence."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,10 +22,9 @@ BACKENDS = ("auto", *get_args(BackendName))
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Return the exit code: 0 success, 2 wrong configuration or arguments."""
     args = vars(_parser().parse_args(argv))
-    command, models = args.pop("command"), args.pop("models", [])
+    run: Callable[..., int] = args.pop("run")
     try:
-        settings = _settings({name: value for name, value in args.items() if value is not None})
-        return serve(settings) if command == "serve" else prepare(settings, models)
+        return run(**args)
     except (RewardServiceError, ModelError) as error:
         print(f"reward-service: {error}", file=sys.stderr)
         return 2
@@ -33,9 +32,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reward-service", description="Score text over HTTP.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve_ = commands.add_parser("serve", help="start the HTTP service", description=serve.__doc__)
     prepare_ = commands.add_parser("prepare", help="download and prepare models", description=prepare.__doc__)
+    convert_ = commands.add_parser("convert", help="turn pickled weights into safetensors", description=convert.__doc__)
+    convert_.add_argument("model", metavar="MODEL", help="folder or hub id whose weights exist only as .bin")
+    convert_.add_argument("out", metavar="OUT", type=Path, help="new folder for the converted model")
+    for command, run in ((serve_, serve), (prepare_, prepare), (convert_, convert)):
+        command.set_defaults(run=run)
     for command in (serve_, prepare_):
         command.add_argument("--config", type=Path, help="path of rewards.yaml (default: the rewards of the package)")
         command.add_argument("--backend", choices=BACKENDS, help="backend of all models (default: auto, the fastest)")
@@ -62,17 +66,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(arguments: dict[str, Any]) -> Settings:
     try:
-        return Settings(**arguments)
+        return Settings(**{name: value for name, value in arguments.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(error_sentence(error)) from error
     except OSError as error:
         raise ConfigError(f"cannot read the API keys: {error}") from error
 
 
-def serve(settings: Settings) -> int:
+def serve(**arguments: Any) -> int:
     """Serve the configured rewards until stopped by SIGTERM or Ctrl-C; accepted requests are finished first."""
     from reward_service.server import listen, run
 
+    settings = _settings(arguments)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload before the first load
     logs.configure()
@@ -82,8 +87,9 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
+def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
     """Download, prepare and benchmark all models of the configuration, so that `serve` is ready at once."""
+    settings = _settings(arguments)
     configure_openmp(settings.cores())
     from reward_service.backends import engines
     from reward_service.rewards.loading import engine_for, open_model
@@ -97,4 +103,13 @@ def prepare(settings: Settings, models: Sequence[str] = ()) -> int:
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
     for name, path in prepare_all(models).items():
         print(f"{name} is at {path}")
+    return 0
+
+
+def convert(model: str, out: Path) -> int:
+    """Write a model whose weights are pickled as safetensors, in a separate process that runs no code from them."""
+    from reward_service.convert import convert as convert_model
+
+    for path in convert_model(model, out):
+        print(f"wrote {path}")
     return 0

@@ -114,6 +114,7 @@ def test_verified_is_cached(tmp_path, monkeypatch):
 def test_max_input_tokens(kind, positions, tokens):
     """Models whose positions start after the padding index read two tokens less."""
     config = SimpleNamespace(model_type=kind, max_position_embeddings=positions)
+    config.get_text_config = lambda: config
     assert max_input_tokens(SimpleNamespace(model_max_length=900), config) == tokens
 
 

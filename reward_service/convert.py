@@ -1,0 +1,88 @@
+"""`reward-service convert`: turn pickled weights into safetensors, in a process of its own that runs no code from them.
+
+In: a folder or hub id whose weights exist only as `pytorch_model*.bin`. Out: a new folder with the same tensors as
+safetensors and the model's other files. Unpickling happens in a separate interpreter with `weights_only=True`, without
+the service's environment, and without network where the system lets a process give it up.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from reward_service.errors import ConfigError
+from shared.model_store import ModelError
+from shared.model_store.store import DOWNLOAD_PATTERNS, download, looks_like_a_path
+
+BIN_PATTERN = "pytorch_model*.bin"
+INDEX = "pytorch_model.bin.index.json"
+WORKER = Path(__file__).with_name("convert_worker.py")
+
+
+def convert(model: str, out: Path) -> list[Path]:
+    """Write `model` with safetensors weights into the new folder `out`. Return the weight files written.
+
+    Raises `ConfigError` where there is nothing to convert or the pickle holds anything but tensors.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: name a new folder for the converted model")
+    source = _source(model)
+    shards = sorted(source.glob(BIN_PATTERN))
+    if not shards:
+        raise ConfigError(f"{source} holds no {BIN_PATTERN}: there are no pickled weights to convert")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        target = Path(scratch) / "model"
+        target.mkdir()
+        names = {shard.name: _safetensors_name(shard.name) for shard in shards}
+        for shard in shards:
+            _run_worker(shard.resolve(), target / names[shard.name], Path(scratch))
+        _copy_other_files(source, target)
+        if (source / INDEX).exists():
+            _write_index(source / INDEX, target, names)
+        out.mkdir(exist_ok=True)
+        for path in target.iterdir():
+            shutil.move(path, out / path.name)
+    return [out / name for name in names.values()]
+
+
+def _source(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if looks_like_a_path(model):
+        raise ConfigError(f"there is no folder {model!r}: name a folder or a hub id")
+    try:
+        return download(model, [*DOWNLOAD_PATTERNS, BIN_PATTERN])
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _safetensors_name(name: str) -> str:
+    return name.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
+
+
+def _run_worker(shard: Path, target: Path, scratch: Path) -> None:
+    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    environment |= {"HOME": str(scratch), "TMPDIR": str(scratch)}
+    command = [sys.executable, "-I", str(WORKER), str(shard), str(target.resolve())]
+    finished = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
+        raise ConfigError(f"cannot convert {shard.name}: {reason}")
+
+
+def _copy_other_files(source: Path, target: Path) -> None:
+    for pattern in DOWNLOAD_PATTERNS:
+        for path in source.glob(pattern):
+            if path.suffix != ".safetensors" and path.name != INDEX:
+                shutil.copyfile(path, target / path.name)
+
+
+def _write_index(index: Path, target: Path, names: dict[str, str]) -> None:
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["weight_map"] = {tensor: names[file] for tensor, file in content["weight_map"].items()}
+    (target / "model.safetensors.index.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

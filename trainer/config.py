@@ -32,7 +32,7 @@ class RunArguments:
     )
     reward_url: list[str] = field(
         default_factory=urls_from_environment,
-        metadata={"help": "URL of the reward service, or URLs of its replicas (default: $REWARD_URL)."},
+        metadata={"help": "URL of the reward service, or URLs of its replicas. $REWARD_URL sets the default."},
     )
     rewards: list[str] = field(
         default_factory=lambda: ["sentiment"],

@@ -31,7 +31,8 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tmp_path):
+def test_banana(rules_url, tmp_path):
+    """A policy learns the banana form from a remote reward."""
     folder = tmp_path / "run"
     done = command(
         *("reward-trainer", "train", "--config", "banana", "--output_dir", str(folder)),
@@ -40,7 +41,7 @@ def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tm
     )
     assert done.returncode == 0, done.stderr
     rewards = [line["reward"] for line in metrics(folder)]
-    # chance moves the mean of three steps by a tenth; a loop that does not learn stays near -0.55
+    # the mean of three steps varies by about 0.1; a policy that does not learn stays near -0.55
     assert fmean(rewards[-3:]) > fmean(rewards[:3]) + 0.7, rewards
     names = {
         "config.yaml",
@@ -58,7 +59,7 @@ def test_a_policy_learns_the_banana_form_from_a_reward_behind_http(rules_url, tm
 
 
 def rloo(reward, folder):
-    """Twenty short steps, and the reward of each."""
+    """Train for twenty short steps; return the reward of each."""
     args = RLOOConfig(
         output_dir=str(folder),
         max_steps=20,
@@ -87,14 +88,16 @@ def rloo(reward, folder):
     return [line["reward"] for line in trainer.state.log_history if "reward" in line]
 
 
-def test_twenty_steps_are_the_same_with_the_reward_here_and_behind_http(rules_url, tmp_path):
+def test_remote_equals_local(rules_url, tmp_path):
+    """Twenty steps are the same with a local reward and with the same reward behind HTTP."""
+
     def local(completions, **_):
         return [sum(banana(completion[0]["content"]).values()) for completion in completions]
 
     here = rloo(local, tmp_path / "here")
     there = rloo(remote_reward(rules_url, "banana"), tmp_path / "there")
     assert len(here) == 20
-    assert len(set(here)) > 3  # a series that moves, so that equality says something
+    assert len(set(here)) > 3  # a series that varies, so that equality means something
     assert here == there
 
 
@@ -130,7 +133,8 @@ def test_stock_trl_needs_no_code(models_url, tmp_path):
     assert "rewards/sentiment/mean" in done.stdout + done.stderr
 
 
-def test_without_a_service_training_does_not_start_and_says_so(tmp_path):
+def test_no_service(tmp_path):
+    """Without a service, training stops with one message before it creates the run folder."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     done = command(

@@ -1,10 +1,12 @@
-"""Read prompts from a JSONL file: one chat prompt a line, with any further columns for the rewards."""
+"""Prompts: read from a JSONL file, one chat prompt a line with further columns for the rewards, or as a dataset."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
 
 from trainer.errors import TrainerError
 
@@ -42,6 +44,29 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
 def user_text(prompt: list[dict[str, Any]]) -> str:
     """Return the text of a prompt's user messages."""
     return "\n".join(str(message["content"]) for message in prompt if message["role"] == "user")
+
+
+def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
+    """Raise `TrainerError` if a held-out prompt is also a training prompt."""
+    trained = {user_text(row["prompt"]).strip().lower() for row in rows}
+    overlap = [text for row in heldout if (text := user_text(row["prompt"])).strip().lower() in trained]
+    if overlap:
+        raise TrainerError(f"{len(overlap)} held-out prompts are also trained on, such as {overlap[0]!r}; remove them")
+
+
+def to_dataset(rows: Sequence[Row]) -> Dataset:
+    """Return the rows as TRL expects them: every column for every row, and each value as it is in the file.
+
+    Values are stored as JSON, because an Arrow column has one type: it would turn 1 beside 2.5 into 1.0 or refuse it,
+    and the rewards would see other values in training than in evaluation.
+    """
+    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
+    texts = {name: [json.dumps(value) for value in values] for name, values in columns.items()}
+    return Dataset.from_dict(texts).with_transform(_parse_columns)
+
+
+def _parse_columns(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    return {name: [json.loads(text) for text in column] for name, column in texts.items()}
 
 
 def _read_text(source: str) -> str:

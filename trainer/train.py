@@ -1,14 +1,12 @@
 """Train a policy: connect to the rewards, evaluate, train, evaluate again, write the report."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
@@ -22,7 +20,7 @@ from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator, decodings
 from trainer.policy import load_policy, load_tokenizer, model_folder
-from trainer.prompts import Row, columns_of, read_prompts, user_text
+from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rloo import RecordedRLOOTrainer
@@ -83,29 +81,6 @@ def check_single_process(environ: Mapping[str, str]) -> None:
             "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs remote_rewards.<name>` "
             "or a script of your own with `remote_reward`, whose processes stop together"
         )
-
-
-def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
-    """Raise `TrainerError` if a held-out prompt is also a training prompt."""
-    trained = {user_text(row["prompt"]).strip().lower() for row in rows}
-    overlap = [text for row in heldout if (text := user_text(row["prompt"])).strip().lower() in trained]
-    if overlap:
-        raise TrainerError(f"{len(overlap)} held-out prompts are also trained on, such as {overlap[0]!r}; remove them")
-
-
-def to_dataset(rows: Sequence[Row]) -> Dataset:
-    """Return the rows as TRL expects them: every column for every row, and each value as it is in the file.
-
-    Values are stored as JSON, because an Arrow column has one type: it would turn 1 beside 2.5 into 1.0 or refuse it,
-    and the rewards would see other values in training than in evaluation.
-    """
-    columns = {"prompt": [row["prompt"] for row in rows], **columns_of(rows)}
-    texts = {name: [json.dumps(value) for value in values] for name, values in columns.items()}
-    return Dataset.from_dict(texts).with_transform(_parse_columns)
-
-
-def _parse_columns(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
-    return {name: [json.loads(text) for text in column] for name, column in texts.items()}
 
 
 @dataclasses.dataclass(frozen=True)

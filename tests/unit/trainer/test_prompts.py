@@ -5,7 +5,7 @@ import pytest
 
 from remote_rewards.trl import RemoteReward
 from trainer.errors import TrainerError
-from trainer.prompts import RESERVED_ARGUMENTS, columns_of, read_prompts, user_text
+from trainer.prompts import RESERVED_ARGUMENTS, check_disjoint, columns_of, read_prompts, to_dataset, user_text
 
 
 @pytest.fixture
@@ -82,3 +82,53 @@ def test_columns_and_system_prompt(path):
     assert [user_text(row["prompt"]) for row in rows] == ["a", "b"]
     assert all(row["prompt"][0] == {"role": "system", "content": "s"} for row in rows)
     assert columns_of(rows) == {"answer": [1, None]}
+
+
+def test_columns_of_later_rows():
+    """A column that only a later row has is None in the rows before."""
+    prompts = [[{"role": "user", "content": text}] for text in "ab"]
+    dataset = to_dataset([{"prompt": prompts[0]}, {"prompt": prompts[1], "answer": "x"}])
+    assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], prompts)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2],
+        [0.5, None],
+        [1, 2.5, -0.0],
+        [True, 2, 0.5],
+        [2**53 + 1, 0.5, 2**64],
+        [1, "one", "1", "null", None],
+        [[], [1], [2.5], [[None]]],
+        [{}, {"x": 1}, {"x": 2.5, "y": {"z": []}}, {"y": "é\x00"}],
+    ],
+)
+def test_column_values_are_unchanged(values):
+    """The dataset gives each value as it is in the file, whatever the column's other values are."""
+    rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
+    assert repr(list(to_dataset(rows))) == repr(rows)  # compared as text, because 1 == 1.0 == True
+
+
+def test_message_keys_are_unchanged():
+    """A message keeps its own keys, whatever keys others have."""
+    messages = [{"role": "user", "content": "a", "name": "b"}, {"role": "user", "content": "c"}]
+    dataset = to_dataset([{"prompt": [message]} for message in messages])
+    assert dataset["prompt"][:] == [[message] for message in messages]
+
+
+def test_same_columns_as_in_evaluation(path):
+    """Rewards get the same columns in training as in evaluation."""
+    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": {"x": 0.5}, "hint": []}\n{"prompt": "c"}')
+    rows = read_prompts(str(path))
+    assert columns_of(list(to_dataset(rows))) == columns_of(rows)
+
+
+def test_check_disjoint():
+    """A held-out prompt that is also trained on is an error, whatever its case and outer whitespace."""
+    rows, heldout = (
+        [{"prompt": [{"role": "user", "content": text}]}] for text in ("What is a cloud?", " what is a cloud?\n")
+    )
+    check_disjoint(rows, [])
+    with pytest.raises(TrainerError, match="1 held-out prompts are also trained on"):
+        check_disjoint(rows, heldout)

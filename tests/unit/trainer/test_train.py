@@ -11,9 +11,8 @@ from shared.schemas import RewardInfo
 from trainer import train as training
 from trainer.config import parse
 from trainer.errors import TrainerError
-from trainer.prompts import columns_of, read_prompts
 from trainer.run_folder import RunFolder, read_run
-from trainer.train import ConnectedRewards, load_policy_and_tokenizer, open_run_folder, run_training, to_dataset, train
+from trainer.train import ConnectedRewards, load_policy_and_tokenizer, open_run_folder, run_training, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -135,47 +134,6 @@ def test_policy_in_the_run_folder(tmp_path):
     with pytest.raises(TrainerError, match="choose another --output_dir"):
         load_policy_and_tokenizer(*parse([*argv, "--overwrite", "true"]))
     assert policy.exists()
-
-
-def test_columns_of_later_rows():
-    """A column that only a later row has is None in the rows before."""
-    prompts = [[{"role": "user", "content": text}] for text in "ab"]
-    dataset = to_dataset([{"prompt": prompts[0]}, {"prompt": prompts[1], "answer": "x"}])
-    assert (dataset["answer"][:], dataset["prompt"][:]) == ([None, "x"], prompts)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1, 2],
-        [0.5, None],
-        [1, 2.5, -0.0],
-        [True, 2, 0.5],
-        [2**53 + 1, 0.5, 2**64],
-        [1, "one", "1", "null", None],
-        [[], [1], [2.5], [[None]]],
-        [{}, {"x": 1}, {"x": 2.5, "y": {"z": []}}, {"y": "é\x00"}],
-    ],
-)
-def test_column_values_are_unchanged(values):
-    """The dataset gives each value as it is in the file, whatever the column's other values are."""
-    rows = [{"prompt": [{"role": "user", "content": "a"}], "answer": value} for value in values]
-    assert repr(list(to_dataset(rows))) == repr(rows)  # compared as text, because 1 == 1.0 == True
-
-
-def test_message_keys_are_unchanged():
-    """A message keeps its own keys, whatever keys others have."""
-    messages = [{"role": "user", "content": "a", "name": "b"}, {"role": "user", "content": "c"}]
-    dataset = to_dataset([{"prompt": [message]} for message in messages])
-    assert dataset["prompt"][:] == [[message] for message in messages]
-
-
-def test_same_columns_as_in_evaluation(tmp_path):
-    """Rewards get the same columns in training as in evaluation."""
-    path = tmp_path / "p.jsonl"
-    path.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": {"x": 0.5}, "hint": []}\n{"prompt": "c"}')
-    rows = read_prompts(str(path))
-    assert columns_of(list(to_dataset(rows))) == columns_of(rows)
 
 
 def run_with_checkpoint(folder):

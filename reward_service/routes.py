@@ -1,6 +1,7 @@
 """The endpoints: those of the dialects, and the service's own for health, metrics, reloading and documentation."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from shared.schemas import Limits, ScoreRequest, ScoreResponse, ServiceInfo
 
 T = TypeVar("T")
 NOT_READY = {503: PROBLEM_RESPONSES[503]}
+MIN_DELAY_S = 0.05
+"""Shortest delay before a request that waits for a full queue is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,9 @@ def _add_info(table: RouteTable, service: Service, dialect: Dialect, route: Info
     async def info(request: Request) -> Response:
         return route.render(service.info(service.lifecycle.scorer()), request.query_params)
 
+    access = Access.OPEN if dialect.open or route.open else Access.API_KEY
     table.add(
-        RouteEntry(
-            path=route.path, dialect=dialect, access=Access.OPEN if dialect.open or route.open else Access.API_KEY
-        ),
+        RouteEntry(path=route.path, dialect=dialect, access=access),
         info,
         methods=[route.method],
         tags=["scoring"],
@@ -168,9 +170,10 @@ async def score_when_admitted(
         try:
             return await scorer.score(parsed, request_id=state.request_id, deadline_s=state.deadline_s)
         except Overloaded as error:
-            if not waits_when_full:
+            remaining_s = state.deadline_s - time.monotonic()
+            if not waits_when_full or remaining_s <= 0:
                 raise
-            await asyncio.sleep(error.retry_after_s or 1.0)
+            await asyncio.sleep(min(remaining_s, max(MIN_DELAY_S, error.retry_after_s or 0.0)))
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

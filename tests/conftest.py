@@ -77,7 +77,7 @@ def rules_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def models_url() -> Iterator[str]:
-    """URL of a service with the rewards of the package on the reference engine"""
+    """URL of a service with the rewards of the package on the reference engine."""
     with running_service(Settings(backend="torch", dtype="float32")) as url:
         yield url
 

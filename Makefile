@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,onnxruntime,openvino,trainer,dev]'
 	@touch $@
+
+browser: ## Install Chromium for the tests of the pages, where apt can; without it they are skipped
+	@command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	   && echo "Installing Chromium" && export DEBIAN_FRONTEND=noninteractive && timeout 120 apt-get update -qq \
+	   && timeout 240 apt-get install -qq --no-install-recommends chromium chromium-driver >/dev/null; } \
+	   || echo "there is no Chromium: the tests of the pages in a browser are skipped"
 
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
@@ -51,7 +57,7 @@ integration: install ## Run the integration tests: real services
 e2e: install ## Run the end-to-end tests: real trainings
 	$(BIN)/pytest tests/e2e
 
-test: install lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
+test: install browser lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
 	$(BIN)/pytest --durations=15
 
 coverage: install ## Run all tests and list the lines and branches without coverage

@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from reward_service.dialects.base import Dialect, InfoRoute, ScoreRoute
 from reward_service.errors import BodyTooLarge, ClientDisconnected, ConfigError, NotReloaded, Overloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.openapi import build_document
-from reward_service.pages import page
+from reward_service.pages import page_endpoints
 from reward_service.problem_details import PROBLEM_RESPONSES, describe_problem
 from reward_service.request_body import read_body
 from reward_service.route_table import Access, RouteEntry, RouteTable
@@ -157,8 +157,8 @@ def _add_documentation(table: RouteTable, app: FastAPI, dialects: Sequence[Diale
 
     entry = partial(RouteEntry, dialect=table.default, access=Access.OPEN, quiet=True)
     table.add(entry(path="/openapi.json"), openapi, include_in_schema=False)
-    for path, name in {"/": "try", "/docs": "docs"}.items():
-        table.add(entry(path=path), partial(page, name), include_in_schema=False, response_class=HTMLResponse)
+    for path, endpoint in page_endpoints().items():
+        table.add(entry(path=path), endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 async def score_when_admitted(

@@ -68,6 +68,12 @@ def spelled_out(row: dict[str, Any], key: str) -> Any:
     return repeat["prefix"] + repeat["unit"] * repeat["times"] + repeat["suffix"]
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """The event loop of async tests: asyncio alone, also where trio is installed."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def rules_url() -> Iterator[str]:
     """URL of a service with rules only, ready at once."""

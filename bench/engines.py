@@ -1,8 +1,8 @@
-"""`make bench-engines`: one process, no HTTP: how fast and how far off each engine is, and how near to the hardware.
+"""`make bench-engines`: throughput and error of each engine in one process without HTTP, and its hardware efficiency.
 
-Beside the engines of the service stand 8-bit integers as ONNX Runtime's own tool makes them. Errors are against
-float32 torch. What the hardware could do is the speed of a matrix product of the model's own shape, alone; what
-packing sequences could save is the padding.
+Besides the service's engines, it measures int8 as quantized by ONNX Runtime's own tool. Errors are against float32
+torch. The hardware's limit is the throughput of a matrix product of the model's shape; the potential gain of sequence
+packing is the share of padding.
 """
 
 import argparse
@@ -32,45 +32,48 @@ from reward_service.errors import ConfigError
 from reward_service.process import usable_cores
 from shared.model_store import resolve
 
-UNSEEN = 500
-INT8 = "onnxruntime int8 (one step a batch)"
-PRODUCT, HARDWARE = "float32 matrix product alone", "of the speed of matrix products"
+HELD_OUT_TEXTS = 500
+"""Texts for the errors, none of which the engines are selected by."""
+ONNX_INT8 = "onnxruntime int8 (one scale per batch)"
+PRODUCT, EFFICIENCY = "float32 matrix product alone", "share of matrix product speed"
 Batches = list[list[Tokens]]
 
 
 def main() -> None:
-    """Measure, print the table, write it."""
+    """Run the benchmark, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--texts", type=int, default=256, help="texts a measurement of speed")
+    parser.add_argument("--texts", type=int, default=256, help="texts per throughput measurement")
     args = parser.parse_args()
     folder = ModelFolder(resolve("embedded:sentiment"))
-    backends = every_backend(folder)
+    backends = load_backends(folder)
     tokens = [text.tokens for text in folder.encode(texts(args.texts))]
-    rates, useful = speeds(backends, tokens, args.rounds), operations(folder, tokens) / len(tokens)
-    unseen = in_batches([text.tokens for text in folder.encode(texts(UNSEEN, seed=7))])
-    logits = {name: forward_all(backend, unseen) for name, backend in backends.items()}
-    rows = table(rates, useful, logits, folder)
-    rows.append([f"padding among {QUEUE_SAMPLE} texts that wait", f"{padding(unseen):.0%} of tokens", "", "", "", ""])
+    rates = throughputs(backends, tokens, args.rounds)
+    gflop_per_text = gflops(folder, tokens) / len(tokens)
+    held_out = split_into_batches([text.tokens for text in folder.encode(texts(HELD_OUT_TEXTS, seed=7))])
+    logits = {name: forward_all(backend, held_out) for name, backend in backends.items()}
+    rows = table(rates, gflop_per_text, logits, folder)
+    padding = f"{padding_share(held_out):.0%} of tokens"
+    rows.append([f"padding in batches of {QUEUE_SAMPLE} queued texts", padding, "", "", "", ""])
     write("engines", {"rows": rows[1:]}, markdown(rows))
     print(markdown(rows))
 
 
-def every_backend(folder: ModelFolder) -> dict[str, Backend]:
-    """Load what this machine can run, the reference first."""
-    found: dict[str, Backend] = {}
+def load_backends(folder: ModelFolder) -> dict[str, Backend]:
+    """Load every engine that this machine can run, the reference first."""
+    backends: dict[str, Backend] = {}
     for engine in candidates(None, None):
         try:
-            found[str(engine)] = load(engine, folder, usable_cores())
+            backends[str(engine)] = load(engine, folder, usable_cores())
         except ConfigError as problem:
             print(f"{engine}: {problem}", flush=True)
-    return {**found, INT8: quantized(folder)}
+    return {**backends, ONNX_INT8: quantize_with_onnxruntime(folder)}
 
 
-def quantized(folder: ModelFolder) -> OnnxBackend:
-    """Give ONNX Runtime in 8-bit integers: weights by channel, activations by what each batch holds.
+def quantize_with_onnxruntime(folder: ModelFolder) -> OnnxBackend:
+    """Return an int8 backend of ONNX Runtime: weights quantized per channel, activations dynamically per batch.
 
-    Weights have 7 bits, as its manual advises, on processors that would overflow otherwise.
+    Weights have 7 bits on processors without VNNI, where 8 would overflow, as its documentation recommends.
     """
     with tempfile.TemporaryDirectory() as scratch:
         graph, small = Path(scratch) / "graph.onnx", Path(scratch) / "int8.onnx"
@@ -79,33 +82,33 @@ def quantized(folder: ModelFolder) -> OnnxBackend:
         return OnnxBackend(folder, usable_cores(), small)
 
 
-def speeds(backends: dict[str, Backend], tokens: Sequence[Tokens], rounds: int) -> dict[str, float]:
-    """Give the texts that each scores in a second, the median of the rounds; all take turns, matrix products too."""
-    batches, seconds = in_batches(tokens), {name: list[float]() for name in [*backends, PRODUCT]}
+def throughputs(backends: dict[str, Backend], tokens: Sequence[Tokens], rounds: int) -> dict[str, float]:
+    """Return texts per second by engine, the median of interleaved rounds; and GFLOP/s of the matrix product."""
+    batches, seconds = split_into_batches(tokens), {name: list[float]() for name in [*backends, PRODUCT]}
     for backend in backends.values():
         forward_all(backend, batches)
     for _ in range(rounds):
         for name, backend in backends.items():
-            began_s = time.monotonic()
+            started_s = time.monotonic()
             forward_all(backend, batches)
-            seconds[name].append((time.monotonic() - began_s) / len(tokens))
-        seconds[PRODUCT].append(product_s())
-    return {name: 1 / median(each) for name, each in seconds.items()}
+            seconds[name].append((time.monotonic() - started_s) / len(tokens))
+        seconds[PRODUCT].append(seconds_per_gflop())
+    return {name: 1 / median(samples) for name, samples in seconds.items()}
 
 
-def product_s() -> float:
-    """Give the seconds that 10^9 operations take in a product of the model's shape, (tokens, 384) × (384, 1536)."""
+def seconds_per_gflop() -> float:
+    """Return the seconds per 10^9 operations of a matrix product of the model's shape, (tokens, 384) × (384, 1536)."""
     with torch.inference_mode():
         left, right = torch.rand(BUDGET_TOKENS, 384), torch.rand(384, 1536)
         left @ right
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         for _ in range(50):
             left @ right
-        return (time.monotonic() - began_s) / (50 * 2 * BUDGET_TOKENS * 384 * 1536 / 1e9)
+        return (time.monotonic() - started_s) / (50 * 2 * BUDGET_TOKENS * 384 * 1536 / 1e9)
 
 
-def operations(folder: ModelFolder, tokens: Sequence[Tokens]) -> float:
-    """Give the floating-point operations that the texts need, in 10^9: each by itself, so that nothing is padded."""
+def gflops(folder: ModelFolder, tokens: Sequence[Tokens]) -> float:
+    """Return the floating-point operations of the texts in 10^9, each computed alone and so without padding."""
     backend = load(REFERENCE, folder, usable_cores())
     with FlopCounterMode(display=False) as counted:
         for text in tokens:
@@ -113,31 +116,32 @@ def operations(folder: ModelFolder, tokens: Sequence[Tokens]) -> float:
     return counted.get_total_flops() / 1e9
 
 
-def in_batches(tokens: Sequence[Tokens]) -> Batches:
-    """Cut texts into batches as under load, when a few requests wait at a time."""
+def split_into_batches(tokens: Sequence[Tokens]) -> Batches:
+    """Plan batches as the service does under load, from `QUEUE_SAMPLE` queued texts at a time."""
     parts = [tokens[start : start + QUEUE_SAMPLE] for start in range(0, len(tokens), QUEUE_SAMPLE)]
     return [
         [part[index] for index in batch] for part in parts for batch in plan_batches([*map(len, part)], BUDGET_TOKENS)
     ]
 
 
-def padding(batches: Batches) -> float:
-    """Give the share of what is computed that is padding."""
+def padding_share(batches: Batches) -> float:
+    """Return the share of padding among all tokens."""
     masks = [padded(batch, 0)["mask"] for batch in batches]
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
 
 
 def table(
-    rates: dict[str, float], useful: float, logits: dict[str, list[Logits]], folder: ModelFolder
+    rates: dict[str, float], gflop_per_text: float, logits: dict[str, list[Logits]], folder: ModelFolder
 ) -> list[list[str]]:
-    """Lay out speed and error; the reference is 1. `useful`: 10^9 operations a text."""
-    rows, right = [["", "texts/s", "× float32 torch", HARDWARE, "error, p99", "same label"]], logits[str(REFERENCE)]
-    for name, found in logits.items():
+    """Return the table's rows: throughput, relative to the reference and to the hardware, and error."""
+    rows = [["", "texts/s", "× float32 torch", EFFICIENCY, "error, p99", "same label"]]
+    reference = logits[str(REFERENCE)]
+    for name, outputs in logits.items():
         rate = rates.get(name, 0.0)
-        shares = rate / rates[str(REFERENCE)], f"{rate * useful / rates[PRODUCT]:.0%}"
-        speed = [f"{rate:.1f}", f"{shares[0]:.2f}", shares[1]] if rate else ["", "", ""]
-        same = np.mean(np.argmax(right, axis=1) == np.argmax(found, axis=1))
-        rows.append([name, *speed, f"{score_error(right, found, folder):.2g}", f"{same:.1%}"])
+        shares = rate / rates[str(REFERENCE)], f"{rate * gflop_per_text / rates[PRODUCT]:.0%}"
+        throughput = [f"{rate:.1f}", f"{shares[0]:.2f}", shares[1]] if rate else ["", "", ""]
+        same = np.mean(np.argmax(reference, axis=1) == np.argmax(outputs, axis=1))
+        rows.append([name, *throughput, f"{score_error(reference, outputs, folder):.2g}", f"{same:.1%}"])
     rows.append([PRODUCT, f"{rates[PRODUCT]:.0f} GFLOP/s", "", "100%", "", ""])
     return rows
 

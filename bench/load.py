@@ -1,5 +1,6 @@
-"""One load generator for every service: callers that each wait for their answer (closed loop), or requests that come
-when they come (open loop). Each request's latency is counted from the moment it was due.
+"""A load generator for any service: closed loop (each caller waits for its response) and open loop (a constant rate).
+
+The latency of a request counts from the moment it was due.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 @dataclass
 class Load:
-    """What a run of requests has shown."""
+    """The result of a run of requests."""
 
     seconds: float = 0.0
     texts: int = 0
@@ -24,74 +25,74 @@ class Load:
 
     @property
     def texts_per_s(self) -> float:
-        """Give the texts scored each second."""
+        """Texts scored per second."""
         return self.texts / self.seconds
 
     def latency_ms(self, share: float) -> float:
-        """Give the latency that this share of the requests stayed within."""
+        """Return a quantile of the latency."""
         ordered = sorted(self.latencies_s)
         return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a service takes texts, and how it wants them."""
+    """A service's scoring URL, and its request body for texts."""
 
     url: str
     body: Body
 
     async def send(self, client: aiohttp.ClientSession, texts: Sequence[str], due_s: float, load: Load) -> None:
-        """Send one request and count it."""
+        """Send one request and record its response."""
         try:
             async with client.post(self.url, data=self.body(texts), headers=HEADERS) as response:
                 await response.read()
-                good = response.status == 200
+                succeeded = response.status == 200
         except (aiohttp.ClientError, TimeoutError):
-            good = False
+            succeeded = False
         load.latencies_s.append(time.monotonic() - due_s)
-        load.texts += len(texts) if good else 0
-        load.failed += not good
+        load.texts += len(texts) if succeeded else 0
+        load.failed += not succeeded
 
 
 def closed_loop(target: Target, texts: Sequence[str], per_request: int, callers: int) -> Load:
-    """Let `callers` score all texts between them, each with one request at a time."""
+    """Score all texts with `callers` callers, each with one request at a time."""
     requests = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
 
     async def run() -> Load:
-        load, left = Load(), iter(requests)
+        load, remaining = Load(), iter(requests)
         async with _client() as client:
 
             async def call() -> None:
-                for batch in left:
+                for batch in remaining:
                     await target.send(client, batch, time.monotonic(), load)
 
-            began_s = time.monotonic()
+            started_s = time.monotonic()
             await asyncio.gather(*(call() for _ in range(callers)))
-            load.seconds = time.monotonic() - began_s
+            load.seconds = time.monotonic() - started_s
         return load
 
     return asyncio.run(run())
 
 
 def open_loop(target: Target, texts: Sequence[str], per_request: int, requests_per_s: float) -> Load:
-    """Send requests at a steady rate, whether or not earlier ones have been answered."""
+    """Send requests at a constant rate, whether or not earlier ones have completed."""
     requests = [texts[start : start + per_request] for start in range(0, len(texts), per_request)]
 
     async def run() -> Load:
         load = Load()
         async with _client() as client, asyncio.TaskGroup() as group:
-            began_s = time.monotonic()
+            started_s = time.monotonic()
             for number, batch in enumerate(requests):
-                due_s = began_s + number / requests_per_s
+                due_s = started_s + number / requests_per_s
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
                 group.create_task(target.send(client, batch, due_s, load))
-        load.seconds = time.monotonic() - began_s
+        load.seconds = time.monotonic() - started_s
         return load
 
     return asyncio.run(run())
 
 
 def _client() -> aiohttp.ClientSession:
-    """Give a client that takes little of the cores it shares with the service: a fifteenth of what httpx does."""
-    connections, patience = aiohttp.TCPConnector(limit=512), aiohttp.ClientTimeout(total=120)
-    return aiohttp.ClientSession(connector=connections, timeout=patience)
+    """Return a client with a fifteenth of httpx's CPU time, since it shares the cores with the service."""
+    connections, timeout = aiohttp.TCPConnector(limit=512), aiohttp.ClientTimeout(total=120)
+    return aiohttp.ClientSession(connector=connections, timeout=timeout)

@@ -1,4 +1,4 @@
-"""Write results: JSON with the machine they were measured on, a table, a plot."""
+"""Write benchmark results: JSON with the machine, a table, a plot."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write(name: str, results: Any, table: str) -> None:
-    """Write `<name>.json` and `<name>.md`."""
+    """Write `<name>.json` and `<name>.md` to `bench/results`, with date and machine."""
     RESULTS.mkdir(exist_ok=True)
     content = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **results}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -23,13 +23,14 @@ def write(name: str, results: Any, table: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where this runs, as far as speed depends on it."""
+    """Return what the speed depends on: processor, vector instructions, cores, torch version."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith("flags")), "")
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if f" {flag}" in flags]
+    extensions = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    instructions = [extension for extension in extensions if f" {extension}" in flags]
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    return {"processor": model, "instructions": wide, "cores": usable_cores(), "torch": version("torch")}
+    return {"processor": model, "instructions": instructions, "cores": usable_cores(), "torch": version("torch")}
 
 
 def describe(machine: dict[str, Any]) -> str:
@@ -39,21 +40,21 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out as a table; the first is its head."""
-    head, *body = ["| " + " | ".join(cell.replace("|", "·") for cell in row) + " |" for row in rows]
-    return "\n".join([head, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body]) + "\n"
+    """Return rows as a Markdown table; the first row is its header."""
+    header, *body = ["| " + " | ".join(cell.replace("|", "·") for cell in row) + " |" for row in rows]
+    return "\n".join([header, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body]) + "\n"
 
 
 def bars(name: str, label: str, values: dict[str, float]) -> None:
-    """Draw `<name>.svg`: a bar a contender, ours coloured."""
+    """Draw `<name>.svg`: one bar per system, ours in colour."""
     from matplotlib.figure import Figure
 
     ordered = sorted(values.items(), key=lambda item: item[1])
     figure = Figure(figsize=(7.5, 0.42 * len(ordered) + 0.9), layout="constrained")
     axes = figure.subplots()
     colours = ["#3e6fa3" if key.startswith("remote-rewards") else "#b9bec5" for key, _ in ordered]
-    drawn = axes.barh([key for key, _ in ordered], [value for _, value in ordered], color=colours)
-    axes.bar_label(drawn, fmt="%.0f", padding=4)
+    rectangles = axes.barh([key for key, _ in ordered], [value for _, value in ordered], color=colours)
+    axes.bar_label(rectangles, fmt="%.0f", padding=4)
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})

@@ -1,12 +1,13 @@
-"""What is compared: our service with each engine, the peers people would pick, and the bare loops in one process.
+"""Start the systems under comparison: our service, and other serving stacks (peers).
 
-Each peer is installed by name into an environment of its own under `bench/.peers`, and runs in its plainest
-documented form: same weights, same machine, every core.
+Each peer is installed into its own virtual environment under `bench/.peers`, and runs as its documentation
+first shows it: same weights, same machine, all cores.
 """
 
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ START_TIMEOUT_S = 180
 
 @dataclass(frozen=True)
 class Peer:
-    """A serving stack: what to install, how to start it on a port, how to ask it."""
+    """A serving stack: its packages, its start command, its scoring path and request body."""
 
     name: str
     packages: Sequence[str]
@@ -38,15 +39,15 @@ class Peer:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def _columns(texts: Sequence[str]) -> bytes:
+def _texts_body(texts: Sequence[str]) -> bytes:
     return json.dumps({"texts": list(texts)}).encode()
 
 
-def _ours(texts: Sequence[str]) -> bytes:
+def _our_body(texts: Sequence[str]) -> bytes:
     return json.dumps({"completions": list(texts), "rewards": ["sentiment"]}).encode()
 
 
-def _infinity(texts: Sequence[str]) -> bytes:
+def _infinity_body(texts: Sequence[str]) -> bytes:
     return json.dumps({"model": "sentiment", "input": list(texts), "raw_scores": False}).encode()
 
 
@@ -61,14 +62,14 @@ ALL_PEERS = (
             "--host", "127.0.0.1", "--port", str(port), "--no-model-warmup",
         ],
         "/classify",
-        _infinity,
+        _infinity_body,
     ),
     Peer(
         "LitServe",
         ("litserve==0.2.19", *PLAIN),
         lambda bin_, port: [str(bin_ / "python"), str(HERE / "peers" / "litserve_app.py")],
         "/predict",
-        _columns,
+        _texts_body,
     ),
     Peer(
         "mosec",
@@ -78,20 +79,20 @@ ALL_PEERS = (
             "--timeout", "60000",
         ],
         "/inference",
-        _columns,
+        _texts_body,
     ),
     Peer(
         "Ray Serve",
         ("ray[serve]", *PLAIN),
         lambda bin_, port: [str(bin_ / "python"), str(HERE / "peers" / "ray_app.py")],
         "/",
-        _columns,
+        _texts_body,
     ),
 )  # fmt: skip
 
 
 def install(peer: Peer) -> Path:
-    """Give the `bin` of a peer's environment, made first if it is not there. Raises CalledProcessError."""
+    """Return the `bin` folder of a peer's environment, created if missing. Raises CalledProcessError."""
     folder = PEERS / peer.name.replace(" ", "-").lower()
     if not (folder / ".installed").exists():
         print(f"installing {peer.name} …", flush=True)
@@ -104,18 +105,18 @@ def install(peer: Peer) -> Path:
 
 @contextlib.contextmanager
 def running_peer(peer: Peer) -> Iterator[Target]:
-    """Run a peer until the end of the block."""
+    """Run a peer until the end of the block. Raises TimeoutError if it does not start."""
     port = free_port()
     environment = {**peer.environment, "MODEL": str(resolve("embedded:sentiment")), "PORT": str(port)}
     with running(peer.name, peer.command(install(peer), port), environment):
         target = Target(f"http://127.0.0.1:{port}{peer.path}", peer.body)
-        wait_until(lambda: answers(target), peer.name)
+        wait_until(lambda: scores_a_text(target), peer.name)
         yield target
 
 
 @contextlib.contextmanager
-def our_service(name: str, *flags: str, body: Callable[[Sequence[str]], bytes] = _ours) -> Iterator[Target]:
-    """Run our service until the end of the block, its cache off unless a flag says otherwise."""
+def our_service(name: str, *flags: str, body: Callable[[Sequence[str]], bytes] = _our_body) -> Iterator[Target]:
+    """Run our service until the end of the block, its score cache off unless `BENCH_CACHE_SIZE` is set."""
     port = free_port()
     command = [sys.executable, "-m", "reward_service", "serve", "--port", str(port), *flags]
     with running(name, command, {"REWARD_SERVICE_CACHE_SIZE": os.environ.get("BENCH_CACHE_SIZE", "0")}):
@@ -126,7 +127,7 @@ def our_service(name: str, *flags: str, body: Callable[[Sequence[str]], bytes] =
 
 @contextlib.contextmanager
 def running(name: str, command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the end of the block; what it says goes to a file."""
+    """Run a process until the end of the block; its output goes to a file in `bench/.logs`."""
     LOGS.mkdir(exist_ok=True)
     with (LOGS / f"{name.replace(' ', '-')}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -143,28 +144,26 @@ def running(name: str, command: Sequence[str], environment: dict[str, str]) -> I
                 os.killpg(process.pid, 9)
 
 
-def answers(target: Target) -> bool:
-    """Tell whether a service scores a text."""
-    content = target.body(["Is anybody there?"])
+def scores_a_text(target: Target) -> bool:
+    """Return whether a service scores a text."""
+    content = target.body(["A short text."])
     response = httpx.post(target.url, content=content, headers={"Content-Type": "application/json"}, timeout=30)
     return response.status_code == 200
 
 
-def wait_until(holds: Callable[[], bool], name: str) -> None:
-    """Wait until a service answers. Raises TimeoutError."""
+def wait_until(ready: Callable[[], bool], name: str) -> None:
+    """Wait until a service is ready. Raises TimeoutError."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         with contextlib.suppress(httpx.HTTPError):
-            if holds():
+            if ready():
                 return
         time.sleep(0.3)
     raise TimeoutError(f"{name} did not start; see {LOGS}")
 
 
 def free_port() -> int:
-    """Give a port that nothing listens at."""
-    import socket
-
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""`make bench-step`: in each training step the same completions are scored over HTTP and in the trainer's process.
+"""`make bench-step`: the overhead of HTTP in a training step.
 
-The two take turns at being first, and must agree. What HTTP costs is the median of their differences, as a share of a
-step with one of them.
+Each step scores its completions over HTTP and in the trainer's process, in alternating order; the scores must agree.
+The overhead is the median of the differences in time, as a share of a step that scores once.
 """
 
 import argparse
@@ -23,73 +23,72 @@ FLAGS = ("--backend", "torch", "--dtype", "float32")
 
 
 def main() -> None:
-    """Measure both recipes, print the table and write it."""
+    """Run the benchmark with both recipes, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=7)
     steps = parser.parse_args().steps
-    rows = [["recipe", "step, s", "scoring in process, s", "scoring over HTTP, s", "cost of HTTP, share of the step"]]
-    with our_service("step", *FLAGS) as target:
+    rows = [["recipe", "step, s", "scoring in process, s", "scoring over HTTP, s", "HTTP overhead, share of the step"]]
+    with our_service("train-step", *FLAGS) as target:
         url = target.url.removesuffix("/v1/score")
         for recipe, reward, local in (("banana", "banana", banana), ("optimist", "optimism", optimism())):
-            both = BothWays(local, remote(url, reward))
-            step_s = train(recipe, both, steps)
-            here_s, there_s = (np.asarray(each[1:]) for each in (both.here_s, both.there_s))  # the first warms up
-            step = median(np.asarray(step_s[1:]) - there_s)
-            cost = median(there_s - here_s) / step
-            rows.append(
-                [recipe, *(f"{figure:.3f}" for figure in (step, median(here_s), median(there_s))), f"{cost:.2%}"]
-            )
+            reward_function = ComparedReward(local, remote(url, reward))
+            step_s = train(recipe, reward_function, steps)
+            local_s, remote_s = np.asarray(reward_function.local_s[1:]), np.asarray(reward_function.remote_s[1:])
+            step = median(np.asarray(step_s[1:]) - remote_s)  # without the first step, the warmup
+            overhead = median(remote_s - local_s) / step
+            seconds = [f"{value:.3f}" for value in (step, median(local_s), median(remote_s))]
+            rows.append([recipe, *seconds, f"{overhead:.2%}"])
             print(*rows[-1], sep=" | ", flush=True)
-    write("step", {"rows": rows[1:]}, markdown(rows))
+    write("train_step", {"rows": rows[1:]}, markdown(rows))
     print(markdown(rows))
 
 
-class BothWays:
-    """A reward function that scores everything twice, and notes what each way took."""
+class ComparedReward:
+    """A reward function that scores locally and remotely, and records the seconds of both."""
 
-    def __init__(self, here: Callable[..., list[float]], there: Any) -> None:
-        self.here, self.there = here, there
-        self.here_s: list[float] = []
-        self.there_s: list[float] = []
-        self.__name__ = "both_ways"
+    def __init__(self, local: Callable[..., list[float]], remote: Any) -> None:
+        self.local, self.remote = local, remote
+        self.local_s: list[float] = []
+        self.remote_s: list[float] = []
+        self.__name__ = "compared_reward"
 
     async def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """Score here and there. Raises AssertionError where they differ."""
+        """Return the scores. Raises AssertionError if local and remote ones differ."""
 
-        async def here() -> list[float]:
-            began_s = time.monotonic()
-            scores = await asyncio.to_thread(self.here, completions)
-            self.here_s.append(time.monotonic() - began_s)
+        async def score_locally() -> list[float]:
+            started_s = time.monotonic()
+            scores = await asyncio.to_thread(self.local, completions)
+            self.local_s.append(time.monotonic() - started_s)
             return scores
 
-        async def there() -> list[float]:
-            began_s = time.monotonic()
-            scores = await self.there(prompts, completions, **columns)
-            self.there_s.append(time.monotonic() - began_s)
+        async def score_remotely() -> list[float]:
+            started_s = time.monotonic()
+            scores = await self.remote(prompts, completions, **columns)
+            self.remote_s.append(time.monotonic() - started_s)
             return scores  # type: ignore[no-any-return]
 
-        first, second = (here, there) if len(self.here_s) % 2 else (there, here)
-        one, other = await first(), await second()
-        assert np.allclose(one, other, atol=1e-4), "the two ways do not agree"
-        return one
+        order = (score_locally, score_remotely) if len(self.local_s) % 2 else (score_remotely, score_locally)
+        first, second = [await score() for score in order]
+        assert np.allclose(first, second, atol=1e-4), "local and remote scores differ"
+        return first
 
 
 def remote(url: str, name: str) -> Any:
-    """Give the reward as the service gives it."""
+    """Return the remote reward of a service."""
     from remote_rewards import remote_reward
 
     return remote_reward(url, name)
 
 
 def banana(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Give the rule's rewards in this process."""
+    """Return the scores of the banana rule, computed in this process."""
     from reward_service.rewards.rules import banana as rule
 
     return [sum(rule(completion[0]["content"]).values()) for completion in completions]
 
 
 def optimism() -> Callable[..., list[float]]:
-    """Give a function that makes the optimist's reward in this process, in bare batches of float32 torch."""
+    """Return a function that computes the optimist's reward in this process with float32 torch."""
     from reward_service.backends.base import Backend
     from reward_service.backends.engines import REFERENCE, load
     from reward_service.backends.model_folder import ModelFolder
@@ -100,7 +99,7 @@ def optimism() -> Callable[..., list[float]]:
 
     specs = read_config(None).rewards
     folders = {name: ModelFolder(resolve(f"embedded:{name}")) for name in ("sentiment", "valence")}
-    backends: dict[str, Backend] = {name: load(REFERENCE, each, usable_cores()) for name, each in folders.items()}
+    backends: dict[str, Backend] = {name: load(REFERENCE, folder, usable_cores()) for name, folder in folders.items()}
 
     def score(name: str, texts: Sequence[str]) -> list[float]:
         spec, folder = specs[name], folders[name]
@@ -110,14 +109,14 @@ def optimism() -> Callable[..., list[float]]:
 
     def optimism(completions: Sequence[Any], **_: Any) -> list[float]:
         texts = [completion[0]["content"][-512:] for completion in completions]
-        both = zip(score("sentiment", texts), score("valence", texts), strict=True)
-        return [0.5 * sentiment + valence for sentiment, valence in both]
+        pairs = zip(score("sentiment", texts), score("valence", texts), strict=True)
+        return [0.5 * sentiment + valence for sentiment, valence in pairs]
 
     return optimism
 
 
 def train(recipe: str, reward: Any, steps: int) -> list[float]:
-    """Train a few steps of a recipe and give the seconds that each took."""
+    """Train a few steps of a recipe. Returns the seconds of each."""
     from datasets import Dataset
 
     from trainer.config import parse

@@ -1,6 +1,6 @@
-"""`make demo`: prepare the models, serve the rewards as a process of their own, train both tasks against them.
+"""`make demo`: prepare the models, start the reward service as a process, and train both recipes against it.
 
-Says at each stage what it does and how long it took. Whatever happens, the service is stopped at the end.
+Prints each stage and its duration. The service is stopped at the end, after an error too.
 """
 
 import json
@@ -15,34 +15,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 POLICY = "embedded:smollm2"
-BEGAN_S = time.monotonic()
+STARTED_S = time.monotonic()
 
 
 def main() -> int:
-    """Run the whole demonstration and give the exit code."""
-    tasks = sys.argv[1:] or ["banana", "optimist"]
-    with stage("Preparing the models (first time: 5 to 7 minutes; afterwards they come from the cache)"):
+    """Run the demo. Returns the exit code."""
+    recipes = sys.argv[1:] or ["banana", "optimist"]
+    with stage("Preparing the models (5 to 7 minutes the first time; later runs use the cache)"):
         run("reward_service", "prepare", POLICY)
     with serving() as url:
-        for task in tasks:
-            with stage(f"Training the {task} run against the rewards at {url}"):
-                run("trainer", "train", "--config", task, "--overwrite", "true", env={"REWARD_URL": url})
-    say(f"Done after {minutes(BEGAN_S)}. Open " + " and ".join(f"runs/{task}/report.html" for task in tasks))
+        for recipe in recipes:
+            with stage(f"Training the recipe {recipe} against the rewards at {url}"):
+                run("trainer", "train", "--config", recipe, "--overwrite", "true", env={"REWARD_URL": url})
+    log(f"Done after {minutes(STARTED_S)}. Open " + " and ".join(f"runs/{recipe}/report.html" for recipe in recipes))
     return 0
 
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    """Say what begins, and when it is over how long it took."""
-    began_s = time.monotonic()
-    say(title)
+    """Print the start of a stage, and its duration at the end."""
+    started_s = time.monotonic()
+    log(title)
     yield
-    say(f"… took {minutes(began_s)}")
+    log(f"… took {minutes(started_s)}")
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Run the reward service on a free port, in a process of its own."""
+    """Run the reward service as a process on a free port. Yields its URL."""
     with stage("Starting the reward service"):
         service = subprocess.Popen(
             [sys.executable, "-m", "reward_service", "serve", "--port", "0"],
@@ -50,39 +50,39 @@ def serving() -> Iterator[str]:
             text=True,
         )
         try:
-            url = address_of(service)
+            url = read_url(service)
             wait_until_ready(url, service)
         except BaseException:
             service.terminate()
             raise
-        say(f"process {service.pid} serves {', '.join(rewards_at(url))} at {url}")
+        log(f"process {service.pid} serves {', '.join(reward_names(url))} at {url}")
     try:
         yield url
     finally:
         service.terminate()
         service.wait(timeout=40)
-        say(f"The reward service has stopped (exit code {service.returncode})")
+        log(f"The reward service has stopped (exit code {service.returncode})")
 
 
-def address_of(service: subprocess.Popen[str]) -> str:
-    """Read the address from the service's first line."""
+def read_url(service: subprocess.Popen[str]) -> str:
+    """Return the URL in the first line of the service's log. Raises SystemExit if it did not start."""
     assert service.stderr is not None
     line = service.stderr.readline()
-    words = [word for word in line.split() if word.startswith("http://")]
-    if not words:
+    urls = [word for word in line.split() if word.startswith("http://")]
+    if not urls:
         raise SystemExit(f"the reward service did not start: {line}{service.stderr.read()}")
-    pass_on(service)
-    return words[0]
+    copy_log(service)
+    return urls[0]
 
 
-def pass_on(service: subprocess.Popen[str]) -> None:
-    """Write what the service goes on to say into a file, so that its pipe never fills up."""
-    log = Path("runs") / "reward-service.log"
-    log.parent.mkdir(exist_ok=True)
+def copy_log(service: subprocess.Popen[str]) -> None:
+    """Copy the rest of the service's log to a file in a thread, so that its pipe never fills up."""
+    path = Path("runs") / "reward-service.log"
+    path.parent.mkdir(exist_ok=True)
 
     def copy() -> None:
         assert service.stderr is not None
-        with log.open("w", encoding="utf-8") as file:
+        with path.open("w", encoding="utf-8") as file:
             for line in service.stderr:
                 file.write(line)
                 file.flush()
@@ -91,7 +91,7 @@ def pass_on(service: subprocess.Popen[str]) -> None:
 
 
 def wait_until_ready(url: str, service: subprocess.Popen[str]) -> None:
-    """Wait until every model is loaded and has scored a canary."""
+    """Wait until every model is loaded and has scored a canary. Raises SystemExit if the service ends."""
     while service.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/health/ready", timeout=5):
@@ -101,33 +101,29 @@ def wait_until_ready(url: str, service: subprocess.Popen[str]) -> None:
     raise SystemExit(f"the reward service ended with exit code {service.returncode}")
 
 
-def rewards_at(url: str) -> list[str]:
-    """Name the rewards that are served."""
+def reward_names(url: str) -> list[str]:
+    """Return the names of the served rewards."""
     with urllib.request.urlopen(f"{url}/v1/rewards", timeout=5) as response:
         return [reward["name"] for reward in json.load(response)["rewards"]]
 
 
 def run(module: str, *args: str, env: dict[str, str] | None = None) -> None:
-    """Run one of our commands; its failure is ours."""
-    call([sys.executable, "-m", module, *args], env)
+    """Run a module as a command. Raises SystemExit with its exit code if it fails."""
+    command = [sys.executable, "-m", module, *args]
+    process = subprocess.run(command, env={**os.environ, **(env or {})}, check=False)
+    if process.returncode:
+        raise SystemExit(process.returncode)
 
 
-def call(command: list[str], env: dict[str, str] | None) -> None:
-    """Run a command and stop where it fails."""
-    done = subprocess.run(command, env={**os.environ, **(env or {})}, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
-def say(text: str) -> None:
-    """Print one line, with the time since the beginning."""
-    print(f"[{minutes(BEGAN_S)}] {text}", flush=True)
+def log(text: str) -> None:
+    """Print one line with the time since the start."""
+    print(f"[{minutes(STARTED_S)}] {text}", flush=True)
 
 
 def minutes(since_s: float) -> str:
-    """Give the time since a moment as minutes and seconds."""
-    spent_s = round(time.monotonic() - since_s)
-    return f"{spent_s // 60}:{spent_s % 60:02}"
+    """Return the time since `since_s` as minutes and seconds."""
+    elapsed_s = round(time.monotonic() - since_s)
+    return f"{elapsed_s // 60}:{elapsed_s % 60:02}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from transformers import pipeline
 
 
 class Sentiment(litserve.LitAPI):
-    """The tutorial's pipeline behind LitServe. One request is one text."""
+    """A transformers pipeline behind LitServe. One request is one text."""
 
     def setup(self, device):
         self.classify = pipeline("text-classification", model=os.environ["MODEL"], device="cpu")
@@ -17,8 +17,8 @@ class Sentiment(litserve.LitAPI):
 
     def predict(self, batch):
         texts = [text for texts in batch for text in texts]
-        found = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
-        return [[next(found) for _ in texts] for texts in batch]
+        results = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
+        return [[next(results) for _ in texts] for texts in batch]
 
     def encode_response(self, output):
         return {"scores": output}

@@ -7,15 +7,15 @@ from transformers import pipeline
 
 
 class Sentiment(Worker):
-    """The tutorial's pipeline behind mosec. One request is a list of texts."""
+    """A transformers pipeline behind mosec. One request is a list of texts."""
 
     def __init__(self):
         self.classify = pipeline("text-classification", model=os.environ["MODEL"], device="cpu")
 
     def forward(self, data):
         texts = [text for request in data for text in request["texts"]]
-        found = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
-        return [{"scores": [next(found) for _ in request["texts"]]} for request in data]
+        results = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
+        return [{"scores": [next(results) for _ in request["texts"]]} for request in data]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ray Serve as its documentation shows it: `@serve.batch` round a pipeline (https://docs.ray.io/en/latest/serve)."""
+"""Ray Serve as its documentation shows it: `@serve.batch` around a pipeline (https://docs.ray.io/en/latest/serve)."""
 
 import os
 
@@ -9,7 +9,7 @@ from transformers import pipeline
 
 @serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})
 class Sentiment:
-    """The tutorial's pipeline behind Ray Serve. One request is a list of texts."""
+    """A transformers pipeline behind Ray Serve. One request is a list of texts."""
 
     def __init__(self):
         self.classify = pipeline("text-classification", model=os.environ["MODEL"], device="cpu")
@@ -17,8 +17,8 @@ class Sentiment:
     @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.005)
     async def score(self, requests):
         texts = [text for request in requests for text in request]
-        found = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
-        return [[next(found) for _ in request] for request in requests]
+        results = iter(self.classify(texts, batch_size=32, truncation=True, max_length=512))
+        return [[next(results) for _ in request] for request in requests]
 
     async def __call__(self, request: Request):
         return {"scores": await self.score((await request.json())["texts"])}

@@ -6,7 +6,6 @@ tokens in one row, with the indices to and from padded rows, so that only attent
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ def padded(batch: Sequence[Tokens], pad_token_id: int) -> dict[str, Ids]:
     return {"ids": ids, "mask": mask.astype(np.int64)}
 
 
-def packed(batch: Sequence[Tokens]) -> dict[str, Ids]:
+def packed(batch: Sequence[Tokens], pad_token_id: int = 0) -> dict[str, Ids]:
     """Return `ids` and their `positions`, (tokens,), and the indices that lead to padded rows and back.
 
     `gather_index`, (texts, longest), is the index of each row's tokens, 0 where `mask` is 0. `scatter_index`,
@@ -57,19 +56,26 @@ def bucket_size(size: int) -> int:
     return -(-size // step) * step
 
 
+def absent_id(batch: Sequence[Tokens], vocab_size: int) -> int:
+    """Return the largest token id that occurs nowhere in a batch. Raise `StopIteration` if every id occurs."""
+    present = set().union(*batch)
+    return next(token_id for token_id in range(vocab_size - 1, -1, -1) if token_id not in present)
+
+
 @dataclass(frozen=True, slots=True)
 class Collator:
     """A function from a batch to input arrays, and the cost of a padding token relative to a real one."""
 
-    collate: Callable[[Sequence[Tokens]], dict[str, Ids]]
+    collate: Callable[[Sequence[Tokens], int], dict[str, Ids]]
+    """Takes a batch and the token id to pad it with."""
     padding_cost: float
 
 
-def collator_for(inputs: Collection[str], pad_token_id: int) -> Collator:
+def collator_for(inputs: Collection[str]) -> Collator:
     """Return the collator for a model with these input names."""
     if "scatter_index" in inputs:
         return Collator(packed, PACKED_PADDING_COST)
-    return Collator(partial(padded, pad_token_id=pad_token_id), 1.0)
+    return Collator(padded, 1.0)
 
 
 def _mask(batch: Sequence[Tokens]) -> NDArray[np.bool_]:

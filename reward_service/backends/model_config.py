@@ -28,8 +28,17 @@ def read_config(folder: Path) -> Any:
     one_label = (len(raw["id2label"]) if raw.get("id2label") else raw.get("num_labels")) == 1
     with translating(ConfigError, f"cannot load the model in {folder}"):
         if one_label and raw.get("problem_type") == "single_label_classification":
-            return CONFIG_MAPPING[raw["model_type"]].from_dict({**raw, "problem_type": None})
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = CONFIG_MAPPING[raw["model_type"]].from_dict({**raw, "problem_type": None})
+        else:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    text_config = config.get_text_config()
+    if not _is_token_id(text_config.pad_token_id, text_config):  # such as -1: no text holds it, and no row embeds it
+        text_config.pad_token_id = None
+    return config
+
+
+def _is_token_id(value: Any, text_config: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < (getattr(text_config, "vocab_size", None) or 1 << 30)
 
 
 def _check_labels(folder: Path, raw: Mapping[str, Any]) -> None:
@@ -86,7 +95,15 @@ def max_input_tokens(tokenizer: Any, config: Any) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
-def pad_token_id(tokenizer: Any, config: Any) -> int:
-    """Return the id that the model itself uses for padding: a decoder's head reads the last token before it."""
-    candidates = (config.get_text_config().pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token_id) for token_id in candidates if isinstance(token_id, int))
+def padding_id(tokenizer: Any, config: Any) -> int | None:
+    """Return the token id to pad batches with, or None where each batch needs one of its own.
+
+    Most decoders' heads read the last token that is not `config.pad_token_id`, and where none is saved, the very last
+    one. So what is saved keeps its meaning; else an id is taken that the tokenizer never produces, if the vocabulary
+    has one: with any other id a text that ends in it would be read at another token than alone.
+    """
+    text_config = config.get_text_config()
+    if text_config.pad_token_id is not None:
+        return int(text_config.pad_token_id)
+    last = (getattr(text_config, "vocab_size", None) or 0) - 1
+    return last if last > max(tokenizer.get_vocab().values(), default=0) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from reward_service.backends.base import Encoded
 from reward_service.backends.heads import read_head, weight_files
-from reward_service.backends.model_config import max_input_tokens, pad_token_id, read_config, read_tokenizer
+from reward_service.backends.model_config import max_input_tokens, padding_id, read_config, read_tokenizer
 from reward_service.errors import ConfigError
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
@@ -37,7 +37,7 @@ class ModelFolder:
         self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
-        self.pad_token_id = pad_token_id(self._tokenizer, config)
+        self.pad_token_id = padding_id(self._tokenizer, config)
         self._special_tokens = special_tokens
         reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         if "strftime_now" in (template := self._tokenizer.chat_template or ""):
@@ -52,6 +52,12 @@ class ModelFolder:
         """Raise `ConfigError` if a file was replaced since it was hashed: its scores would have the wrong revision."""
         if file_signatures(self.path) != self._signatures:
             raise ConfigError(f"the model in {self.path} changed while it was loaded; retry when it is complete")
+
+    def fixed_pad_token_id(self) -> int:
+        """Return the token id that a traced graph pads with. Raise `ConfigError` where no single one is exact."""
+        if self.pad_token_id is None:
+            raise ConfigError("it has no padding token of its own, so only torch can compute it in batches")
+        return self.pad_token_id
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize in Rust, without the GIL, and truncate on the right to `max_tokens`.

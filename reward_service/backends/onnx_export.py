@@ -56,6 +56,7 @@ def trace(folder: ModelFolder, file: Path) -> None:
     with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         traced = Traced(load(folder))
+        traced.model.config.get_text_config().pad_token_id = folder.fixed_pad_token_id()
         arrays = example(folder, traced.inputs)
         torch.onnx.export(
             traced,
@@ -73,7 +74,7 @@ def trace(folder: ModelFolder, file: Path) -> None:
 def example(folder: ModelFolder, inputs: Sequence[str]) -> dict[str, torch.Tensor]:
     """Return two texts of different lengths, so that the tracer takes no shape for a constant."""
     tokens = [text.tokens for text in folder.encode(["A short one.", "Another that is a little longer than it."])]
-    arrays = collator_for(inputs, folder.pad_token_id).collate(tokens)
+    arrays = collator_for(inputs).collate(tokens, folder.fixed_pad_token_id())
     return {name: torch.from_numpy(arrays[name]) for name in inputs}
 
 

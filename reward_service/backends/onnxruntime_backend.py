@@ -24,9 +24,11 @@ class OnnxBackend:
         with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
             model = graph or graph_of(folder)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._collator = collator_for([array.name for array in self._session.get_inputs()], folder.pad_token_id)
+        self._collator = collator_for([array.name for array in self._session.get_inputs()])
+        self._pad_token_id = folder.fixed_pad_token_id()
         self.padding_cost = self._collator.padding_cost
 
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        return self._session.run(None, self._collator.collate(batch))[0].tolist()  # type: ignore[no-any-return]
+        arrays = self._collator.collate(batch, self._pad_token_id)
+        return self._session.run(None, arrays)[0].tolist()  # type: ignore[no-any-return]

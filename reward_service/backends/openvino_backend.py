@@ -37,12 +37,14 @@ class OpenVinoBackend:
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (actual := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
             raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {actual}")
-        self._collator = collator_for([array.get_any_name() for array in self._compiled.inputs], folder.pad_token_id)
+        self._collator = collator_for([array.get_any_name() for array in self._compiled.inputs])
+        self._pad_token_id = folder.fixed_pad_token_id()
         self.padding_cost = self._collator.padding_cost
 
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        return self._compiled(self._collator.collate(batch))[0].tolist()  # type: ignore[no-any-return]
+        arrays = self._collator.collate(batch, self._pad_token_id)
+        return self._compiled(arrays)[0].tolist()  # type: ignore[no-any-return]
 
 
 def _options(precision: str, threads: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from reward_service.backends import bert_packed
 from reward_service.backends.base import Logits, Tokens
-from reward_service.backends.collate import collator_for
+from reward_service.backends.collate import absent_id, collator_for
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.weights import load
 from shared.model_store import bert_cls_only
@@ -23,13 +23,18 @@ class TorchBackend:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
         self._inputs, self._forward = forward_for(self._model)
-        self._collator = collator_for(self._inputs, folder.pad_token_id)
+        self._collator = collator_for(self._inputs)
+        self._text_config, self._pad_token_id = self._model.config.get_text_config(), folder.pad_token_id
         self.padding_cost = self._collator.padding_cost
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Tokens]) -> list[Logits]:
         """Run one forward pass."""
-        arrays = self._collator.collate(batch)
+        pad_token_id = self._pad_token_id
+        if pad_token_id is None:
+            pad_token_id = absent_id(batch, self._text_config.vocab_size)
+        self._text_config.pad_token_id = pad_token_id  # a decoder's head reads the last token that is another
+        arrays = self._collator.collate(batch, pad_token_id)
         tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
         logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()

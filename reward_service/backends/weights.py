@@ -85,7 +85,6 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
             key_mapping=WRAPPER_NAMES if wrapped else None,
         )
     _check_weights(folder.path, model, head, report)
-    model.config.get_text_config().pad_token_id = folder.pad_token_id  # a decoder's head reads the last token before it
     return _with_head(model, head, folder.path).eval()
 
 

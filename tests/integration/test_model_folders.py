@@ -13,6 +13,8 @@ from transformers import (
     BertForTokenClassification,
     Gemma2Config,
     Gemma2ForTokenClassification,
+    Gemma3Config,
+    Gemma3ForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
     LlamaConfig,
@@ -29,7 +31,7 @@ from reward_service.backends.torch_backend import TorchBackend
 from reward_service.cli import main
 from reward_service.errors import ConfigError
 from shared.model_store import ModelError, adapters, resolve
-from tests.small_models import logits_alone, save_folder
+from tests.small_models import SIZE, logits_alone, save_folder, small_tokenizer
 
 TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
 WEIGHTS = "model.safetensors"
@@ -294,3 +296,30 @@ def test_convert_nothing(tmp_path, capsys):
     assert "no pickled weights to convert" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "new")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pad_token_id", [None, -1, 10**6])
+def test_text_that_ends_in_eos(tmp_path, pad_token_id):
+    """Without a usable padding token, a text that ends in eos scores in company as it does alone."""
+    model, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1, pad=False)
+    change_config(tmp_path, pad_token_id=pad_token_id)
+    texts = [f"{text}{tokenizer.eos_token}" for text in TEXTS]
+    right = [logits_alone(model, tokenizer(text, return_tensors="pt"))[0] for text in texts]
+    folder = ModelFolder(tmp_path)
+    rows = TorchBackend(folder, "float32").forward([text.tokens for text in folder.encode(texts)])
+    assert [row[0] for row in rows] == pytest.approx(right, abs=1e-4)
+
+
+def test_composite_config(tmp_path):
+    """A model whose text model has a config of its own (Gemma 3) scores in company as alone."""
+    tokenizer = small_tokenizer("gemma3")
+    text = {**SIZE, "vocab_size": len(tokenizer), "num_key_value_heads": 4, "head_dim": 8, "initializer_range": 0.5}
+    vision = {**SIZE, "image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config={**text, "pad_token_id": None}, vision_config=vision, num_labels=1)
+    model = Gemma3ForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    alone = Gemma3ForSequenceClassification.from_pretrained(tmp_path).eval()
+    right = [logits_alone(alone, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
+    assert scores(tmp_path) == pytest.approx(right, abs=1e-4)

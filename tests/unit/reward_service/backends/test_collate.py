@@ -63,7 +63,7 @@ def test_logits_equal_own(name, batch, request):
     """Packed or padded, the logits are the model's own."""
     model = request.getfixturevalue(name)
     inputs, forward = forward_for(model)
-    arrays, plain = collator_for(inputs, 0).collate(batch), padded(batch, pad_token_id=0)
+    arrays, plain = collator_for(inputs).collate(batch, 0), padded(batch, pad_token_id=0)
     found = forward(*(torch.from_numpy(arrays[each]) for each in inputs))
     own = model(input_ids=torch.from_numpy(plain["ids"]), attention_mask=torch.from_numpy(plain["mask"])).logits
     assert torch.allclose(found, own, atol=1e-5)

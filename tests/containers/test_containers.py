@@ -1,4 +1,4 @@
-"""The images as they are deployed: built from a clean clone, run as compose.yaml says, across a real network."""
+"""The images as they are deployed: built from a clean clone, and run by compose.yaml."""
 
 import json
 import os
@@ -15,11 +15,11 @@ ENGINE = os.environ.get("ENGINE", "").split() or ["docker"]
 COMPOSE = os.environ.get("COMPOSE", "").split() or ["docker", "compose"]
 IMAGES = "localhost/remote-rewards"
 ROOT = Path(__file__).parents[2]
-PROJECT = "remote-rewards-test"  # whatever is deployed here stays as it is
-MODELS = os.environ.get("REMOTE_REWARDS_MODELS")  # a folder with prepared models, which saves preparing them
+PROJECT = "remote-rewards-test"  # separate from a deployment on this machine
+MODELS = os.environ.get("REMOTE_REWARDS_MODELS")  # a folder with prepared models, to save their preparation
 
 pytestmark = [
-    pytest.mark.skipif("REMOTE_REWARDS_CONTAINERS" not in os.environ, reason="`make test-containers` runs these"),
+    pytest.mark.skipif("REMOTE_REWARDS_CONTAINERS" not in os.environ, reason="run by `make test-containers`"),
     pytest.mark.skipif(
         shutil.which(ENGINE[0]) is None, reason="there is no container engine: install docker or podman"
     ),
@@ -29,9 +29,10 @@ pytestmark = [
 
 def run(*words, check=True, cwd=ROOT, **env):
     command = [str(word) for word in words]
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    return done
+    process = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    output = process.stdout[-3000:] + process.stderr[-3000:]
+    assert not check or process.returncode == 0, f"{command}\n{output}"
+    return process
 
 
 def engine(*words, **kwargs):
@@ -39,16 +40,16 @@ def engine(*words, **kwargs):
 
 
 def logs(name):
-    done = run(*ENGINE, "logs", name)
-    return done.stdout + done.stderr
+    process = run(*ENGINE, "logs", name)
+    return process.stdout + process.stderr
 
 
-def waits_for(holds, timeout_s=900):
-    end_s = time.monotonic() + timeout_s
-    while not (found := holds()):
-        assert time.monotonic() < end_s, "waited in vain"
+def wait_for(condition, timeout_s=900):
+    deadline_s = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline_s, "timed out"
         time.sleep(0.5)
-    return found
+    return value
 
 
 @pytest.fixture(scope="session")
@@ -64,42 +65,45 @@ def megabytes(image):
     return int(engine("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
 
-def holds(image, *names):
+def installed_in(image, *names):
     code = (
         "import importlib.util as u, shutil, sys; print([n for n in sys.argv[1:] if u.find_spec(n) or shutil.which(n)])"
     )
     return engine("run", "--rm", "--entrypoint", "python", image, "-c", code, *names)
 
 
-def test_the_reward_image_is_small_and_holds_nothing_to_install_or_train_with(images):
+def test_reward_image_is_small(images):
+    """The reward image is at most 1.3 GB, without trainer, pip or compilers."""
     print({image: f"{megabytes(image):.0f} MB" for image in images.values()})
     assert megabytes(images["reward"]) <= 1300
-    assert holds(images["reward"], "trl", "datasets", "pip", "gcc", "cc", "make") == "[]"
+    assert installed_in(images["reward"], "trl", "datasets", "pip", "gcc", "cc", "make") == "[]"
 
 
-def test_the_trainer_image_holds_no_server(images):
-    assert holds(images["trainer"], "fastapi", "uvicorn", "pip", "gcc", "cc", "make") == "[]"
+def test_trainer_image_has_no_server(images):
+    """The trainer image has no web server, pip or compilers."""
+    assert installed_in(images["trainer"], "fastapi", "uvicorn", "pip", "gcc", "cc", "make") == "[]"
 
 
-HARD = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+HARDENING = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
-def test_it_serves_as_nobody_in_particular_with_nothing_to_write_to(images, tmp_path):
-    tmp_path.chmod(0o755)  # the container runs as somebody else
+def test_reward_image_runs_unprivileged(images, tmp_path):
+    """The service runs unprivileged on a read-only file system, and exits with 0 when it is stopped."""
+    tmp_path.chmod(0o755)  # the container runs as another user
     (tmp_path / "rewards.yaml").write_text("rewards: {banana: {kind: rule, function: banana}}")
     name = "remote-rewards-alone"
     engine("rm", "-f", name, check=False)
     engine(
-        *("run", "-d", "--name", name, *HARD, "-p", "127.0.0.1::8088", "-v", f"{tmp_path}:/config:ro"),
+        *("run", "-d", "--name", name, *HARDENING, "-p", "127.0.0.1::8088", "-v", f"{tmp_path}:/config:ro"),
         *("-e", "REWARD_SERVICE_API_KEYS=a-key-of-many-letters", images["reward"]),
         *("serve", "--config", "/config/rewards.yaml"),
     )
     try:
         url = "http://" + engine("port", name, "8088").splitlines()[0]
-        waits_for(lambda: answers(url), 60)
+        wait_for(lambda: is_ready(url), 60)
         key = {"Authorization": "Bearer a-key-of-many-letters"}
-        answer = httpx.post(f"{url}/v1/score", json={"completions": ["Sure: banana"]}, headers=key)
-        assert answer.json()["rewards"]["banana"]["scores"] == [1.99]
+        response = httpx.post(f"{url}/v1/score", json={"completions": ["Sure: banana"]}, headers=key)
+        assert response.json()["rewards"]["banana"]["scores"] == [1.99]
         assert httpx.post(f"{url}/v1/score", json={"completions": ["a"]}).status_code == 401
         assert engine("exec", name, "id", "-u") == "10001"
         assert "CapEff:\t0000000000000000" in engine("exec", name, "cat", "/proc/1/status")
@@ -113,28 +117,31 @@ def test_it_serves_as_nobody_in_particular_with_nothing_to_write_to(images, tmp_
         engine("rm", "-f", name, check=False)
 
 
-def test_the_baked_image_serves_with_no_network_at_all(images):
+def test_baked_image_needs_no_network(images):
+    """The image with baked-in models serves without network."""
     baked, name = f"{IMAGES}/baked", "remote-rewards-baked"
     if "REMOTE_REWARDS_BUILT" not in os.environ:
         words = os.environ.get("BUILD_ARGS", "").split()
         engine("build", *words, "-f", "Dockerfile.reward", "--target", "baked", "-t", baked, ".")
     engine("rm", "-f", name, check=False)
-    engine("run", "-d", "--name", name, *HARD, "--tmpfs", "/tmp", "--network", "none", baked, "serve", "--insecure")
+    engine(
+        "run", "-d", "--name", name, *HARDENING, "--tmpfs", "/tmp", "--network", "none", baked, "serve", "--insecure"
+    )
     try:
-        ask = (
+        score = (
             "import json, urllib.request as r; q = r.Request('http://127.0.0.1:8088/v1/score', "
             'json.dumps({"completions": ["I love it"], "rewards": ["sentiment"]}).encode(), '
             "{'Content-Type': 'application/json'}); print(r.urlopen(q, timeout=30).read().decode())"
         )
-        check = ("exec", name, "python", "-c", ask)
-        waits_for(lambda: run(*ENGINE, *check, check=False).returncode == 0, 120)
+        check = ("exec", name, "python", "-c", score)
+        wait_for(lambda: run(*ENGINE, *check, check=False).returncode == 0, 120)
         reward = json.loads(engine(*check))["rewards"]["sentiment"]
         assert reward["scores"][0] > 1.5
     finally:
         engine("rm", "-f", name, check=False)
 
 
-def answers(url):
+def is_ready(url):
     try:
         return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
     except httpx.HTTPError:
@@ -143,11 +150,11 @@ def answers(url):
 
 @pytest.fixture
 def project(images, tmp_path):
-    """compose.yaml of a clone, with volumes of its own."""
+    """A clone of the repository, whose compose project has its own volumes."""
     clone = tmp_path / "compose"
     run("git", "clone", "--quiet", ROOT, clone)
     run("make", "secrets/reward_api_key", cwd=clone)
-    remove_all(clone)  # a run that was broken off leaves replicas with another key
+    remove_all(clone)  # an aborted run leaves replicas with another key
     if MODELS:
         engine(
             *("run", "--rm", "--user", "0", "--entrypoint", "sh", "-v", f"{MODELS}:/from:ro"),
@@ -159,19 +166,19 @@ def project(images, tmp_path):
 
 
 def remove_all(clone):
-    """Take down the project; compose engines forget the replicas that its file does not name."""
-    left = [name for service in ("models", "reward", "trainer") for name in containers(service)]
-    engine("rm", "-f", *left, check=False)
+    """Remove the project's containers and volumes; `compose down` may leave scaled replicas."""
+    names = [name for service in ("models", "reward", "trainer") for name in containers(service)]
+    engine("rm", "-f", *names, check=False)
     compose(clone, "down", "-v", check=False)
 
 
 def banana_texts(url, headers):
-    """Give how many texts a replica has scored with the rule."""
+    """Return how many texts a replica has scored with the rule."""
     metrics = httpx.get(f"{url}/metrics", headers=headers, timeout=30).text
     return float(re.search(r'^reward_texts_total\{reward="banana"\} (\S+)$', metrics, re.M)[1])
 
 
-def ended(name):
+def exit_state(name):
     state = engine("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", name)
     return state if state.startswith("exited") else None
 
@@ -185,7 +192,8 @@ def containers(service):
     return [name for name in names if re.fullmatch(f"{PROJECT}[_-]{service}[_-][0-9]+", name)]
 
 
-def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project):
+def test_training_survives_a_dead_replica(project):
+    """A run against two replicas completes although one of them is killed."""
     override = project / "compose.override.yaml"
     command = ["train", "--config", "banana", "--max_steps", "10", "--eval_limit", "4", "--eval_decodings", "greedy"]
     command += ["--output_dir", "runs/first", "--wait_for_rewards_s", "600"]
@@ -196,16 +204,16 @@ def test_two_replicas_train_a_policy_across_the_network_and_one_may_die(project)
     assert len(replicas) == 2, replicas
     key = (project / "secrets/reward_api_key").read_text().strip()
     urls = ["http://" + engine("port", name, "8088").splitlines()[0] for name in replicas]
-    waits_for(lambda: all(map(answers, urls)), 1800)
+    wait_for(lambda: all(map(is_ready, urls)), 1800)
     headers = {"Authorization": f"Bearer {key}"}
     body = {"completions": ["I love it"], "rewards": ["sentiment"]}
     scored = httpx.post(f"{urls[0]}/v1/score", json=body, headers=headers, timeout=30)
     assert scored.json()["rewards"]["sentiment"]["scores"][0] > 1.5
-    waits_for(lambda: re.search(r"step [3-9]/10", logs(trainer)) or ended(trainer))  # not every step is told
-    assert not ended(trainer), logs(trainer)[-3000:]
-    assert all(banana_texts(url, headers) for url in urls), "the trainer asks both"
+    wait_for(lambda: re.search(r"step [3-9]/10", logs(trainer)) or exit_state(trainer))  # not every step is logged
+    assert not exit_state(trainer), logs(trainer)[-3000:]
+    assert all(banana_texts(url, headers) for url in urls), "the trainer calls both replicas"
     engine("kill", replicas[1])
-    code = waits_for(lambda: ended(trainer))
+    code = wait_for(lambda: exit_state(trainer))
     assert code == "exited 0", logs(trainer)[-3000:]
     listed = engine(
         "run",

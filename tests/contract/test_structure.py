@@ -1,3 +1,5 @@
+"""The structure of the packages: who imports whom, what they export, and what an import loads."""
+
 import ast
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import remote_rewards
+import shared.model_store
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
@@ -15,10 +18,10 @@ MAY_IMPORT = {
     "remote_rewards": {"shared", "remote_rewards"},
     "trainer": {"shared", "remote_rewards", "trainer"},
 }
-OURS = set(MAY_IMPORT) | {"tests", "scripts"}
+OWN_PACKAGES = set(MAY_IMPORT) | {"bench", "scripts", "tests"}
 
 
-def imported(path):
+def imported_packages(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -27,20 +30,23 @@ def imported(path):
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_run_one_way(package):
+def test_imports_follow_the_layers(package):
+    """A package imports only the packages below it."""
     files = list((ROOT / package).rglob("*.py"))
     assert files
-    wrong = {f"{path.name}: {name}" for path in files for name in imported(path) if name in OURS - MAY_IMPORT[package]}
-    assert not wrong
+    forbidden = OWN_PACKAGES - MAY_IMPORT[package]
+    violations = {f"{path.name}: {name}" for path in files for name in imported_packages(path) if name in forbidden}
+    assert not violations
 
 
-@pytest.mark.parametrize("package", [remote_rewards])
-def test_what_a_package_offers_is_listed_sorted_and_there(package):
+@pytest.mark.parametrize("package", [remote_rewards, shared.model_store])
+def test_exports_exist_and_are_sorted(package):
+    """`__all__` is sorted, and every name in it exists."""
     assert list(package.__all__) == sorted(package.__all__)
     assert all(hasattr(package, name) for name in package.__all__)
 
 
-def modules_after(statement):
+def modules_loaded_by(statement):
     code = f"{statement}; import sys; print(' '.join(sorted(sys.modules)))"
     return set(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split())
 
@@ -51,20 +57,23 @@ def modules_after(statement):
         ("from remote_rewards import RewardClient", {"torch", "transformers", "fastapi", "trl", "yaml", "numpy"}),
         ("import reward_service.app", {"torch", "transformers", "trl"}),
         ("from remote_rewards import remote_reward", {"torch", "transformers", "trl", "fastapi"}),
-        ("import shared.model_store.store", {"torch", "transformers"}),
+        ("import shared.model_store", {"torch", "transformers"}),
     ],
 )
-def test_importing_loads_nothing_heavy(statement, absent):
-    assert not modules_after(statement) & absent
+def test_imports_are_light(statement, absent):
+    """Importing an entry point loads no library that it does not need."""
+    assert not modules_loaded_by(statement) & absent
 
 
-def test_the_client_imports_fast_beside_the_libraries_it_needs():
+def test_the_client_imports_fast():
+    """Importing the client takes less than twice as long as importing its dependencies."""
+
     def seconds(code):
         runs = []
         for _ in range(3):
-            began_s = time.perf_counter()
+            started_s = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-            runs.append(time.perf_counter() - began_s)
+            runs.append(time.perf_counter() - started_s)
         return min(runs)
 
     libraries = "import httpx, pydantic, asyncio, random; from pydantic import BaseModel"

@@ -143,7 +143,7 @@ def test_stopped_between_epochs(rules_url, tmp_path):
         while True:
             yield faults.status(503) if down[0] and EPOCH_STEPS in rewards(stopped) else None
 
-    with faults.spoiling(rules_url, every=down_after_the_epoch()) as (url, _):
+    with faults.fault_proxy(rules_url, schedule=down_after_the_epoch()) as (url, _):
         output_of(start_trainer(url, whole, MAX_STEPS, **settings))
         output = output_of(start_trainer(url, stopped, MAX_STEPS, **settings), 1)
         assert "resume with --resume_from_checkpoint" in output
@@ -187,7 +187,7 @@ def test_all_ranks_stop(rules_url, tmp_path):
     """If the rewards of one rank fail, all ranks stop within a minute, with the same message."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with faults.spoiling(rules_url, every=itertools.repeat(faults.status(500))) as (broken, proxy):
+    with faults.fault_proxy(rules_url, schedule=itertools.repeat(faults.status(500))) as (broken, proxy):
         urls = [rules_url, broken]
         processes = [start_rank(number, port, url, tmp_path / str(number)) for number, url in enumerate(urls)]
         wait_for(lambda: proxy.scored > 0, timeout_s=180)

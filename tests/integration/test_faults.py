@@ -17,7 +17,7 @@ RETRIED = {
     "closed before a byte": faults.closed_at(0),
     "closed in the head": faults.closed_at(20),
     "closed in the body": faults.closed_at(300),
-    "a longer body announced": faults.declared(50),
+    "a longer body announced": faults.wrong_length(50),
     "502 of a proxy": faults.status(502),
     "503 of a proxy": faults.status(503, "Retry-After: 0"),
     "504 of a proxy": faults.status(504, "Retry-After: -5"),
@@ -31,7 +31,7 @@ RETRIED = {
     ),
 }
 INVALID = {
-    "a shorter body announced": faults.declared(-50),
+    "a shorter body announced": faults.wrong_length(-50),
     "garbage": faults.body("{oops"),
     "a page": faults.status(200),
     "one score of three": faults.rewritten(lambda reward: reward["scores"].__delitem__(slice(1, None))),
@@ -63,7 +63,7 @@ def score(url, timeout_s=20.0, **options):
 @pytest.mark.parametrize("fault", RETRIED.values(), ids=RETRIED)
 def test_network_fault(rules_url, fault):
     """A fault of the network is retried."""
-    with faults.spoiling(rules_url, fault, fault) as (url, proxy):
+    with faults.fault_proxy(rules_url, fault, fault) as (url, proxy):
         assert score(url) == pytest.approx(SCORES)
     assert proxy.scored == 3
 
@@ -71,7 +71,7 @@ def test_network_fault(rules_url, fault):
 @pytest.mark.parametrize("fault", INVALID.values(), ids=INVALID)
 def test_invalid_response(rules_url, fault):
     """A response that does not match its request is retried."""
-    with faults.spoiling(rules_url, fault) as (url, proxy):
+    with faults.fault_proxy(rules_url, fault) as (url, proxy):
         assert score(url) == pytest.approx(SCORES)
     assert proxy.scored == 2
 
@@ -79,7 +79,7 @@ def test_invalid_response(rules_url, fault):
 @pytest.mark.parametrize("fault", [INVALID[name] for name in ("garbage", "one score of three", "NaN")])
 def test_always_invalid(rules_url, fault):
     """A response that stays invalid raises an error that says why, and never gives a score."""
-    with faults.spoiling(rules_url, *[fault] * 99) as (url, _), pytest.raises(ServiceUnreachable) as error:
+    with faults.fault_proxy(rules_url, *[fault] * 99) as (url, _), pytest.raises(ServiceUnreachable) as error:
         score(url, timeout_s=3.0)
     assert isinstance(error.value.__cause__, InvalidResponse)
 
@@ -87,7 +87,7 @@ def test_always_invalid(rules_url, fault):
 @pytest.mark.parametrize("fault", OTHER_SERVICE.values(), ids=OTHER_SERVICE)
 def test_other_service(rules_url, fault):
     """A response of another service is not retried."""
-    with faults.spoiling(rules_url, fault) as (url, proxy), pytest.raises(NotARewardService):
+    with faults.fault_proxy(rules_url, fault) as (url, proxy), pytest.raises(NotARewardService):
         score(url)
     assert proxy.scored == 1
 
@@ -96,7 +96,7 @@ def test_other_service(rules_url, fault):
 def test_retry_after_and_deadline(rules_url, header):
     """No Retry-After makes a call wait past its deadline."""
     fault = faults.status(503, f"Retry-After: {header}")
-    with faults.spoiling(rules_url, *[fault] * 50) as (url, _), RewardClient(url, timeout_s=1.5) as client:
+    with faults.fault_proxy(rules_url, *[fault] * 50) as (url, _), RewardClient(url, timeout_s=1.5) as client:
         started_s = time.monotonic()
         with pytest.raises(RewardError):
             client.score(TEXTS, rewards=["banana"])
@@ -114,7 +114,7 @@ def test_huge_response(rules_url, monkeypatch):
     """A response over the maximal size is not read to its end."""
     monkeypatch.setattr("remote_rewards.responses.MAX_RESPONSE_BYTES", 1000)
     fault = faults.body('{"rewards": "' + "x" * 100_000 + '"}')
-    with faults.spoiling(rules_url, *[fault] * 99) as (url, _), pytest.raises(RewardError, match="more than 1000 b"):
+    with faults.fault_proxy(rules_url, *[fault] * 99) as (url, _), pytest.raises(RewardError, match="more than 1000 b"):
         score(url, timeout_s=3.0)
 
 
@@ -125,5 +125,5 @@ def test_silent_service(rules_url):
         time.sleep(3)
         return answer, False
 
-    with faults.spoiling(rules_url, *[silence] * 9) as (url, _), pytest.raises(ServiceUnreachable):
+    with faults.fault_proxy(rules_url, *[silence] * 9) as (url, _), pytest.raises(ServiceUnreachable):
         score(url, timeout_s=1.0, attempt_timeout_s=0.3)

@@ -152,7 +152,7 @@ def test_hedging(rules_url):
         return answer, False
 
     with (
-        faults.spoiling(rules_url, *[slow] * 3) as (url, _),
+        faults.fault_proxy(rules_url, *[slow] * 3) as (url, _),
         RewardClient([url, rules_url], hedge_after_s=0.1, timeout_s=10) as client,
     ):
         started_s = time.monotonic()

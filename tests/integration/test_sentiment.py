@@ -1,4 +1,4 @@
-"""The tutorial's black-box reward, over HTTP, against transformers' own pipeline."""
+"""The sentiment reward over HTTP equals a local reward function on the pipeline of transformers."""
 
 import random
 
@@ -18,15 +18,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def classify():
-    made = pipeline("text-classification", model=str(resolve("embedded:sentiment")), device="cpu")
+    classifier = pipeline("text-classification", model=str(resolve("embedded:sentiment")), device="cpu")
 
-    def tutorial(texts):
-        """Score as the tutorial's code does."""
+    def local_reward(texts):
+        """Score as a single-process training script does, with the reward as a local function."""
         with torch.inference_mode():
-            found = [made(text, truncation=True, max_length=512)[0] for text in texts]
-        return [2.0 * f["score"] if f["label"] == "POSITIVE" else -1.0 * f["score"] for f in found]
+            predictions = [classifier(text, truncation=True, max_length=512)[0] for text in texts]
+        return [2.0 * p["score"] if p["label"] == "POSITIVE" else -1.0 * p["score"] for p in predictions]
 
-    return tutorial
+    return local_reward
 
 
 def test_sentiment_table(models_url, classify):

@@ -123,7 +123,7 @@ def mixed_load(
         await client.aclose()
 
     config = DATA / "mixed.yaml"
-    with Supervisor(config) as service, faults.spoiling(service.url, every=draw_faults()) as (url, _):
+    with Supervisor(config) as service, faults.fault_proxy(service.url, schedule=draw_faults()) as (url, _):
         asyncio.run(run(service, url, seconds / 4))
         before_mb = min_resident_mb(service.pid)
         asyncio.run(run(service, url, 3 * seconds / 4))

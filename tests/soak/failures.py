@@ -74,7 +74,7 @@ def random_faults(requests: int, share: float = 0.2, callers: int = 8) -> Outcom
         )
         await client.aclose()
 
-    with Supervisor(RULES) as service, faults.spoiling(service.url, every=draw_faults()) as (url, proxy):
+    with Supervisor(RULES) as service, faults.fault_proxy(service.url, schedule=draw_faults()) as (url, proxy):
         asyncio.run(run(url))
     outcome = Outcome(f"{tally.calls:,} calls, faults in {share:.0%} of responses", tally.lost)
     outcome.expect("attempts per call", proxy.scored / tally.calls, 1.3)
@@ -98,7 +98,7 @@ def permanent_faults(seconds: float, callers: int = 32) -> Outcome:
         await client.aclose()
         return proxy.scored - before
 
-    with Supervisor(RULES) as service, faults.spoiling(service.url, every=always) as (url, proxy):
+    with Supervisor(RULES) as service, faults.fault_proxy(service.url, schedule=always) as (url, proxy):
         late_attempts = asyncio.run(run(url, proxy))
     invented = tally.texts
     outcome = Outcome(f"{callers} callers for {seconds:g} s", invented)

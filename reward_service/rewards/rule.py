@@ -22,13 +22,14 @@ class RuleReward(Reward):
             known = ", ".join(sorted(rules.RULES))
             hint = did_you_mean(spec.function, set(rules.RULES))
             raise ConfigError(f"rewards.{name}: there is no rule {spec.function!r} (there are: {known}){hint}")
-        self._rule = rules.RULES[spec.function]
+        rule = rules.RULES[spec.function]
+        self._function = rule.function
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
-            description=spec.description or inspect.getdoc(self._rule) or "",
+            description=spec.description or inspect.getdoc(rule.function) or "",
             revision="rule:" + hashlib.sha256(f"{spec.function}\n{_rules_source()}".encode()).hexdigest()[:16],
-            range=rules.RANGES[spec.function],
+            range=rule.range,
         )
 
     async def score(self, items: Items) -> Scores:
@@ -39,7 +40,7 @@ class RuleReward(Reward):
         result = Scores(scores=[None] * len(texts), details=[None] * len(texts))
         for index, text in enumerate(texts):
             try:
-                parts = self._rule(text)
+                parts = self._function(text)
             except Exception as error:  # whatever a rule raises concerns this text alone
                 result.errors[index] = ItemError(code="rule_failed", message=f"{type(error).__name__}: {error}")
             else:

@@ -1,4 +1,4 @@
-"""A reward model that reads the whole conversation in its own chat template, as TRL's RewardTrainer trains them."""
+"""A reward model that reads the whole conversation in its chat template, as TRL's RewardTrainer trains it."""
 
 from datetime import date
 
@@ -15,7 +15,7 @@ from tests.conftest import running_service
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["What is a stapler?", [{"role": "user", "content": "Do snakes have bones?"}], "Hello"]
-REPLIES = ["It joins sheets of paper.", [{"role": "assistant", "content": "Yes, hundreds of them."}], "Hi! " * 30]
+COMPLETIONS = ["It joins sheets of paper.", [{"role": "assistant", "content": "Yes, hundreds of them."}], "Hi! " * 30]
 REFUSAL = "{% if messages[0].content == 'Hello' %}{{ raise_exception('no greetings') }}{% endif %}"
 
 
@@ -41,13 +41,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def right(folder):
-    """What transformers itself gives for each conversation alone."""
+    """Transformers' own output for each conversation alone."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LlamaForSequenceClassification.from_pretrained(folder).eval()
     chats = [
-        [{"role": "user", "content": "What is a stapler?"}, {"role": "assistant", "content": REPLIES[0]}],
-        [*PROMPTS[1], *REPLIES[1]],
-        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": REPLIES[2]}],
+        [{"role": "user", "content": "What is a stapler?"}, {"role": "assistant", "content": COMPLETIONS[0]}],
+        [*PROMPTS[1], *COMPLETIONS[1]],
+        [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": COMPLETIONS[2]}],
     ]
     with torch.inference_mode():
         rows = [
@@ -66,14 +66,14 @@ def serving(folder, backend="torch", dtype="float32"):
 def test_conversation(folder, right, backend, dtype):
     """Prompt and completion are scored as one conversation in the chat template."""
     with serving(folder, backend, dtype) as url, RewardClient(url) as client:
-        scores = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"].scores
+        scores = client.score(COMPLETIONS, prompts=PROMPTS, rewards=["judge"]).rewards["judge"].scores
     assert scores == pytest.approx(right, abs=1e-4)
 
 
 def test_prompt_needed(folder):
     """Without prompts each item has an error instead of a score."""
     with serving(folder) as url, RewardClient(url) as client:
-        reward = client.score(REPLIES, rewards=["judge"]).rewards["judge"]
+        reward = client.score(COMPLETIONS, rewards=["judge"]).rewards["judge"]
     assert reward.scores == [None] * 3
     assert {error.code for error in reward.errors.values()} == {"prompt_needed"}
 
@@ -86,7 +86,7 @@ def test_template_error(folder, right, tmp_path):
     LlamaForSequenceClassification.from_pretrained(folder).save_pretrained(strict)
     tokenizer.save_pretrained(strict)
     with serving(strict) as url, RewardClient(url) as client:
-        reward = client.score(REPLIES, prompts=PROMPTS, rewards=["judge"]).rewards["judge"]
+        reward = client.score(COMPLETIONS, prompts=PROMPTS, rewards=["judge"]).rewards["judge"]
     assert reward.scores == pytest.approx([*right[:2], None], abs=1e-4)
     assert "no greetings" in reward.errors["2"].message
 

@@ -1,4 +1,4 @@
-"""Every engine of this machine against float32 torch, and what the service says of the one it computes with."""
+"""Every engine of this machine against float32 torch, and the engine info of the service."""
 
 import contextlib
 import random
@@ -47,9 +47,9 @@ def texts():
 def test_float32_logits(engine, folder, texts):
     """Every float32 engine gives torch's logits."""
     batches = [[text.tokens for text in folder.encode(texts[start : start + 16])] for start in range(0, 96, 16)]
-    right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), batches)
-    found = engines.forward_all(engines.load(engine, folder, 2), batches)
-    assert np.allclose(right, found, atol=1e-4)
+    expected = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), batches)
+    actual = engines.forward_all(engines.load(engine, folder, 2), batches)
+    assert np.allclose(expected, actual, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", engines.candidates("openvino", "int8"), ids=str)
@@ -57,9 +57,9 @@ def test_int8_within_tolerance(engine, folder, texts):
     """Scores in int8 are within the tolerance, alone and batched."""
     tokens = [text.tokens for text in folder.encode(texts)]
     backend = engines.load(engine, folder, 2)
-    right = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
-    batched, alone = backend.forward(tokens), engines.forward_all(backend, [[each] for each in tokens])
-    assert score_error(right, batched, folder) <= 0.02
+    expected = engines.forward_all(engines.load(engines.REFERENCE, folder, 2), [tokens])
+    batched, alone = backend.forward(tokens), engines.forward_all(backend, [[text] for text in tokens])
+    assert score_error(expected, batched, folder) <= 0.02
     assert score_error(batched, alone, folder) <= 0.02
 
 
@@ -68,7 +68,7 @@ def test_quantized_layers(folder):
     model = openvino.Core().read_model(graph_of(folder))
     quantize_weights(model)
     kinds = [node.get_element_type().get_type_name() for node in model.get_ops() if node.get_type_name() == "Constant"]
-    assert kinds.count("i8") == 6 * 5 + 1  # six products a layer, of which the first stays as it is, and the pooler
+    assert kinds.count("i8") == 6 * 5 + 1  # six products per layer but the first layer's, and the pooler
 
 
 @pytest.mark.parametrize("engine", FLOAT32, ids=str)
@@ -88,7 +88,7 @@ def test_selection_is_cached(folder, tmp_path, monkeypatch):
 
 @pytest.fixture
 def replaced(folder, tmp_path):
-    """A model of which the weights were replaced since it was hashed."""
+    """A model whose weights were replaced after they were hashed."""
     shutil.copytree(folder.path, tmp_path / "model")
     model = ModelFolder(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
@@ -112,9 +112,9 @@ def test_replaced_tokenizer(folder, tmp_path, monkeypatch):
     read = AutoTokenizer.from_pretrained
 
     def read_and_replace(path, **kwargs):
-        found = read(path, **kwargs)
+        tokenizer = read(path, **kwargs)
         (path / "tokenizer.json").write_text((path / "tokenizer.json").read_text() + " ")
-        return found
+        return tokenizer
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", read_and_replace)
     with pytest.raises(ConfigError, match="changed while it was loaded"):
@@ -163,7 +163,7 @@ def test_engine_not_equivalent(backend, tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = LongformerConfig(vocab_size=30522, max_position_embeddings=514, attention_window=16, **sizes)
-    config.initializer_range = 1.0  # far from all the same
+    config.initializer_range = 1.0  # so that scores differ
     LongformerForSequenceClassification(config).save_pretrained(tmp_path)
     spec = ClassifierSpec(model=str(tmp_path), labels={"*": 1.0})
     with pytest.raises(ConfigError, match="something else") if backend == "openvino" else contextlib.nullcontext():

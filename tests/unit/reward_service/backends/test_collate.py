@@ -38,7 +38,7 @@ def test_bucket_size(size):
     """A bucketed size is little larger, and one of few."""
     assert size <= bucket_size(size) < size + 8 + size / 8
     assert bucket_size(bucket_size(size)) == bucket_size(size)
-    assert len({bucket_size(each) for each in range(513, 1025)}) <= 9
+    assert len({bucket_size(size) for size in range(513, 1025)}) <= 9
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def test_logits_equal_own(name, batch, request):
     model = request.getfixturevalue(name)
     inputs, forward = forward_for(model)
     arrays, plain = collator_for(inputs).collate(batch, 0), padded(batch, pad_token_id=0)
-    found = forward(*(torch.from_numpy(arrays[each]) for each in inputs))
+    logits = forward(*(torch.from_numpy(arrays[name]) for name in inputs))
     own = model(input_ids=torch.from_numpy(plain["ids"]), attention_mask=torch.from_numpy(plain["mask"])).logits
-    assert torch.allclose(found, own, atol=1e-5)
+    assert torch.allclose(logits, own, atol=1e-5)
 
 
 def test_collator_by_model(bert, distilbert):

@@ -1,4 +1,5 @@
 import math
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -57,8 +58,8 @@ def test_error_at_most_1(logits):
     assert 0 <= score_error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
 
 
-class Says:
-    """An engine that gives every text the same logits."""
+class Constant:
+    """An engine that returns the same logits for every text."""
 
     padding_cost, numeric_settings = 1.0, ()
 
@@ -70,7 +71,7 @@ class Says:
 
 
 class Folder:
-    """A model whose texts are as many tokens as they have characters."""
+    """A model with one token per character."""
 
     multi_label = False
     lengths: ClassVar[list] = []
@@ -83,18 +84,18 @@ class Folder:
 @pytest.mark.parametrize("logits", [[0.0, 0.0], [math.nan, 0.0]])
 def test_check_equivalent(logits):
     """An engine that deviates from the reference, on short texts or a long one, is rejected."""
-    certain = Says([0.0, math.log(3)])
+    certain = Constant([0.0, math.log(3)])
     check_equivalent(certain, certain, Folder())
     with pytest.raises(ConfigError, match="it computes something else than float32 torch"):
-        check_equivalent(certain, Says(logits), Folder())
-    assert max(Folder.lengths) > 5000  # of a long text too
+        check_equivalent(certain, Constant(logits), Folder())
+    assert max(Folder.lengths) > 5000  # a long text too
 
 
 def test_verified_is_cached(tmp_path, monkeypatch):
     """A passed equivalence check is cached, a failed one is not."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
     compared, folder = [], SimpleNamespace(fingerprint="f", path=tmp_path)
-    monkeypatch.setattr(selection, "_check_equivalent", lambda *given: compared.append(given))
+    monkeypatch.setattr(selection, "_check_equivalent", lambda *args: compared.append(args))
     for engine in (Engine("openvino", "float32"), REFERENCE, Engine("torch", "bfloat16")):
         assert [selection.verified(folder, engine, 2).engine for _ in range(2)] == [engine] * 2
     assert len(compared) == 1
@@ -108,6 +109,18 @@ def test_verified_is_cached(tmp_path, monkeypatch):
         with pytest.raises(ConfigError):
             selection.verified(folder, Engine("onnxruntime", "float32"), 2)
     assert len(compared) == 3
+
+
+@pytest.mark.parametrize("backend", sorted({engine.backend for engine in ENGINES}))
+def test_upgrade_invalidates_cache(backend, tmp_path, monkeypatch):
+    """After an upgrade of any engine's package the equivalence check runs again."""
+    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
+    versions, compared = defaultdict(lambda: "1"), []
+    monkeypatch.setattr(selection, "version", versions.__getitem__)
+    monkeypatch.setattr(selection, "_check_equivalent", lambda *args: compared.append(args))
+    for versions[backend] in ("1", "2"):
+        selection.verified(SimpleNamespace(fingerprint="f", path=tmp_path), Engine("openvino", "float32"), 2)
+    assert len(compared) == 2
 
 
 @pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])

@@ -25,11 +25,11 @@ from reward_service.errors import (
 )
 
 SLOW = Throughput(tokens=1e5, seconds=1e3)
-"""A hundred tokens a second, for so long that what is measured here counts for nothing."""
+"""100 tokens/s, measured for so long that the batches of a test do not change it."""
 
 
 class Gated:
-    """A backend that scores a sequence by its first token, when it is let; token 666 makes it fail."""
+    """A backend that returns each sequence's first token once its gate is open. Token 666 makes it fail."""
 
     def __init__(self, open_=True):
         self.gate, self.inside = threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ async def batching(backend, cache=None, observe=lambda event: None, **limits):
 
 @asynccontextmanager
 async def busy(**limits):
-    """Give a batcher whose device computes one text, [1], until the backend's gate is opened."""
+    """A batcher whose device computes one text, [1], until the backend's gate is opened."""
     backend = Gated(open_=False)
     async with batching(backend, **limits) as batcher:
         first = asyncio.create_task(batcher.submit([[1]]))
@@ -75,7 +75,7 @@ async def busy(**limits):
 
 async def queued(batcher, count):
     async with asyncio.timeout(10):
-        while batcher.depth != count:  # noqa: ASYNC110 - the queue has no event to wait for
+        while batcher.depth != count:  # noqa: ASYNC110 - the queue has no event
             await asyncio.sleep(0)
 
 
@@ -140,9 +140,9 @@ async def test_duplicates_computed_once():
 async def test_shared_text_survives_cancel():
     """A text of a cancelled caller is computed if another caller waits for it."""
     async with busy() as (batcher, backend, first):
-        gone, stays = (asyncio.create_task(batcher.submit([[2], [2, extra]])) for extra in (3, 4))
+        cancelled, stays = (asyncio.create_task(batcher.submit([[2], [2, extra]])) for extra in (3, 4))
         await queued(batcher, 3)
-        gone.cancel()
+        cancelled.cancel()
         await queued(batcher, 2)
         backend.gate.set()
         tickets = await asyncio.gather(first, stays)
@@ -164,9 +164,9 @@ async def test_overload_rejects_whole_request():
 async def test_cancelled_not_computed():
     """The texts of a cancelled caller are not computed."""
     async with busy() as (batcher, backend, first):
-        gone = asyncio.create_task(batcher.submit([[2]]))
+        cancelled = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
-        gone.cancel()
+        cancelled.cancel()
         await queued(batcher, 0)
         last = asyncio.create_task(batcher.submit([[3]]))
         await queued(batcher, 1)
@@ -197,9 +197,9 @@ async def test_cancelled_batch_is_cached():
     """The logits of a batch are cached even if its caller was cancelled."""
     backend = Gated(open_=False)
     async with batching(backend, LogitsCache(10)) as batcher:
-        gone = asyncio.create_task(batcher.submit([[1], [2]]))
+        cancelled = asyncio.create_task(batcher.submit([[1], [2]]))
         await backend.entered()
-        gone.cancel()
+        cancelled.cancel()
         backend.gate.set()
         await asyncio.gather(batcher.submit([[3]]))
         ticket = await batcher.submit([[2], [1]])
@@ -207,20 +207,20 @@ async def test_cancelled_batch_is_cached():
     assert backend.batches == [[1, 2], [3]]
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf])
-async def test_non_finite_logits(odd):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+async def test_non_finite_logits(value):
     """Logits that are not finite are an error, and are not cached."""
 
-    class Odd(Gated):
+    class NonFinite(Gated):
         def forward(self, batch):
-            return [[odd, 1.0] for _ in super().forward(batch)]
+            return [[value, 1.0] for _ in super().forward(batch)]
 
-    backend = Odd()
+    backend = NonFinite()
     async with batching(backend, LogitsCache(10)) as batcher:
         tickets = [await batcher.submit([[1]]) for _ in range(2)]
     outcomes = [ticket.outcomes[0] for ticket in tickets]
     assert all(isinstance(outcome, NotFinite) for outcome in outcomes)
-    assert {str(outcome) for outcome in outcomes} == {f"the model returned {[odd, 1.0]}"}
+    assert {str(outcome) for outcome in outcomes} == {f"the model returned {[value, 1.0]}"}
     assert len(backend.batches) == 2
 
 
@@ -230,7 +230,7 @@ async def test_worker_failure():
     class Broken(LogitsCache):
         def put(self, tokens, logits):
             if tokens == (1,):
-                raise ValueError("a fault of ours")
+                raise ValueError("a bug")
 
     async with batching(Gated(), Broken(1)) as batcher:
         with pytest.raises(BackendFailed, match="worker failed"):
@@ -240,7 +240,7 @@ async def test_worker_failure():
 
 
 class Breaking(Gated):
-    """A device that computes nothing while it is broken."""
+    """A backend that fails on everything while it is broken."""
 
     broken = False
 
@@ -260,11 +260,11 @@ async def test_model_down(monkeypatch):
         backend.broken = True
         calls = [batcher.submit([[10 * call + index] for index in range(1, 9)]) for call in range(1, 4)]
         failed = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(each) for each in failed] == [BackendUnavailable] * 3
-        assert [str(each).partition("; ")[0] for each in failed] == ["the model is down"] * 3
-        told = [str(each).partition("; ")[2] for each in failed]
-        assert told[0].startswith("the model failed on this text: RuntimeError: CUDA error"), "its texts were tried"
-        assert told[1:] == ["ask another replica"] * 2, "theirs were not"
+        assert [type(error) for error in failed] == [BackendUnavailable] * 3
+        assert [str(error).partition("; ")[0] for error in failed] == ["the model is down"] * 3
+        reasons = [str(error).partition("; ")[2] for error in failed]
+        assert reasons[0].startswith("the model failed on this text: RuntimeError: CUDA error"), "it was computed"
+        assert reasons[1:] == ["ask another replica"] * 2, "they were queued"
         assert not batcher.healthy
         with pytest.raises(BackendUnavailable, match="another replica"):
             await batcher.submit([[2]])
@@ -287,7 +287,7 @@ async def test_model_recovers(monkeypatch):
                 await asyncio.sleep(0.001)
         backend.broken = False
         async with asyncio.timeout(10):
-            while not batcher.healthy:  # noqa: ASYNC110 - nobody is told, it is asked
+            while not batcher.healthy:  # noqa: ASYNC110 - health has no event
                 await asyncio.sleep(0.001)
         assert (await batcher.submit([[2]])).outcomes == [[2.0]]
 
@@ -314,7 +314,7 @@ async def test_observer_failure():
     """An observer that raises does not stop the worker."""
 
     def observe(event):
-        raise ValueError("not my day")
+        raise ValueError("broken observer")
 
     async with batching(Gated(), observe=observe) as batcher:
         tickets = [await batcher.submit([[number]]) for number in (1, 2)]
@@ -336,13 +336,13 @@ async def test_wrong_number_of_rows():
 async def test_check_deadline():
     """A deadline that the queue cannot meet is rejected before the body is read."""
     async with busy(max_queue_texts=10) as (batcher, backend, _):
-        batcher.check_deadline(time.monotonic())  # nothing is known of the speed yet
-        batcher._throughput = replace(SLOW)  # it learns
+        batcher.check_deadline(time.monotonic())  # no throughput is measured yet
+        batcher._throughput = replace(SLOW)
         waiting = asyncio.create_task(batcher.submit([[2] * 2000]))
         await queued(batcher, 1)
         batcher.check_deadline(math.inf)
         batcher.check_deadline(time.monotonic() + 3600)
-        batcher.check_deadline(time.monotonic() + 63)  # three times the 20 s that wait, and some for its own texts
+        batcher.check_deadline(time.monotonic() + 63)  # three times the backlog of 20 s, and a margin
         with pytest.raises(Overloaded):
             batcher.check_deadline(time.monotonic() + 61)
         backend.gate.set()
@@ -355,7 +355,7 @@ async def test_deadline_with_other_model():
         other = Batcher(Gated(), batcher._device, QueueLimits())
         await other.start()
         batcher._throughput, other._throughput = replace(SLOW), replace(SLOW)
-        calls = [asyncio.create_task(each.submit([[i] * 500 for i in (2, 3)])) for each in (batcher, other)]
+        calls = [asyncio.create_task(model.submit([[i] * 500 for i in (2, 3)])) for model in (batcher, other)]
         await queued(batcher, 2)
         await queued(other, 1)
         with pytest.raises(Overloaded):
@@ -370,7 +370,7 @@ async def test_deadline_with_other_model():
 async def test_own_texts_exceed_deadline():
     """A request whose own texts take longer than its deadline is rejected on arrival."""
     async with busy() as (batcher, backend, _):
-        batcher._throughput = replace(SLOW)  # it learns
+        batcher._throughput = replace(SLOW)
         waiting = asyncio.create_task(batcher.submit([[2]]))
         await queued(batcher, 1)
         with pytest.raises(Overloaded):
@@ -381,21 +381,21 @@ async def test_own_texts_exceed_deadline():
 
 @pytest.fixture
 def planned(monkeypatch):
-    """Whether each batch was planned in a hurry, and for whose queue."""
-    noted, take = [], FairQueue.take
+    """The queue of each batch, and whether it was planned as urgent."""
+    batches, take = [], FairQueue.take
 
-    def noting(queue, max_tokens=None, *, urgent=False):
-        noted.append((queue, urgent))
+    def recording_take(queue, max_tokens=None, *, urgent=False):
+        batches.append((queue, urgent))
         return take(queue, max_tokens, urgent=urgent)
 
-    monkeypatch.setattr(FairQueue, "take", noting)
-    return noted
+    monkeypatch.setattr(FairQueue, "take", recording_take)
+    return batches
 
 
 async def test_urgent_near_deadline(planned):
     """Batches are planned as urgent while a caller is near its deadline."""
     async with busy() as (batcher, backend, first):
-        batcher._throughput = replace(SLOW)  # it learns
+        batcher._throughput = replace(SLOW)
         for deadline_s in (math.inf, time.monotonic() + 30, math.inf):  # of about 10 s of work
             call = asyncio.create_task(batcher.submit([[i] * 10 for i in range(10, 110)], deadline_s=deadline_s))
             await queued(batcher, 100)
@@ -439,7 +439,7 @@ async def test_worker_survives_cancel():
         await asyncio.wait([call])
         backend.gate.set()
         async with asyncio.timeout(10):
-            while batcher._batch_started_s is not None:  # noqa: ASYNC110 - nobody is left to be told
+            while batcher._batch_started_s is not None:  # noqa: ASYNC110 - no caller is left to await
                 await asyncio.sleep(0)
         assert (await batcher.submit([[2]])).outcomes == [[2.0]]
         assert batcher._worker is worker
@@ -469,11 +469,11 @@ async def test_ticket_times():
 
 async def test_cache_lookup_event():
     """Each request emits its cache hits and misses."""
-    told = []
-    async with batching(Gated(), LogitsCache(10), told.append) as batcher:
+    events = []
+    async with batching(Gated(), LogitsCache(10), events.append) as batcher:
         await batcher.submit([[1], [2]])
         await batcher.submit([[1], [2], [3]])
-    assert [event for event in told if isinstance(event, CacheLookup)] == [CacheLookup(0, 2), CacheLookup(2, 1)]
+    assert [event for event in events if isinstance(event, CacheLookup)] == [CacheLookup(0, 2), CacheLookup(2, 1)]
 
 
 async def test_no_cache():
@@ -504,14 +504,14 @@ async def test_probe_input(monkeypatch):
 
 async def test_batch_done_event():
     """Each batch emits its texts, tokens, padded tokens and times."""
-    told = []
-    async with batching(Gated(), observe=told.append, budget_tokens=6) as batcher:
+    events = []
+    async with batching(Gated(), observe=events.append, budget_tokens=6) as batcher:
         ticket = await batcher.submit([[1], [2, 2, 2], [3, 3, 3, 3]])
-    batches = [event for event in told if isinstance(event, BatchDone)]
-    assert [(each.texts, each.tokens, each.padded_tokens) for each in batches] == [(2, 4, 6), (1, 4, 4)]
-    assert all(0 < each.compute_s < 5 and 0 <= each.wait_s < 1 for each in batches)
+    batches = [event for event in events if isinstance(event, BatchDone)]
+    assert [(batch.texts, batch.tokens, batch.padded_tokens) for batch in batches] == [(2, 4, 6), (1, 4, 4)]
+    assert all(0 < batch.compute_s < 5 and 0 <= batch.wait_s < 1 for batch in batches)
     assert batches[0].wait_s <= batches[1].wait_s
-    assert ticket.compute_s == pytest.approx(sum(each.compute_s for each in batches))
+    assert ticket.compute_s == pytest.approx(sum(batch.compute_s for batch in batches))
 
 
 async def test_device_wait_is_queueing():
@@ -525,7 +525,7 @@ async def test_device_wait_is_queueing():
         calls = [asyncio.create_task(slow.submit([[1]]))]
         await first.entered()
         calls.append(asyncio.create_task(quick.submit([[2]])))
-        while not pool._work_queue.qsize():  # noqa: ASYNC110 - a pool tells nobody
+        while not pool._work_queue.qsize():  # noqa: ASYNC110 - a pool has no event
             await asyncio.sleep(0)
         opened_s = loop.time()
         first.gate.set()
@@ -542,7 +542,7 @@ async def test_worker_failure_on_stop(monkeypatch):
         worker = batcher._worker
         monkeypatch.setattr(batcher, "_is_urgent", lambda: 1 / 0)
         batcher._arrived.set()
-        while not worker.done():  # noqa: ASYNC110 - what follows comes before the worker's end is told
+        while not worker.done():  # noqa: ASYNC110 - stop before the done callback
             await asyncio.sleep(0)
         await batcher.stop()
         await asyncio.sleep(0)

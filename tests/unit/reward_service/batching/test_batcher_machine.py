@@ -1,4 +1,4 @@
-"""Whatever callers and device do, in whatever order: everybody is answered once, and with what is right."""
+"""In whatever order callers and device act, every caller gets one answer, and the right one."""
 
 import asyncio
 from concurrent.futures import Executor, Future
@@ -13,19 +13,19 @@ from reward_service.batching.cache import LogitsCache
 from reward_service.batching.device import Device
 from reward_service.errors import BackendFailed, DeadlineExceeded, Draining, NotReady, Overloaded
 
-POISON, QUEUE_TEXTS, SOON_S = 13, 12, 60.0
+POISON, QUEUE_TEXTS, DEADLINE_S = 13, 12, 60.0
 TEXTS = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), min_size=1, max_size=8)
 
 
 class Stepwise(Executor):
-    """A device that does its work when told to."""
+    """An executor that computes one batch per call of `finish`."""
 
     def __init__(self):
         self.work = []
 
     def submit(self, forward, batch):
         self.work.append((future := Future(), forward, batch))
-        future.set_running_or_notify_cancel()  # what is on a device cannot be called back
+        future.set_running_or_notify_cancel()  # a running batch cannot be cancelled
         return future
 
     def finish(self):
@@ -37,7 +37,7 @@ class Stepwise(Executor):
 
 
 class ByFirstToken:
-    """A model that knows no text with POISON in it."""
+    """A backend that fails on texts with POISON in them."""
 
     def forward(self, batch):
         if any(POISON in tokens for tokens in batch):
@@ -46,7 +46,7 @@ class ByFirstToken:
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """An event loop whose time goes on when told to."""
+    """An event loop whose clock can be moved forward."""
 
     ahead_s = 0.0
 
@@ -55,26 +55,26 @@ class Clockwork(asyncio.SelectorEventLoop):
 
 
 class Batching(RuleBasedStateMachine):
-    """Callers come, leave and run out of time while the device computes, fails and is drained."""
+    """Callers arrive, cancel and reach their deadlines while the device computes, fails and drains."""
 
     def __init__(self):
         super().__init__()
         self.loop, self.device = Clockwork(), Stepwise()
         limits = QueueLimits(budget_tokens=16, max_items=4, max_queue_texts=QUEUE_TEXTS)
         self.batcher = Batcher(ByFirstToken(), Device(self.device), limits, LogitsCache(5))
-        self.callers = {}  # task -> (its texts, whether its time is short)
+        self.callers = {}  # task -> (its texts, whether it has a deadline)
         self.loop.run_until_complete(self.batcher.start())
         self.stopped = False
 
     def settle(self):
-        """Let everything happen that needs neither the device nor the clock."""
+        """Run everything that needs neither the device nor the clock."""
         for _ in range(30):
             self.loop.run_until_complete(asyncio.sleep(0))
 
     @rule(texts=TEXTS, has_deadline=st.booleans())
-    def ask(self, texts, has_deadline):
+    def submit(self, texts, has_deadline):
         batch = [(number,) * length for number, length in texts]
-        deadline_s = self.loop.time() + SOON_S if has_deadline else float("inf")
+        deadline_s = self.loop.time() + DEADLINE_S if has_deadline else float("inf")
         self.callers[self.loop.create_task(self.batcher.submit(batch, deadline_s=deadline_s))] = batch, has_deadline
         self.settle()
 
@@ -87,7 +87,7 @@ class Batching(RuleBasedStateMachine):
     @precondition(lambda self: any(not task.done() for task in self.callers))
     @rule(data=st.data())
     def leave(self, data):
-        task = data.draw(st.sampled_from([each for each in self.callers if not each.done()]))
+        task = data.draw(st.sampled_from([task for task in self.callers if not task.done()]))
         del self.callers[task]
         task.cancel()
         self.settle()
@@ -95,21 +95,21 @@ class Batching(RuleBasedStateMachine):
 
     @rule()
     def time_passes(self):
-        self.loop.ahead_s += 2 * SOON_S
+        self.loop.ahead_s += 2 * DEADLINE_S
         self.settle()
         assert all(task.done() for task, (_, has_deadline) in self.callers.items() if has_deadline)
 
     @rule(chance=st.integers(0, 15))
     def drain(self, chance):
         if chance < 15 and not self.stopped:
-            return  # seldom: nothing much happens afterwards
+            return  # rarely: little happens afterwards
         self.stopped = True
         self.loop.run_until_complete(self.batcher.stop())
         self.settle()
         assert all(task.done() for task in self.callers)
 
     @invariant()
-    def no_more_waits_than_the_queue_holds(self):
+    def queue_is_within_its_limit(self):
         assert self.batcher.depth <= QUEUE_TEXTS
 
     @invariant()
@@ -117,8 +117,8 @@ class Batching(RuleBasedStateMachine):
         assert len(self.device.work) <= 1 + self.stopped
 
     @invariant()
-    def whoever_is_answered_is_answered_right(self):
-        for task in [each for each in self.callers if each.done()]:
+    def answers_are_right(self):
+        for task in [task for task in self.callers if task.done()]:
             texts, has_deadline = self.callers.pop(task)
             self.check(task, texts, has_deadline)
 
@@ -147,7 +147,7 @@ class Batching(RuleBasedStateMachine):
         while self.device.work:
             self.compute()
         assert all(task.done() for task in self.callers)
-        self.whoever_is_answered_is_answered_right()
+        self.answers_are_right()
         self.loop.run_until_complete(self.batcher.stop())
         self.loop.close()
 

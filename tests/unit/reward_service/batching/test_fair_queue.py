@@ -12,7 +12,7 @@ BUDGET = 64
 
 
 class Caller:
-    """Somebody who waits; told apart by identity alone."""
+    """A caller, identified by `is`."""
 
 
 def text(number, length=8):
@@ -53,7 +53,7 @@ def test_small_requests_first(fits):
     for number, length in enumerate(lengths):
         queue.add(Caller(), numbered([text(5000 + number, length)]))
     batch = names(serve(queue))
-    assert batch[0] == 0, "whose turn it is goes all the same"
+    assert batch[0] == 0, "the first job is always in"
     assert ({5000, 5001, 5002, 5003} <= set(batch)) == fits
 
 
@@ -107,7 +107,7 @@ def test_large_request_not_starved():
     queue = FairQueue(BUDGET, max_items=256)
     queue.add(Caller(), numbered([text(i) for i in range(100)]))
     added_load, left = iter(range(1000, 10**9)), set(range(100))
-    for _ in range(250):  # more is coming than can be served
+    for _ in range(250):  # more than can be served
         for _ in range(8):
             queue.add(Caller(), numbered([text(next(added_load))]))
         left -= set(names(serve(queue)))
@@ -125,7 +125,7 @@ def test_two_floods_share_equally():
 
 
 class Queueing(RuleBasedStateMachine):
-    """Whatever happens in whatever order, every caller gets each of its texts once, and nothing runs twice at once."""
+    """In whatever order things happen, every caller gets each of its texts once, and no text runs twice at once."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ class Queueing(RuleBasedStateMachine):
 
     @rule(target=callers, texts=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 30)), min_size=1, max_size=12))
     def add(self, texts):
-        caller, batch = Caller(), [text(*each) for each in texts]
+        caller, batch = Caller(), [text(*spec) for spec in texts]
         before = len(self.queue)
         expected = self.queue.added_load(batch)
         self.queue.add(caller, numbered(batch))
@@ -163,12 +163,12 @@ class Queueing(RuleBasedStateMachine):
         self.owed.pop(caller)
 
     @invariant()
-    def nothing_waits_for_nobody(self):
+    def every_job_has_a_waiter(self):
         assert all(job.waiters for job in self.queue._waiting)
         assert len(self.queue._jobs) >= len(self.queue)
 
     @invariant()
-    def the_load_is_what_waits(self):
+    def load_is_that_of_waiting_jobs(self):
         waiting = self.queue._waiting
         assert self.queue.load == Load(len(waiting), sum(len(job.tokens) for job in waiting))
 

@@ -1,4 +1,4 @@
-"""What queue and admission decide together under load: a device and its callers in virtual time, with no clock."""
+"""Queue and admission control under load: a device and its callers in virtual time."""
 
 import itertools
 import random
@@ -18,12 +18,12 @@ from reward_service.batching.fair_queue import FairQueue
 from reward_service.errors import Overloaded
 
 BUDGET, TOKENS_PER_S, CALL_S = 2048, 9000.0, 0.003
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 @dataclass(eq=False)
 class Caller:
-    """Somebody with one request."""
+    """A caller with one request."""
 
     arrived_s: float
     remaining_s: float
@@ -34,9 +34,9 @@ class Caller:
 
 @dataclass
 class Device:
-    """A slow device behind a queue: it pays for padding, and for each call."""
+    """A slow device behind a queue. Padding and caller call take time."""
 
-    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
     queue: FairQueue = field(default_factory=lambda: FairQueue(BUDGET, max_items=256))
     throughput: Throughput = field(default_factory=Throughput)
     now_s: float = 0.0
@@ -47,9 +47,9 @@ class Device:
     serials: itertools.count = field(default_factory=itertools.count)
 
     def text(self):
-        return (next(self.serials), *[0] * self.chance.randrange(10, 149))
+        return (next(self.serials), *[0] * self.rng.randrange(10, 149))
 
-    def offer(self, texts, arrived_s, remaining_s=PATIENCE_S):
+    def offer(self, texts, arrived_s, remaining_s=TIMEOUT_S):
         batch = [self.text() for _ in range(texts)]
         requested = Load(texts, sum(map(len, batch)))
         try:
@@ -63,7 +63,7 @@ class Device:
         return caller
 
     def run_batch(self):
-        urgent = is_urgent(self.queue.load, self.throughput, self.least_patience_s())
+        urgent = is_urgent(self.queue.load, self.throughput, self.least_remaining_s())
         jobs = self.queue.take(self.throughput.tokens_within(MAX_BATCH_S_WITH_SMALL), urgent=urgent)
         lengths = [len(job.tokens) for job in jobs]
         spent_s = CALL_S + len(jobs) * max(lengths) / TOKENS_PER_S
@@ -73,23 +73,23 @@ class Device:
             self.queue.complete(job)
             for caller, _ in job.waiters:
                 caller.left -= 1
-        for caller in [each for each in self.waiting if not each.left]:
+        for caller in [caller for caller in self.waiting if not caller.left]:
             self.waiting.remove(caller)
             caller.took_s = self.now_s - caller.arrived_s
             self.answered.append(caller)
 
-    def least_patience_s(self):
-        return min(each.arrived_s + each.remaining_s for each in self.waiting) - self.now_s
+    def least_remaining_s(self):
+        return min(caller.arrived_s + caller.remaining_s for caller in self.waiting) - self.now_s
 
-    def hang_up(self):
-        for caller in [each for each in self.waiting if self.now_s - each.arrived_s > PATIENCE_S]:
+    def time_out(self):
+        for caller in [caller for caller in self.waiting if self.now_s - caller.arrived_s > TIMEOUT_S]:
             self.waiting.remove(caller)
             self.queue.cancel(caller)
             self.late += 1
 
 
 def closed_loop(texts, callers, seconds):
-    """Give the requests answered a second where each caller asks again when answered."""
+    """Return the requests per second if caller caller sends the next one when the last is answered."""
     device = Device()
     while device.now_s < seconds:
         while len(device.waiting) < callers:
@@ -99,14 +99,14 @@ def closed_loop(texts, callers, seconds):
 
 
 def open_loop(texts, requests_per_s, seconds):
-    """Let requests arrive as they will, and see what becomes of them."""
+    """Run a device at which requests arrive at a fixed rate."""
     device, arrivals = Device(), (number / requests_per_s for number in itertools.count())
     due_s = next(arrivals)
     while device.now_s < seconds:
         while due_s <= device.now_s:
             device.offer(texts, due_s)
             due_s = next(arrivals)
-        device.hang_up()
+        device.time_out()
         if device.waiting:
             device.run_batch()
         else:
@@ -122,7 +122,7 @@ def test_overload(texts, factor):
     device = open_loop(texts, factor * capacity, seconds=20)
     assert device.refused
     assert device.late == 0
-    assert max(caller.took_s for caller in device.answered) <= PATIENCE_S
+    assert max(caller.took_s for caller in device.answered) <= TIMEOUT_S
     assert len(device.answered) / device.now_s >= 0.9 * capacity
 
 
@@ -135,11 +135,11 @@ def test_single_texts_beside_flood():
         while device.now_s < 30:
             if flooded and not flood.left:
                 flood = device.offer(1000, device.now_s, remaining_s=float("inf"))
-            singles = [each for each in singles if each.left]
+            singles = [caller for caller in singles if caller.left]
             while len(singles) < 10:
                 singles.append(device.offer(1, device.now_s, remaining_s=float("inf")))
             device.run_batch()
-        took_s = sorted(each.took_s for each in device.answered if each.texts == 1)
+        took_s = sorted(caller.took_s for caller in device.answered if caller.texts == 1)
         return took_s[int(0.99 * len(took_s)) - 1]
 
     assert slowest_s(flooded=True) <= 3 * slowest_s(flooded=False)

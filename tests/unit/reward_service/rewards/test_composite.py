@@ -11,7 +11,7 @@ from shared.schemas import ItemError, RewardInfo
 
 
 class Constant(Reward):
-    """A reward that gives what it was given."""
+    """A reward with fixed scores."""
 
     def __init__(self, name, scores, revision="1", bounds=None):
         self.scores = scores
@@ -46,7 +46,7 @@ async def test_missing_part():
 
 
 class Counting(Constant):
-    """A reward that never gives the same twice."""
+    """A reward that never returns the same scores twice."""
 
     def __init__(self, name):
         super().__init__(name, [])
@@ -62,8 +62,8 @@ async def test_part_scored_once():
     parts = {"a": Counting("a")}
     parts["inner"] = CompositeReward("inner", CompositeSpec(parts={"a": CompositePart(weight=10.0)}), parts)
     both = CompositeReward("both", CompositeSpec(parts={"a": CompositePart(), "inner": CompositePart()}), parts)
-    asked = Items(completions=["x", "y"])
-    results = await gather_or_cancel(asked.score_with(reward) for reward in (both, parts["a"]))
+    items = Items(completions=["x", "y"])
+    results = await gather_or_cancel(items.score_with(reward) for reward in (both, parts["a"]))
     assert [result.scores for result in results] == [[0.0, 11.0], [0.0, 1.0]]
 
 

@@ -17,7 +17,7 @@ from reward_service.rewards.function_source import revision
 
 
 def answers(completions, answer, **_):
-    """Tell whether a completion is the answer; None where there is none."""
+    """Return whether a completion is the answer, None if there is none."""
     return [None if right is None else float(text == right) for text, right in zip(completions, answer, strict=True)]
 
 
@@ -204,25 +204,25 @@ weighted = functools.partial(answers, answer=["a", "a"])
 async def test_revision_of_partial():
     """The revision covers the arguments that a partial has bound."""
     assert (await reward("weighted").score(items())).scores == [1.0, 0.0]
-    told = revision("x", functools.partial(answers, answer=["a"]))
-    assert told == revision("x", functools.partial(answers, answer=["a"]))
-    assert told != revision("x", functools.partial(answers, answer=["b"]))
+    digest = revision("x", functools.partial(answers, answer=["a"]))
+    assert digest == revision("x", functools.partial(answers, answer=["a"]))
+    assert digest != revision("x", functools.partial(answers, answer=["b"]))
 
 
-class Judge:
-    """Whose repr holds an address."""
+class Opaque:
+    """An object whose repr has an address."""
 
 
 def test_revision_is_stable():
     """The revision of bound arguments is the same in every process."""
-    told = [
+    digest = [
         revision(
-            "x", functools.partial(answers, judge=Judge(), wanted=wanted, also=[None, True, {"a": b"b"}, (1, 2.5)])
+            "x", functools.partial(answers, judge=Opaque(), wanted=wanted, also=[None, True, {"a": b"b"}, (1, 2.5)])
         )
         for wanted in ({"please", "thanks", "sorry"}, {"sorry", "thanks", "please"})
     ]
-    assert told[0] == told[1]
-    assert told[0] != revision("x", functools.partial(answers, judge=Judge(), wanted={"please"}, also=[]))
+    assert digest[0] == digest[1]
+    assert digest[0] != revision("x", functools.partial(answers, judge=Opaque(), wanted={"please"}, also=[]))
 
 
 def test_revision_of_builtin():
@@ -274,7 +274,7 @@ async def test_hanging_calls():
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    assert not hanging.healthy  # nobody would be scored
+    assert not hanging.healthy  # no thread is left
     assert hanging._threads._work_queue.qsize() == 0
     gate.set()
     assert (await hanging.score(items())).scores == [1.0, 1.0]
@@ -308,6 +308,6 @@ def reverses(completions, answer, seen, **_):
 
 async def test_columns_are_copied():
     """A function that changes its columns changes a copy."""
-    asked = items(answer=["a", "c"], seen=[["x"], ["y"]])
-    await reward("reverses").score(asked)
-    assert asked.columns == {"answer": ["a", "c"], "seen": [["x"], ["y"]]}
+    request = items(answer=["a", "c"], seen=[["x"], ["y"]])
+    await reward("reverses").score(request)
+    assert request.columns == {"answer": ["a", "c"], "seen": [["x"], ["y"]]}

@@ -19,7 +19,7 @@ SENTIMENT = ClassifierSpec(model="m", labels={"POSITIVE": 2.0, "*": -1.0})
 
 
 class Model:
-    """A model that is only described."""
+    """A model without weights."""
 
     def __init__(self, labels, fingerprint="f", has_chat_template=False):
         self.labels, self.fingerprint, self.has_chat_template = labels, fingerprint, has_chat_template

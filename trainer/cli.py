@@ -1,6 +1,7 @@
 """`reward-trainer train | evaluate | report | reward-model`: arguments in, an exit code out."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: list[str]) -> None:
     """Train a policy by a recipe: --config banana, and any flag of TRL's RLOOConfig and ModelConfig."""
-    _silence_libraries()
+    _configure_output()
     from trainer.config import parse
     from trainer.train import train
 
@@ -44,7 +45,7 @@ def _train(argv: list[str]) -> None:
 
 def _evaluate(argv: list[str]) -> None:
     """Evaluate a policy on held-out prompts without training it."""
-    _silence_libraries()
+    _configure_output()
     from trainer.config import parse
     from trainer.evaluate_policy import evaluate
 
@@ -66,7 +67,7 @@ def _report(argv: list[str]) -> None:
 def _reward_model(argv: list[str]) -> None:
     """Prepare the embedded sentiment reward models, trained on human ratings, and print their model cards."""
     argparse.ArgumentParser(prog="reward-trainer reward-model", description=_reward_model.__doc__).parse_args(argv)
-    _silence_libraries()
+    _configure_output()
     from trainer.policy import model_folder
 
     for name in ("embedded:sentiment", "embedded:valence"):
@@ -91,13 +92,16 @@ def _usage(argv: Sequence[str]) -> int:
     return 0 if help_requested else 2
 
 
-def _silence_libraries() -> None:
-    """Keep the libraries' own progress bars and warnings out of the display."""
+def _configure_output() -> None:
+    """Keep the libraries' progress bars and warnings out of the display, and show those of the client in it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # on a machine without an accelerator
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
+    from trainer.display import ConsoleHandler
+
+    logging.getLogger("remote_rewards").handlers = [ConsoleHandler()]

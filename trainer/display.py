@@ -1,5 +1,9 @@
-"""The output of a run on stderr: a live progress bar on a terminal, elsewhere a line from time to time."""
+"""The output of a run on stderr: a live progress bar on a terminal, elsewhere a line from time to time.
 
+While rewards are retried, the bar shows why and how long that may go on. The warnings of the client appear as lines.
+"""
+
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +16,17 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from transformers import TrainerCallback
 
+from remote_rewards.client import RewardClient
+from remote_rewards.retry import RetryScheduled
 from trainer.reporting.report_text import visible
 
 LINE_INTERVAL_S = 20.0
@@ -32,10 +41,18 @@ def log(text: str) -> None:
     console.print(escape(visible(text)), highlight=False)
 
 
+class ConsoleHandler(logging.Handler):
+    """Prints log records as lines above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        log(f"{record.levelname}: {record.getMessage()}")
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of a task; yields a function that takes (done, total)."""
-    with _new_bar() as bar:
+def progress_bar(title: str, client: RewardClient) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of a task, and retries of the client. Yields a function that takes (done, total)."""
+    with _new_bar(client) as bar:
         task = bar.add_task(title, total=None, status="")
         started_s = printed_s = time.monotonic()
 
@@ -51,11 +68,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class LiveProgress(TrainerCallback):  # type: ignore[misc]
-    """Shows the metrics of each step and sometimes a completion."""
+    """Shows the metrics of each step, sometimes a completion, and retries of the client."""
 
-    def __init__(self, completions: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(self, completions: Callable[[], list[dict[str, Any]]], client: RewardClient) -> None:
         self._completions = completions
-        self._bar = _new_bar()
+        self._bar = _new_bar(client)
         self._started_s = self._printed_s = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -98,13 +115,37 @@ def step_line(logs: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _new_bar() -> Progress:
+class StatusColumn(ProgressColumn):
+    """Shows the status of a task, and instead of it, while the client retries, why and for how much longer."""
+
+    def __init__(self, client: RewardClient) -> None:
+        super().__init__()
+        self._client = client
+        self._retry: RetryScheduled | None = None
+        self._seen_s = 0.0
+
+    def render(self, task: Task) -> Text:
+        """Return the text of one refresh."""
+        retry, now_s = self._client.last_retry, time.monotonic()
+        if retry is None:
+            return Text(task.fields["status"])
+        if retry is not self._retry:
+            self._retry, self._seen_s = retry, now_s
+        return Text(retry_line(retry, elapsed_s=now_s - self._seen_s), style="yellow")
+
+
+def retry_line(retry: RetryScheduled, *, elapsed_s: float) -> str:
+    """Return why the run waits, and the time that is left `elapsed_s` after the retry was scheduled."""
+    return f"waiting for rewards: {visible(str(retry.error))}, {max(0.0, retry.remaining_s - elapsed_s):.0f} s left"
+
+
+def _new_bar(client: RewardClient) -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
+        StatusColumn(client),
     )
     return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())

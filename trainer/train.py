@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RLOOConfig
 
+from remote_rewards import RewardClient
 from remote_rewards.distributed import all_ranks_succeed_sync
 from remote_rewards.trl import RemoteReward, remote_reward
 from shared.errors import RewardError
@@ -67,7 +68,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
     length = f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
     log(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
-    run_training(trainer, checkpoint)
+    run_training(trainer, checkpoint, evaluator.client)
     trainer.save_model(str(folder.path / POLICY))
     after = evaluate_trained(evaluator, trainer, folder)
     write_results(run, folder, after)
@@ -197,16 +198,16 @@ def evaluate_policy(
     evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, when: str, *, step: int
 ) -> dict[str, Any]:
     """Evaluate the policy, write `before.json` or `after.json`, and return its content."""
-    with progress_bar(f"evaluating on held-out prompts, {when}") as progress:
+    with progress_bar(f"evaluating on held-out prompts, {when}", evaluator.client) as progress:
         result = evaluator.evaluate(policy, step=step, progress=progress)
     folder.write_json(f"{when}.json", result)
     return result
 
 
-def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> None:
+def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None, client: RewardClient) -> None:
     """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
     try:
-        with closing(LiveProgress(trainer.last_completions)) as live:
+        with closing(LiveProgress(trainer.last_completions, client)) as live:
             trainer.add_callback(live)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:

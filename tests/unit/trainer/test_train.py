@@ -199,10 +199,10 @@ class StoppedTrainer:
 def test_progress_bar_is_closed_first(monkeypatch, error):
     """The progress bar is closed, whatever stops training, before the message is printed."""
     events = []
-    monkeypatch.setattr(training, "LiveProgress", lambda _: SimpleNamespace(close=lambda: events.append("closed")))
+    monkeypatch.setattr(training, "LiveProgress", lambda *_: SimpleNamespace(close=lambda: events.append("closed")))
     monkeypatch.setattr(training, "log", events.append)
     with pytest.raises(type(error)):
-        run_training(StoppedTrainer(error), None)
+        run_training(StoppedTrainer(error), None, None)
     messages = ["stopped in step 3 of 4"] if isinstance(error, ServiceUnreachable) else []
     assert [event.partition(":")[0] for event in events] == ["closed", *messages]
 
@@ -214,7 +214,7 @@ def test_full_disk(capsys):
         raise OSError("no space left on device")
 
     with pytest.raises(ServiceUnreachable) as stopped:
-        run_training(StoppedTrainer(ServiceUnreachable("nobody answers"), save_last_step), None)
+        run_training(StoppedTrainer(ServiceUnreachable("nobody answers"), save_last_step), None, None)
     assert stopped.value.__context__ is None
     message = "stopped in step 3 of 4: the last step could not be saved: no space left on device"
     assert message in capsys.readouterr().err

@@ -31,7 +31,7 @@ def is_distributed() -> bool:
 
 @asynccontextmanager
 async def all_ranks_succeed(timeout_s: float) -> AsyncIterator[dict[str, str]]:
-    """Let a rank leave the block only once every rank has reached its end.
+    """Hold each rank at the end of the block until every rank has reached it.
 
     The block adds the revisions of its rewards to the dictionary that it receives. Raises, on every rank, `RankFailed`
     if the block of any rank raised an exception, and `RevisionChanged` if two ranks have different revisions of a

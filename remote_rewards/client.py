@@ -40,8 +40,8 @@ class RewardClient:
     may take twice as long. With `hedge_after_s`, an attempt that takes longer is also made at another replica.
 
     `transport` replaces the network, for example by `httpx.MockTransport` or `httpx.ASGITransport`. `on_retry` is
-    called with each `RetryScheduled`; one is also logged at WARNING by the logger `remote_rewards`. A refused or reset
-    connection is reported at once, a service that accepts a request and never responds after the attempt's timeout.
+    called with each `RetryScheduled`, which the logger `remote_rewards` also logs as a warning. A refused or reset
+    connection is reported at once; a service that accepts a request and never responds, after the attempt's timeout.
 
     The client may be used from any thread and any event loop, in a forked process, and after pickling, which leaves
     out `on_retry`. Each event loop has connections of its own; calls without one share a loop in a thread.
@@ -131,7 +131,7 @@ class RewardClient:
         deadline_s = time.monotonic() + self.timeout_s
         request = _request(completions, prompts, columns, rewards, details=details)
         send = partial(self._send, rewards, deadline_s)
-        known = limits = self._limits or (await self.ainfo()).limits
+        initial = limits = self._limits or (await self.ainfo()).limits
         while True:
             chunks = split(request, max_texts=limits.max_request_texts, max_bytes=limits.max_body_bytes)
             try:
@@ -144,7 +144,7 @@ class RewardClient:
                     raise
                 limits = limits.halved(max_texts=max(count for _, count in chunks))
                 continue
-            if limits is not known:  # only after a success: one completion that is too large says nothing of others
+            if limits is not initial:  # only after a success: one completion that is too large says nothing of others
                 self._limits = limits.min(self._limits or limits)
             return response
 

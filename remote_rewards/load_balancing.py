@@ -160,7 +160,7 @@ def pick(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
     A throttled endpoint is the last choice until the time it named.
     """
     available = (endpoint for endpoint in endpoints if endpoint.is_available(now_s))
-    return min(available, key=lambda each: (each.throttled_until_s > now_s, each.load, each.last_used_s), default=None)
+    return min(available, key=lambda one: (one.throttled_until_s > now_s, one.load, one.last_used_s), default=None)
 
 
 def any_available(endpoints: Sequence[Endpoint], *, now_s: float) -> bool:
@@ -178,7 +178,7 @@ def give_up_s(endpoints: Sequence[Endpoint], *, started_s: float, deadline_s: fl
 
     A call that starts later still tries for `GIVE_UP_ON_500_S`, since the failure may be over.
     """
-    since_s = [each.internal_errors_since_s for each in endpoints if each.internal_errors_since_s is not None]
-    if not since_s or len(since_s) < len(endpoints):
+    failing_since_s = [since_s for one in endpoints if (since_s := one.internal_errors_since_s) is not None]
+    if not failing_since_s or len(failing_since_s) < len(endpoints):
         return deadline_s
-    return min(deadline_s, max(started_s, *since_s) + GIVE_UP_ON_500_S)
+    return min(deadline_s, max(started_s, *failing_since_s) + GIVE_UP_ON_500_S)

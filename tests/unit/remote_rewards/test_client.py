@@ -469,3 +469,17 @@ class TestEventLoops:
             async with asyncio.timeout(0.01):
                 await client.ascore(TEXTS)
         assert cancelled.is_set()
+
+
+async def test_asgi_transport():
+    """A client may call an ASGI application in its own process."""
+
+    async def app(scope, receive, send):
+        body = (await receive())["body"]
+        response = Service()(httpx.Request(scope["method"], f"http://a{scope['path']}", content=body))
+        await send({"type": "http.response.start", "status": 200, "headers": response.headers.raw})
+        await send({"type": "http.response.body", "body": response.content})
+
+    client = RewardClient("http://a", transport=httpx.ASGITransport(app))
+    assert (await client.ascore(TEXTS)).rewards["echo"].scores == [1.0, 2.0, 3.0]
+    await client.aclose()

@@ -1,11 +1,25 @@
 import asyncio
+import inspect
+from pathlib import Path
 
+import httpx
 import pytest
 
+import remote_rewards
+from remote_rewards import RewardClient
 from remote_rewards.trl import RemoteReward
 from shared.errors import FailureBudgetExceeded, ServiceUnreachable
-from tests.unit.remote_rewards.fakes import FakeClient
+from shared.schemas import Limits, RewardInfo, ScoreResponse, ServiceInfo, Timing
+from tests.unit.remote_rewards.fakes import FakeClient, scores_of
 
+PACKAGE = Path(remote_rewards.__file__).parent
+INFO = ServiceInfo(
+    version="1",
+    rewards=[RewardInfo(name="a", kind="rule", description="", revision="r")],
+    default=["a"],
+    limits=Limits(max_request_texts=10, max_body_bytes=10_000, max_queue_texts=10),
+)
+RESPONSE = ScoreResponse(rewards={"a": scores_of(["x"])}, request_id="", timing=Timing(queue_ms=0.0, compute_ms=0.0))
 PARTLY = {"partly": {"poison": "failed", "other": "not_applicable"}, "slightly": {"venom": "failed"}}
 
 
@@ -24,17 +38,22 @@ async def test_one_request_per_service():
     assert [client.requests for client in clients] == [[["a", "c"]], [["b"]]]
 
 
-def test_one_task_for_one_service():
-    """A group that needs one request runs in one task beside that of its caller."""
-    tasks = []
+def test_call_chain_is_short():
+    """From the reward function to HTTP there are at most 12 functions, in the caller's task and one more."""
+    chains = []
 
-    class CountingClient(FakeClient):
-        async def ascore(self, *args, **kwargs):
-            tasks.append(asyncio.all_tasks())
-            return await super().ascore(*args, **kwargs)
+    def respond(request):
+        ours = [frame.function for frame in inspect.stack() if Path(frame.filename).parent == PACKAGE]
+        chains.append((["__call__", "score_in_group", *ours[::-1]], len(asyncio.all_tasks())))
+        content = INFO if request.method == "GET" else RESPONSE
+        return httpx.Response(200, content=content.model_dump_json())
 
-    asyncio.run(RemoteReward(CountingClient(), "a")(prompts=["p"], completions=["x"]))
-    assert len(tasks[0]) == 2
+    client = RewardClient("http://a", transport=httpx.MockTransport(respond))
+    assert asyncio.run(RemoteReward(client, "a")(prompts=["p"], completions=["x"])) == [1.0]
+    functions, tasks = chains[-1]
+    assert functions[2] == "_score"  # the first in the group's task
+    assert len(functions) <= 12
+    assert tasks == 2
 
 
 async def test_equal_batches_are_separate_requests():

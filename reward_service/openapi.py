@@ -17,6 +17,8 @@ def build_document(app: FastAPI, dialects: Sequence[Dialect]) -> dict[str, Any]:
     refs, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     document = app.openapi()
     document["components"]["schemas"] |= definitions["$defs"]
+    document["components"]["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"api_key": []}]  # whether a service has keys is not in the document
     for route in routes:
         media = {"schema": refs[route.request_model, "validation"], "example": route.example}
         document["paths"][route.path]["post"]["requestBody"] = {"required": True, "content": {schemas.JSON: media}}

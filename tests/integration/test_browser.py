@@ -435,3 +435,19 @@ def test_documentation(page, rules_url, width):
     loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert loaded
     assert all(name.startswith(rules_url) for name in loaded)
+
+
+def test_documentation_makes_calls(page, keyed_url):
+    """An operation can be tried out from the documentation, with the service's API key."""
+    page.open(f"{keyed_url}/docs")
+    page.until(lambda: page.all(".btn.authorize"))
+    page.find(".btn.authorize").click()
+    page.find(".modal-ux input").send_keys(KEY)
+    page.find(".modal-ux button.authorize").click()
+    page.find(".modal-ux button.btn-done").click()
+    page.find("#operations-scoring-rewards_v1_rewards_get .opblock-summary-control").click()
+    page.until(lambda: page.all(".try-out__btn"))
+    page.find(".try-out__btn").click()
+    page.find("button.execute").click()
+    page.until(lambda: page.all(".live-responses-table .response-col_status"))
+    assert page.find(".live-responses-table .response .response-col_status").text.startswith("200")

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,8 +5,6 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from shared.model_store.embedded import training
-from shared.model_store.embedded.evaluation import evaluate
-from shared.model_store.embedded.ratings import Rating
 from shared.model_store.embedded.training import Recipe
 
 
@@ -90,24 +87,3 @@ def test_neutral_sentences_train_the_rating_only():
     outputs = torch.tensor([[5.0, -5.0, 0.1]])
     assert training.compute_loss(outputs, torch.tensor([0.2]), Recipe()).item() == pytest.approx(0.0, abs=1e-6)
     assert training.compute_loss(outputs, torch.tensor([0.6]), Recipe()).item() > 9
-
-
-def test_metrics_are_overall_and_by_source():
-    """Metrics are computed over all texts and for each source."""
-    held_out = [
-        Rating("films", 3.0, "a"),
-        Rating("films", -2.0, "b"),
-        Rating("tweets", 1.0, "c"),
-        Rating("tweets", 0.1, "d"),
-    ]
-    outputs = np.array([[0.0, 3.0, 1.5], [3.0, 0.0, -1.0], [3.0, 0.0, 0.5], [0.0, 3.0, 0.05]])
-    metrics = evaluate(outputs, held_out, clear_from=0.5, unit=2.0)
-    assert (metrics["texts"], metrics["clear"]) == (4, 3)
-    assert metrics["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
-    assert metrics["spearman"] == 1.0
-    assert metrics["rating_rmse"] == 0.0
-    assert metrics["ece"] == pytest.approx(1 / (1 + np.exp(-3)) - 2 / 3, abs=1e-3)
-    assert {source: part["accuracy"] for source, part in metrics["by_source"].items()} == {
-        "films": 1.0,
-        "tweets": 0.0,
-    }

@@ -155,6 +155,8 @@ class Level:
         return len(self.scored_s) / self.seconds
 
     def __str__(self) -> str:
+        if not self.scored_s:
+            return "none scored"
         return f"{self.goodput:.2f}/s · {quantile(self.scored_s, 0.99):.1f} s"
 
 

@@ -124,6 +124,25 @@ class FunctionSpec(Frozen):
     kind: Literal["function"] = "function"
     object: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     range: ScoreRange | None = None
+    """Lowest and highest score; any other score is an error of its item."""
+    scope: Literal["group", "batch"] = "batch"
+    """What a client must not cut a call into: the completions of one prompt, or the whole call."""
+    rows: Literal["independent"] | None = None
+    """Each score depends on its own row alone: calls may be cut anywhere, and one bad row costs only itself."""
+    timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False)
+    """Longest time of one call; then its worker process is ended and started again."""
+    workers: int = Field(2, ge=1, le=256)
+    """Largest number of worker processes; more than one are started when calls overlap."""
+    in_process: bool = False
+    """Call it on threads of the service, where nothing can end a call that does not return."""
+    columns: list[str] | None = None
+    """Names of the columns that it reads. Default: those in its signature and source."""
+
+    @model_validator(mode="after")
+    def _one_scope(self) -> Self:
+        if self.rows is not None and "scope" in self.model_fields_set:
+            raise ValueError("rows: independent leaves nothing for scope to say: delete one of the two")
+        return self
 
 
 Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")]

@@ -111,6 +111,7 @@ def to_items(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
         columns=request.columns,
         chats=request.completions,
         prompt_chats=prompts,
+        trainer_state=request.trainer_state,
         deadline_s=deadline_s,
     )
 
@@ -123,6 +124,8 @@ def to_wire(result: Scores, revision: str, *, details: bool) -> RewardScores:
         errors={str(index): sanitized(error) for index, error in sorted(result.errors.items())},
         truncated=result.truncated,
         details=result.details if details else None,
+        metrics=result.metrics,
+        extra=result.extra,
     )
 
 

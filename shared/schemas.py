@@ -5,9 +5,10 @@ and `scores[i]` is their score. A score that could not be computed is null with 
 Docstrings of models and fields are the descriptions in the OpenAPI document.
 """
 
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 SERVICE: Final = "remote-rewards"
@@ -82,6 +83,8 @@ class ScoreRequest(Wire):
     """One prompt per completion; required by rewards that read the prompt."""
     columns: Annotated[dict[str, Any], WithJsonSchema(COLUMNS_SCHEMA)] = Field(default_factory=dict)
     """Further columns by name, one value per completion; passed to function rewards."""
+    trainer_state: dict[str, Any] | None = None
+    """Plain fields of TRL's trainer state, such as `global_step`; passed to function rewards as an object."""
     rewards: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Names of the rewards to score with. Defaults to the configuration's `default`."""
     details: StrictBool = False
@@ -130,6 +133,10 @@ class RewardScores(Wire):
     """Indices of the items of which the reward read only a part."""
     details: list[dict[str, Any] | None] | None = None
     """The parts of each score, if the request asked for them."""
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """Means of the numbers that a function logged with TRL's `log_metric`."""
+    extra: dict[str, list[Any]] = Field(default_factory=dict)
+    """Columns that a function logged with TRL's `log_extra`, one value per completion."""
 
     @model_validator(mode="after")
     def _check_nulls_have_errors(self) -> Self:
@@ -167,6 +174,10 @@ class EngineInfo(Wire):
     """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
 
 
+Scope = Literal["completion", "group", "batch"]
+"""What a score depends on: its completion alone, all completions of its prompt (adjacent), or the whole call."""
+
+
 class RewardInfo(Wire):
     """A reward: its kind, limits, and the revision of its weights, tokenizer, labels and mapping."""
 
@@ -182,6 +193,12 @@ class RewardInfo(Wire):
     """The engine that computes the model; null for a reward without a model."""
     parts: list[str] = Field(default_factory=list)
     """Names of the rewards that a composite combines."""
+    columns: list[str] | None = None
+    """Columns that the reward reads, TRL's `completion_ids` and `trainer_state` included; null if that is unknown."""
+    reads_prompts: bool = True
+    """Whether the reward reads the prompts."""
+    scope: Scope = "completion"
+    """What a call must not be cut into: a reward may compare the completions of a group, or of the whole call."""
 
 
 class Limits(Wire):
@@ -232,3 +249,8 @@ class Problem(Wire):
 def is_valid_score(score: float | None) -> bool:
     """Return whether a score is a finite number of at most `MAX_ABS_SCORE`."""
     return score is not None and abs(score) <= MAX_ABS_SCORE
+
+
+def strictest_scope(scopes: Iterable[Scope]) -> Scope:
+    """Return the scope that allows the fewest cuts; `completion` if there is none."""
+    return max(scopes, key=get_args(Scope).index, default="completion")

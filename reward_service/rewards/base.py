@@ -19,6 +19,10 @@ class Scores:
     truncated: list[int] = field(default_factory=list)
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What a function logged with TRL's `log_metric`."""
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    """The columns that a function logged with TRL's `log_extra`, one value per item."""
 
 
 def all_failed(count: int, code: str, message: str) -> Scores:
@@ -88,6 +92,8 @@ class Items:
     chats: Sequence[Text] = ()
     """The completions as sent, chat messages included."""
     prompt_chats: Sequence[Text] | None = None
+    trainer_state: Mapping[str, Any] | None = None
+    """The plain fields of TRL's trainer state."""
     deadline_s: float = math.inf
     """On the monotonic clock. Work that has not started by then is dropped."""
     _scores: dict[Reward, asyncio.Task[Scores]] = field(default_factory=dict, init=False, repr=False)

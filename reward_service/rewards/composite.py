@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_service.config import CompositeSpec
 from reward_service.rewards.base import Items, Reward, Scores, finite_range, null_non_finite
 from shared.aio import gather_or_cancel
-from shared.schemas import ItemError, RewardInfo
+from shared.schemas import ItemError, RewardInfo, strictest_scope
 
 
 class CompositeReward(Reward):
@@ -25,6 +25,9 @@ class CompositeReward(Reward):
             description=spec.description,
             revision="composite:" + hashlib.sha256(content.encode()).hexdigest()[:16],
             parts=list(self._rewards),
+            columns=_columns([reward.info for reward in self._rewards.values()]),
+            reads_prompts=any(reward.info.reads_prompts for reward in self._rewards.values()),
+            scope=strictest_scope(reward.info.scope for reward in self._rewards.values()),
             range=finite_range(_range(spec, {part: reward.info.range for part, reward in self._rewards.items()})),
         )
 
@@ -43,6 +46,9 @@ class CompositeReward(Reward):
                 total.errors[index] = ItemError(code=reason.code, message=f"{missing}: {reason.message}")
             total.scores.append(None if missing is not None else combine(self._spec, scores))
             total.details.append({name: _detail(part, index) for name, part in parts.items()})
+        for part in parts.values():
+            total.metrics.update(part.metrics)
+            total.extra.update(part.extra)
         total.truncated = sorted({index for part in parts.values() for index in part.truncated})
         total.queue_ms = max(part.queue_ms for part in parts.values())
         total.compute_ms = max(part.compute_ms for part in parts.values())
@@ -57,6 +63,13 @@ class CompositeReward(Reward):
         """Raise `Overloaded` if one part's queue is too long."""
         for reward in self._rewards.values():
             reward.check_deadline(deadline_s)
+
+
+def _columns(parts: Sequence[RewardInfo]) -> list[str] | None:
+    """Return the columns that the parts read; None if those of one are unknown."""
+    if any(part.columns is None for part in parts):
+        return None
+    return sorted({column for part in parts for column in part.columns or ()})
 
 
 def combine(spec: CompositeSpec, scores: Mapping[str, float | None]) -> float:

@@ -1,24 +1,25 @@
 """Score with a user's reward function, written for TRL's `reward_funcs`, unchanged."""
 
-import asyncio
-import contextlib
-import copy
-import functools
 import inspect
-import itertools
-from collections.abc import Callable, Mapping, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+import pickle
+import time
+from typing import Any
 
 from reward_service.config import FunctionSpec
-from reward_service.rewards.base import Items, Reward, Scores, all_failed, finite_range
-from reward_service.rewards.function_source import bound_arguments, load_object, revision
-from shared.aio import EventLoopThread
-from shared.schemas import ItemError, RewardInfo, Text
+from reward_service.errors import ConfigError
+from reward_service.rewards.base import Items, Reward, Scores, finite_range
+from reward_service.rewards.function_call import FUNCTION_FAILED, Call, CallResult, RewardFunction, joined
+from reward_service.rewards.function_frames import Ready, Start
+from reward_service.rewards.function_pool import WorkerPool
+from reward_service.rewards.function_process import CallTimeout, WorkerLost
+from reward_service.rewards.function_signature import Signature, without_partials
+from reward_service.rewards.function_source import load_object, revision
+from reward_service.rewards.function_threads import FunctionThreads
+from shared.aio import gather_or_cancel
+from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 
-T = TypeVar("T")
-MAX_CONCURRENT_CALLS = 8
-"""Threads of one function. A function that hangs blocks no other reward."""
+CALL_SHARE, ROW_SHARE = 0.5, 0.25
+"""Shares of the time left that a call, or one row, may take where rows are independent: the others need the rest."""
 
 
 class FunctionReward(Reward):
@@ -27,123 +28,115 @@ class FunctionReward(Reward):
     accepts_canary = False  # it may need columns that the canary does not have
 
     def __init__(self, name: str, spec: FunctionSpec) -> None:
-        self._function = load_object(spec.object)
-        self._bound = bound_arguments(self._function)
-        self._loop = EventLoopThread(name) if is_async(self._function) else None  # it may block: not the service's loop
-        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_CALLS, thread_name_prefix=name)
-        self._free = asyncio.Semaphore(MAX_CONCURRENT_CALLS)  # waiting here can be cancelled; in a pool's queue, not
-        self._abandoned: set[Future[Any]] = set()
+        self._spec = spec
+        self._caller: FunctionThreads | WorkerPool
+        try:
+            self._caller, ready = _in_process(name, spec) if spec.in_process else _in_workers(name, spec)
+        except ConfigError as error:
+            raise ConfigError(f"rewards.{name}: {error}") from error
+        self._signature: Signature = ready.signature
+        columns = ready.signature.columns
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
-            description=spec.description or (inspect.getdoc(self._function) or "").partition("\n")[0],
-            revision=f"function:{revision(spec.object, self._function)}",
+            description=spec.description or ready.description,
+            revision=f"function:{ready.revision}",
             range=finite_range(spec.range),
+            columns=None if columns is None else list(columns),
+            reads_prompts=ready.signature.reads_prompts,
+            scope=spec.scope if spec.rows is None else "completion",
         )
 
     async def score(self, items: Items) -> Scores:
-        """Call the function with the whole request. A None that it returns means "not applicable".
+        """Call the function with the whole request. A None that it returns means "not applicable"."""
+        call = Call(len(items), self._rows(items), items.trainer_state)
+        if self._spec.rows is None or len(items) <= 1:
+            result = await self._call(call, self._spec.timeout_s)
+        else:
+            result = await self._call_independent(call, items.deadline_s)
+        return self._scores(result)
 
-        It gets copies of the columns, which other rewards read too. A column never replaces an argument that the
-        configuration has bound.
-        """
-        prompts = None if items.prompt_chats is None else [_plain(text) for text in items.prompt_chats]
-        own = {name: copy.deepcopy(column) for name, column in items.columns.items() if name not in self._bound}
-        columns = {**own, "completions": [_plain(text) for text in items.chats], "prompts": prompts}
-        scores = await self._call(functools.partial(self._function, **columns), len(items))
-        if isinstance(scores, str):  # not retryable: the same call would fail again
-            message = f"the reward function {self.info.name} failed: {scores}"
-            return all_failed(len(items), "function_failed", message)
-        missing = ItemError(code="not_applicable", message=f"{self.info.name} does not apply to this item")
-        errors = {index: missing for index, score in enumerate(scores) if score is None}
-        return Scores(scores=scores, details=[None] * len(scores), errors=errors)
+    def _rows(self, items: Items) -> dict[str, list[Any] | None]:
+        """Return the arguments that the function reads. A column never replaces a completion or a prompt."""
+        wanted = self._signature.columns
+        rows: dict[str, list[Any] | None] = {
+            name: list(column) for name, column in items.columns.items() if wanted is None or name in wanted
+        }
+        rows["completions"] = [_plain(text) for text in items.chats]
+        rows["prompts"] = None
+        if items.prompt_chats is not None and self._signature.reads_prompts:
+            rows["prompts"] = [_plain(text) for text in items.prompt_chats]
+        return rows
 
-    async def _call(self, call: Callable[[], Any], count: int) -> list[float | None] | str:
-        """Return the scores, or the failure as text: an exception in the function is no fault of the service."""
-        if self._loop is None:
-            return await self._in_thread(functools.partial(call_safely, call, count))
-        return await asyncio.wrap_future(self._loop.submit(_call_async(call, count)))
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        """Call on a free thread. If the caller is cancelled, the call goes on abandoned: a thread cannot be stopped."""
-        await self._free.acquire()
-        loop, future = asyncio.get_running_loop(), self._threads.submit(call)
-
-        def ended(_: Future[Any]) -> None:
-            with contextlib.suppress(RuntimeError):  # the service's loop is closed
-                loop.call_soon_threadsafe(self._release, future)
-
-        future.add_done_callback(ended)
+    async def _call(self, call: Call, limit_s: float) -> CallResult:
+        """Call the function. Whatever goes wrong is a failure of these rows; the same call would fail again."""
         try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if not future.done():
-                self._abandoned.add(future)
-            raise
+            return await self._caller.run(pickle.dumps(call, pickle.HIGHEST_PROTOCOL), limit_s)
+        except CallTimeout as error:
+            return CallResult.failed(call.count, "function_timeout", f"{error}; raise timeout_s if it needs longer")
+        except (WorkerLost, ConfigError) as error:
+            return CallResult.failed(call.count, FUNCTION_FAILED, str(error))
 
-    def _release(self, call: Future[Any]) -> None:
-        self._abandoned.discard(call)
-        self._free.release()
+    async def _call_independent(self, call: Call, deadline_s: float) -> CallResult:
+        """Call the function with all rows; if that ends a worker, with each row alone.
+
+        The worker itself isolates rows that raise an exception, by halves.
+        """
+        try:
+            payload = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+            return await self._caller.run(payload, self._limit_s(deadline_s, CALL_SHARE))
+        except (CallTimeout, WorkerLost):
+            rows = (range(row, row + 1) for row in range(call.count))
+            return joined(await gather_or_cancel(self._call_row(call.part(row), deadline_s) for row in rows))
+        except ConfigError as error:
+            return CallResult.failed(call.count, FUNCTION_FAILED, str(error))
+
+    async def _call_row(self, row: Call, deadline_s: float) -> CallResult:
+        return await self._call(row, self._limit_s(deadline_s, ROW_SHARE))
+
+    def _limit_s(self, deadline_s: float, share: float) -> float:
+        return min(self._spec.timeout_s, share * max(0.0, deadline_s - time.monotonic()))
+
+    def _scores(self, result: CallResult) -> Scores:
+        """Return the result with a reason for each row that has no score."""
+        name = self.info.name
+        scores = Scores(result.scores, [None] * len(result.scores), metrics=result.metrics, extra=result.extra)
+        for row, score in enumerate(result.scores):
+            if row in result.failures:
+                code, message = result.failures[row]
+                scores.errors[row] = ItemError(code=code, message=f"the reward function {name} failed: {message}")
+            elif score is None:
+                scores.errors[row] = ItemError(code="not_applicable", message=f"{name} does not apply to this item")
+            elif self._spec.range and is_valid_score(score) and not _within(score, self._spec.range):
+                low, high = self._spec.range
+                message = f"the reward function {name} returned {score:g}, outside its range [{low:g}, {high:g}]"
+                scores.scores[row], scores.errors[row] = None, ItemError(code="out_of_range", message=message)
+        return scores
 
     @property
     def healthy(self) -> bool:
-        """Return whether a thread is left that no abandoned call holds."""
-        return len(self._abandoned) < MAX_CONCURRENT_CALLS
+        """Return whether a call can be made: a worker process always can be started again, a thread not."""
+        return not isinstance(self._caller, FunctionThreads) or self._caller.healthy
 
     async def stop(self) -> None:
-        """Shut down without waiting for calls: one that never ends would block the shutdown."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._loop is not None:
-            self._loop.stop_nowait(asyncio.sleep(0))
+        """End the worker processes, or leave the threads to their calls."""
+        await self._caller.close()
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether calling the function, or the callable object, gives a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+def _in_workers(name: str, spec: FunctionSpec) -> tuple[WorkerPool, Ready]:
+    pool = WorkerPool(name, Start(spec.object, spec.rows is not None, spec.columns), spec.workers)
+    return pool, pool.ready
 
 
-async def _call_async(call: Callable[[], Any], count: int) -> list[float | None] | str:
-    try:
-        values = await call()
-    except BaseException as error:
-        if isinstance(error, GeneratorExit) or _is_cancelled(error):
-            raise
-        return _describe(error)
-    return call_safely(lambda: values, count)
+def _in_process(name: str, spec: FunctionSpec) -> tuple[FunctionThreads, Ready]:
+    target = load_object(spec.object)
+    function = RewardFunction(target, independent=spec.rows is not None, columns=spec.columns)
+    description = (inspect.getdoc(without_partials(target)) or "").partition("\n")[0]
+    return FunctionThreads(name, function), Ready(description, revision(spec.object, target), function.signature)
 
 
-def call_safely(call: Callable[[], Any], count: int) -> list[float | None] | str:
-    """Return `count` scores, or the failure as text.
-
-    A failure is a return value because a future cannot carry every exception (`StopIteration`, `SystemExit`).
-    """
-    try:
-        values = call()
-        if isinstance(values, str | bytes | Mapping | Set):
-            raise TypeError(f"it returned a {type(values).__name__}, not a list of scores")
-        scores = [None if value is None else _number(value) for value in itertools.islice(values, count + 1)]
-        if len(scores) != count:
-            returned = len(scores) if len(scores) < count else f"more than {count}"
-            return f"it returned {returned} scores for {count} texts"
-        return scores
-    except BaseException as error:
-        return _describe(error)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str | bytes):
-        raise TypeError(f"it returned a {type(value).__name__} as a score")
-    return float(value)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Return whether this task was cancelled. A function can also raise `CancelledError` by itself."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+def _within(score: float, ends: tuple[float, float]) -> bool:
+    return ends[0] <= score <= ends[1]
 
 
 def _plain(text: Text) -> Any:

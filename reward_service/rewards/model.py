@@ -63,6 +63,8 @@ class ModelReward(Reward):
             range=value_range(spec, model.labels),
             max_tokens=model.max_tokens,
             engine=engine,
+            columns=[] if spec.input == "completion" else ["chat_template_kwargs", "tools"],
+            reads_prompts=spec.input != "completion",
         )
 
     @property

@@ -30,6 +30,8 @@ class RuleReward(Reward):
             description=spec.description or inspect.getdoc(rule.function) or "",
             revision="rule:" + hashlib.sha256(f"{spec.function}\n{_rules_source()}".encode()).hexdigest()[:16],
             range=rule.range,
+            columns=[],
+            reads_prompts=False,
         )
 
     async def score(self, items: Items) -> Scores:

@@ -32,7 +32,9 @@ def create_app(
     """Build the application. `rewards` replaces the configured ones: `create_app(rewards={"fake": …})`."""
     settings = settings or Settings()
     metrics = Metrics()
-    lifecycle = Lifecycle(settings, metrics, rewards)
+    lifecycle = Lifecycle(
+        settings, metrics, rewards, [dialect.name for dialect in dialects if dialect is not native.DIALECT]
+    )
     app = FastAPI(
         title="remote-rewards",
         version=own_version(),
@@ -42,7 +44,7 @@ def create_app(
         openapi_url=None,
     )
     app.state.lifecycle = lifecycle
-    routes = RouteTable(app.router, default=native.DIALECT)
+    routes = RouteTable(app.router, default=native.DIALECT, is_served=partial(_is_served, lifecycle))
     add_routes(app, routes, Service(settings, lifecycle, metrics, own_version()), dialects)
     render_error = partial(_render_error, routes, metrics)
     _add_middleware(app, routes, settings, lifecycle, metrics, render_error)
@@ -95,11 +97,18 @@ def _add_middleware(
     app.add_middleware(middleware.RequestIdMiddleware)
 
 
+def _is_served(lifecycle: Lifecycle, dialect: Dialect) -> bool:
+    return dialect is native.DIALECT or dialect.name in lifecycle.dialects
+
+
 def required_keys(settings: Settings, lifecycle: Lifecycle, entry: RouteEntry | None) -> Sequence[str] | None:
     """Return the keys of which a path needs one; None if it is open. Unknown paths (None) need an API key, too."""
     access = Access.API_KEY if entry is None else entry.access
     if access is Access.ADMIN and settings.admin_key is not None:
         return [settings.admin_key.get_secret_value()]
+    if entry is not None and entry.dialect.name in lifecycle.dialects:
+        # while loading, `open` is unknown, and the answer is 503 with or without a key
+        access = Access.OPEN if lifecycle.loading or lifecycle.dialects[entry.dialect.name].open else access
     return None if access is Access.OPEN or not lifecycle.api_keys else lifecycle.api_keys
 
 

@@ -47,14 +47,21 @@ class Frozen(BaseModel):
     description: str = ""
 
 
-class RuleSpec(Frozen):
+class NamedSpec(Frozen):
+    """Keys of every reward."""
+
+    aliases: tuple[str, ...] = ()
+    """Further names of the reward in the `model` field of other servers' formats."""
+
+
+class RuleSpec(NamedSpec):
     """A function over the completion's text, defined in `reward_service.rewards.rules`."""
 
     kind: Literal["rule"] = "rule"
     function: str
 
 
-class ModelRewardSpec(Frozen):
+class ModelRewardSpec(NamedSpec):
     """Keys of both classifier and regressor."""
 
     model: str
@@ -105,7 +112,7 @@ class Gate(Frozen):
     otherwise: Finite
 
 
-class CompositeSpec(Frozen):
+class CompositeSpec(NamedSpec):
     """A weighted sum of other rewards, with gates, clipped."""
 
     kind: Literal["composite"] = "composite"
@@ -118,7 +125,7 @@ class CompositeSpec(Frozen):
         return {*self.parts, *(gate.reward for gate in self.gates)}
 
 
-class FunctionSpec(Frozen):
+class FunctionSpec(NamedSpec):
     """A reward function with TRL's signature, named `package.module:object`."""
 
     kind: Literal["function"] = "function"
@@ -148,6 +155,36 @@ class FunctionSpec(Frozen):
 Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")]
 
 
+END_OF_TURN = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|eot|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<eos>",
+    "</s>",
+    "<|end|>",
+    "<|return|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<｜end▁of▁sentence｜>",
+)
+"""End-of-turn markers of common tokenizers."""
+
+
+class DialectOptions(BaseModel):
+    """Options of a wire format."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    open: bool = False
+    """Whether its routes need no API key: for clients that cannot send one, in a network that may be trusted."""
+    end_of_turn: tuple[Annotated[str, Field(min_length=1)], ...] = END_OF_TURN
+    """Markers removed from the end of a completion, in formats whose clients decode special tokens, too."""
+
+
 class RewardsConfig(BaseModel):
     """The content of rewards.yaml."""
 
@@ -156,6 +193,8 @@ class RewardsConfig(BaseModel):
     rewards: dict[Name, Spec] = Field(min_length=1)
     default: list[str] = Field(default_factory=list)
     """Rewards of a request that names none. Default: the first reward."""
+    dialects: dict[str, DialectOptions] | None = None
+    """Wire formats to serve beside the native one, as a list or with their options. Default: all."""
 
     @field_validator("rewards", mode="before")
     @classmethod
@@ -167,6 +206,26 @@ class RewardsConfig(BaseModel):
             name: {"kind": "function", "object": spec} if isinstance(spec, str) else spec
             for name, spec in rewards.items()
         }
+
+    @field_validator("dialects", mode="before")
+    @classmethod
+    def _options_or_names(cls, dialects: Any) -> Any:
+        """Expand a list of names to a mapping, and an entry without options to the defaults."""
+        if isinstance(dialects, list) and all(isinstance(name, str) for name in dialects):
+            return {name: {} for name in dialects}
+        if isinstance(dialects, Mapping):
+            return {name: {} if options is None else options for name, options in dialects.items()}
+        return dialects
+
+    @model_validator(mode="after")
+    def _aliases_are_unique(self) -> Self:
+        names = set(self.rewards)
+        for name, spec in self.rewards.items():
+            for alias in spec.aliases:
+                if alias in names:
+                    raise ValueError(f"rewards.{name}: two rewards have the name {alias!r}")
+                names.add(alias)
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -187,6 +246,14 @@ class RewardsConfig(BaseModel):
     def default_rewards(self) -> list[str]:
         """Return the names of the rewards that score a request which names none."""
         return self.default or [next(iter(self.rewards))]
+
+    def other_names(self) -> dict[str, list[str]]:
+        """Return the rewards by each name that they have besides their own: their aliases, and their `model`."""
+        others: dict[str, list[str]] = {}
+        for name, spec in self.rewards.items():
+            for other in {*spec.aliases, *([spec.model] if isinstance(spec, ModelRewardSpec) else [])}:
+                others.setdefault(other, []).append(name)
+        return others
 
 
 Loc = tuple[int | str, ...]
@@ -220,6 +287,15 @@ def read_config(path: Path | None) -> RewardsConfig:
         return RewardsConfig.model_validate(content)
     except ValidationError as cause:
         raise ConfigError(f"{path or 'rewards.yaml'}: {error_sentence(cause)}") from cause
+
+
+def check_dialects(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ConfigError` for a name in `dialects` that is no wire format."""
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"dialects: there is no wire format {name!r}{hint}; there are: {', '.join(known)}")
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
@@ -259,5 +335,7 @@ def known_keys(loc: Loc) -> Iterable[str]:
             return Gate.model_fields
         case ("rewards", _, kind, _):
             return SPECS[str(kind)].model_fields
+        case ("dialects", _, _):
+            return DialectOptions.model_fields
         case _:
             return RewardsConfig.model_fields

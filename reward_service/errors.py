@@ -20,6 +20,7 @@ RewardServiceError
 ├── DeadlineExceeded    503  the request's deadline passed before its texts were scored   (retryable)
 ├── BackendFailed       503  the model failed                                (retryable)
 │   └── BackendUnavailable   the model fails on every text                   (retryable)
+├── MissingScore        503  a text has no score, and the request's format no null     (retryable)
 ├── NotFinite                the model's output of one text is not finite
 └── EmptyInput               one text has no token
 """
@@ -149,6 +150,12 @@ class DeadlineExceeded(RewardServiceError):
     """The request's deadline passed before its texts were scored."""
 
     code, title, retryable = "deadline_exceeded", "Deadline exceeded", True
+
+
+class MissingScore(RewardServiceError):
+    """A text has no score, and the request's format cannot say so for one text alone."""
+
+    code, title, retryable = "missing_score", "Missing score", True
 
 
 class NotFinite(RewardServiceError):

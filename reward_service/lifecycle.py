@@ -5,12 +5,12 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from reward_service.batching.device import Device
-from reward_service.config import read_config
+from reward_service.config import DialectOptions, check_dialects, read_config
 from reward_service.errors import ConfigError, Draining, NotReady, RewardServiceError, Stalled
 from reward_service.metrics import Metrics
 from reward_service.process import low_priority_executor
@@ -27,20 +27,29 @@ CANARY = "The quick brown fox jumps over the lazy dog."
 class Lifecycle:
     """Owns the scorer, the compute thread and the readiness state.
 
-    `rewards` replaces the configured rewards; they cannot be reloaded.
+    `rewards` replaces the configured rewards; they cannot be reloaded. `dialects` are the names of all wire formats.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, rewards: Mapping[str, Reward] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        rewards: Mapping[str, Reward] | None = None,
+        dialects: Sequence[str] = (),
+    ) -> None:
         self.api_keys = settings.load_api_keys()
         """API keys valid now; replaced at each reload."""
         self.failure: RewardServiceError | None = None
         """Why the first load failed."""
+        self.dialects: Mapping[str, DialectOptions] = dict.fromkeys(dialects, DialectOptions())
+        """Options of the wire formats to serve, all by default; replaced at each reload."""
         self.draining = False
         self.on_failure: Callable[[], None] = lambda: None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_retired: Callable[[], object] = gc.collect
         """Frees the memory of rewards that a reload replaced: a model's modules are reference cycles."""
         self._settings, self._metrics, self._static_rewards = settings, metrics, rewards
+        self._all_dialects = self.dialects
         self._scorer: Scorer | None = None
         self._device = Device(low_priority_executor("device"))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,6 +73,11 @@ class Lifecycle:
         if self.draining:
             raise Draining
         return self._scorer
+
+    @property
+    def loading(self) -> bool:
+        """Whether the first load has not ended."""
+        return self._scorer is None
 
     def check_deadline(self, deadline_s: float) -> None:
         """Raise `Overloaded` if no reward could meet the deadline. Does nothing while loading or draining."""
@@ -107,7 +121,7 @@ class Lifecycle:
         started_s = time.monotonic()
         try:
             async with self._load_lock:
-                self._swap(await self._load())
+                self._swap(*await self._load())
         except Exception as error:  # a model or a user's function may raise anything; the process exits with it
             self.failure = _as_config_error(error)
             log.debug("cannot load the rewards", exc_info=error)
@@ -127,12 +141,12 @@ class Lifecycle:
         async with self._load_lock:
             started_s = time.monotonic()
             try:
-                api_keys, new = self._settings.load_api_keys(), await self._load()
+                api_keys, (new, dialects) = self._settings.load_api_keys(), await self._load()
             except Exception as error:
                 log.warning("reload failed, the rewards are unchanged: %s", _as_config_error(error))
                 raise _as_config_error(error) from error
             self.api_keys = api_keys
-            old = self._swap(new)
+            old = self._swap(new, dialects)
             log.info("reloaded after %.1f s: %s", time.monotonic() - started_s, ", ".join(new.rewards))
         if old is not None:
             self._spawn(_retire(old, self.on_retired))
@@ -152,9 +166,9 @@ class Lifecycle:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _load(self) -> Scorer:
+    async def _load(self) -> tuple[Scorer, Mapping[str, DialectOptions]]:
         """Build and start the rewards and let each score the canary, so that the first request meets no cold start."""
-        scorer, timeout_s = await self._build(), self._settings.batch_timeout_s
+        (scorer, dialects), timeout_s = await self._build(), self._settings.batch_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 for reward in scorer.rewards.values():
@@ -165,22 +179,24 @@ class Lifecycle:
             if isinstance(error, TimeoutError):
                 raise ConfigError(f"no score within {timeout_s:g} s: the device does not finish") from None
             raise
-        return scorer
+        return scorer, dialects
 
-    async def _build(self) -> Scorer:
+    async def _build(self) -> tuple[Scorer, Mapping[str, DialectOptions]]:
         if self._static_rewards is not None:
-            return Scorer(self._static_rewards, [next(iter(self._static_rewards))])
+            return Scorer(self._static_rewards, [next(iter(self._static_rewards))]), self._all_dialects
         config = read_config(self._settings.config)
+        dialects = self._all_dialects if config.dialects is None else config.dialects
+        check_dialects(dialects, self._all_dialects)
         work = partial(build, config, self._settings, self._device, self._metrics.observe)
         executor = low_priority_executor("loading")  # an engine's own threads inherit its priority
         try:
             rewards = await asyncio.get_running_loop().run_in_executor(executor, work)
         finally:
             executor.shutdown(wait=False)  # stopping the service does not wait for a load
-        return Scorer(rewards, config.default_rewards())
+        return Scorer(rewards, config.default_rewards(), config.other_names()), dialects
 
-    def _swap(self, new: Scorer) -> Scorer | None:
-        old, self._scorer = self._scorer, new
+    def _swap(self, new: Scorer, dialects: Mapping[str, DialectOptions]) -> Scorer | None:
+        old, self._scorer, self.dialects = self._scorer, new, dialects
         self._metrics.record_loaded([reward.info for reward in new.rewards.values()], lambda: float(new.depth))
         return old
 

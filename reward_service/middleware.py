@@ -107,12 +107,17 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        keys = self.keys(self.routes.find(scope["path"])) if scope["type"] == "http" else None
+        entry = self.routes.find(scope["path"]) if scope["type"] == "http" else None
+        keys = self.keys(entry) if scope["type"] == "http" else None
         if keys is None or _has_key(scope, keys):
             await self.app(scope, receive, send)
             return
-        error = Unauthenticated("send one of the service's keys as `Authorization: Bearer <key>`")
-        response = self.render_error(error, HTTPConnection(scope))
+        message = "send one of the service's keys as `Authorization: Bearer <key>`"
+        if entry is not None and not entry.dialect.sends_keys:
+            message += (
+                f"; for a client that cannot, rewards.yaml has `dialects: {{{entry.dialect.name}: {{open: true}}}}`"
+            )
+        response = self.render_error(Unauthenticated(message), HTTPConnection(scope))
         response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
 

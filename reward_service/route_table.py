@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 
 from reward_service.dialects.base import Dialect, ScoreRoute
 
@@ -35,10 +36,11 @@ class RouteEntry:
 
 
 class RouteTable:
-    """All paths, by their exact text. `default` renders errors on unknown paths."""
+    """All paths, by their exact text. `default` renders errors on unknown paths, which those of a dialect that the
+    configuration leaves out (`is_served`) are, too."""
 
-    def __init__(self, router: APIRouter, default: Dialect) -> None:
-        self.default = default
+    def __init__(self, router: APIRouter, default: Dialect, is_served: Callable[[Dialect], bool]) -> None:
+        self.default, self._is_served = default, is_served
         self._router = router
         self._entries: dict[str, RouteEntry] = {}
 
@@ -51,7 +53,13 @@ class RouteTable:
 
     def find(self, path: str) -> RouteEntry | None:
         """Return the entry of a path, or None. FastAPI's routes also match a path with a newline at its end."""
-        return self._entries.get(path.strip())
+        entry = self._entries.get(path.strip())
+        return entry if entry is not None and self._is_served(entry.dialect) else None
+
+    def check_served(self, dialect: Dialect) -> None:
+        """Raise the same error as for an unknown path if the configuration leaves the dialect out."""
+        if not self._is_served(dialect):
+            raise HTTPException(404)
 
     def dialect_of(self, path: str) -> Dialect:
         """Return the dialect that renders the errors of a path."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from reward_service.dialects.base import Dialect, InfoRoute, ScoreRoute
+from reward_service.dialects.base import Dialect, InfoRoute, Query, ScoreRoute
 from reward_service.errors import BodyTooLarge, ClientDisconnected, ConfigError, NotReloaded, Overloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
@@ -21,6 +21,7 @@ from reward_service.request_body import read_body
 from reward_service.route_table import Access, RouteEntry, RouteTable
 from reward_service.scorer import Scorer
 from reward_service.settings import Settings
+from reward_service.text import without_end_of_turn
 from shared import schemas
 from shared.schemas import Limits, ScoreRequest, ScoreResponse, ServiceInfo
 
@@ -47,7 +48,13 @@ class Service:
             max_queue_texts=self.settings.max_queue_texts,
         )
         infos = [reward.info for reward in scorer.rewards.values()]
-        return ServiceInfo(version=self.version, rewards=infos, default=scorer.default, limits=limits)
+        return ServiceInfo(
+            version=self.version,
+            rewards=infos,
+            default=scorer.default,
+            dialects=sorted(self.lifecycle.dialects),
+            limits=limits,
+        )
 
 
 def add_routes(app: FastAPI, table: RouteTable, service: Service, dialects: Sequence[Dialect]) -> None:
@@ -69,19 +76,24 @@ def _add_scoring(table: RouteTable, service: Service, dialect: Dialect, route: S
 
     async def score(request: Request) -> Response:
         with lifecycle.drain_on_cancel():
+            table.check_served(dialect)
             parsed, context = route.parse(await read_body(request), request.query_params)
+            if route.decodes_special_tokens:
+                remove_end_of_turn(parsed, lifecycle.dialects[dialect.name].end_of_turn)
             if len(parsed.completions) > max_request_texts:
                 count = len(parsed.completions)
                 raise BodyTooLarge(f"a request may have {max_request_texts} texts, this one has {count}")
             with lifecycle.acquire_scorer() as scorer:
+                if not route.several_rewards:
+                    parsed.rewards = [scorer.select(requested_reward(parsed, request.query_params))]
                 work = score_when_admitted(scorer, parsed, request, waits_when_full=route.waits_when_full)
                 response = await cancel_on_disconnect(request, work)
+                infos = {name: scorer.get(name).info for name in response.rewards}
         service.metrics.record_response(response)
-        return route.render(response, context)
+        return route.render(response, context, infos)
 
-    access = Access.OPEN if dialect.open else Access.API_KEY
     table.add(
-        RouteEntry(path=route.path, dialect=dialect, access=access, scoring=route),
+        RouteEntry(path=route.path, dialect=dialect, scoring=route),
         score,
         methods=["POST"],
         tags=["scoring"],
@@ -94,9 +106,10 @@ def _add_scoring(table: RouteTable, service: Service, dialect: Dialect, route: S
 
 def _add_info(table: RouteTable, service: Service, dialect: Dialect, route: InfoRoute) -> None:
     async def info(request: Request) -> Response:
+        table.check_served(dialect)
         return route.render(service.info(service.lifecycle.scorer()), request.query_params)
 
-    access = Access.OPEN if dialect.open or route.open else Access.API_KEY
+    access = Access.OPEN if route.open else Access.API_KEY
     table.add(
         RouteEntry(path=route.path, dialect=dialect, access=access),
         info,
@@ -153,12 +166,26 @@ def _add_admin(table: RouteTable, service: Service) -> None:
 
 def _add_documentation(table: RouteTable, app: FastAPI, dialects: Sequence[Dialect]) -> None:
     async def openapi() -> JSONResponse:
-        return JSONResponse(build_document(app, dialects))
+        document = build_document(app, dialects)
+        served = {path: item for path, item in document["paths"].items() if table.find(path) is not None}
+        return JSONResponse({**document, "paths": served})
 
     entry = partial(RouteEntry, dialect=table.default, access=Access.OPEN, quiet=True)
     table.add(entry(path="/openapi.json"), openapi, include_in_schema=False)
     for path, endpoint in page_endpoints().items():
         table.add(entry(path=path), endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def requested_reward(parsed: ScoreRequest, query: Query) -> str | None:
+    """Return the reward that a request asks for: `?reward=` in the URL, else the name in its body, else None."""
+    return query["reward"] if "reward" in query else next(iter(parsed.rewards or []), None)
+
+
+def remove_end_of_turn(parsed: ScoreRequest, markers: Sequence[str]) -> None:
+    """Remove the end-of-turn markers from the end of each completion that is a string."""
+    parsed.completions = [
+        without_end_of_turn(text, markers) if isinstance(text, str) else text for text in parsed.completions
+    ]
 
 
 async def score_when_admitted(

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
-from reward_service.errors import DeadlineExceeded, Overloaded, UnknownReward, sanitize
+from reward_service.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownReward, sanitize
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite
 from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel
@@ -17,8 +18,14 @@ from shared.schemas import ItemError, RewardScores, ScoreRequest, ScoreResponse,
 class Scorer:
     """Scores requests with the rewards they name, and counts the requests that use them."""
 
-    def __init__(self, rewards: Mapping[str, Reward], default: Sequence[str]) -> None:
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        default: Sequence[str],
+        other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
         self.rewards, self.default = dict(rewards), list(default)
+        self._other_names = dict(other_names)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -93,6 +100,19 @@ class Scorer:
         for result in results:
             null_non_finite(result)
         return results
+
+    def select(self, name: str | None) -> str:
+        """Return the name of the one reward with this name, alias or model; the default reward's for None.
+
+        Raise `UnknownReward`, or `InvalidRequest` if there are several.
+        """
+        if name is not None and name in self.rewards:
+            return name
+        candidates = self.default if name is None else self._other_names.get(name, [])
+        if len(candidates) > 1:
+            meant = "the default is" if name is None else f"{name[:80]!r} is the model of"
+            raise InvalidRequest(f"{meant} several rewards; name one with ?reward=: {', '.join(candidates)}")
+        return candidates[0] if candidates else self.get(str(name)).info.name
 
     def get(self, name: str) -> Reward:
         """Return the reward with this name. Raise `UnknownReward` if there is none."""

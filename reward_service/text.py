@@ -1,6 +1,8 @@
 """Extract the text that a reward reads from a completion or a prompt, which are strings or lists of chat messages."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from shared.schemas import ContentPart, Message, Text
 
@@ -28,3 +30,18 @@ def _content_text(content: str | list[ContentPart]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.text or "" for part in content)
+
+
+def without_end_of_turn(text: str, markers: Sequence[str]) -> str:
+    """Return the text without the markers at its end, and without whitespace between and after them.
+
+    The text is matched backwards, in linear time.
+    """
+    match = _reversed_markers(tuple(markers)).match(text[::-1])
+    return text[: len(text) - match.end()] if match else text
+
+
+@lru_cache
+def _reversed_markers(markers: tuple[str, ...]) -> re.Pattern[str]:
+    alternatives = "|".join(re.escape(marker[::-1]) for marker in markers)
+    return re.compile(rf"(?:\s*(?:{alternatives}))+" if markers else r"(?!)")

@@ -231,6 +231,8 @@ class ServiceInfo(Wire):
     version: str
     rewards: list[RewardInfo]
     default: list[str]
+    dialects: list[str] = Field(default_factory=list)
+    """Wire formats that are served beside the native one."""
     limits: Limits
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from hypothesis import settings as hypothesis_settings
@@ -52,6 +53,13 @@ def wait_for(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not holds():
         assert time.monotonic() < deadline_s, "the condition did not hold in time"
         time.sleep(0.005)
+
+
+def native_scores(url: str, reward: str, texts: list[str], **fields: Any) -> list[float | None]:
+    """Return the scores of `POST /v1/score`."""
+    response = httpx.post(f"{url}/v1/score", json={"completions": texts, "rewards": [reward], **fields}, timeout=30)
+    scores: list[float | None] = response.json()["rewards"][reward]["scores"]
+    return scores
 
 
 def cases(name: str) -> list[Any]:

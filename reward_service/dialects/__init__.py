@@ -1,5 +1,8 @@
 """The wire formats that the service speaks. To add one: a file with a `Dialect`, and a line here."""
 
-from reward_service.dialects import native
+from reward_service.dialects import native, openrlhf
 
-DIALECTS = (native.DIALECT,)
+DIALECTS = (
+    native.DIALECT,
+    openrlhf.DIALECT,
+)

@@ -1,12 +1,14 @@
 """The native wire format: `POST /v1/score` and `GET /v1/rewards`, with errors as RFC 9457 problem details."""
 
+from collections.abc import Mapping
+
 from starlette.responses import Response
 
 from reward_service.dialects.base import Dialect, InfoRoute, Query, ScoreRoute, json_response
 from reward_service.problem_details import PROBLEM_RESPONSES, problem_response
 from reward_service.request_body import parse_json
 from shared import schemas
-from shared.schemas import ScoreRequest, ScoreResponse, ServiceInfo
+from shared.schemas import RewardInfo, ScoreRequest, ScoreResponse, ServiceInfo
 
 
 def parse(body: bytes, query: Query) -> tuple[ScoreRequest, None]:
@@ -14,7 +16,7 @@ def parse(body: bytes, query: Query) -> tuple[ScoreRequest, None]:
     return parse_json(ScoreRequest, body, unknown_fields=False), None
 
 
-def render(response: ScoreResponse, context: None) -> Response:
+def render(response: ScoreResponse, context: None, rewards: Mapping[str, RewardInfo]) -> Response:
     """Render the scores as they are."""
     return json_response(response)
 
@@ -36,6 +38,7 @@ DIALECT = Dialect(
             request_model=ScoreRequest,
             response_model=ScoreResponse,
             example={"completions": ["Sure: it is yellow banana"], "prompts": ["What colour is it?"]},
+            several_rewards=True,
         ),
         InfoRoute(
             path=schemas.REWARDS_PATH,

@@ -18,7 +18,9 @@ class CompositeReward(Reward):
         self._spec = spec
         self._rewards = {part: rewards[part] for part in sorted(spec.dependencies())}
         revisions = {part: reward.info.revision for part, reward in self._rewards.items()}
-        content = json.dumps([spec.model_dump(mode="json", exclude={"description"}), revisions], sort_keys=True)
+        content = json.dumps(
+            [spec.model_dump(mode="json", exclude={"description", "aliases"}), revisions], sort_keys=True
+        )
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,

@@ -188,7 +188,9 @@ def revision(
     spec: ModelSpec, model: TextModel, engine: EngineInfo, numeric_settings: Sequence[float | str] = ()
 ) -> str:
     """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping from logits to rewards."""
-    mapping = spec.model_dump(mode="json", exclude={"description", "model", "max_batch_tokens", "backend", "dtype"})
+    mapping = spec.model_dump(
+        mode="json", exclude={"description", "aliases", "model", "max_batch_tokens", "backend", "dtype"}
+    )
     computed_by = [engine.backend, engine.dtype, engine.deterministic, *numeric_settings]
     content = json.dumps([model.fingerprint, computed_by, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -25,6 +25,7 @@ WITH_KEY = {"Authorization": f"Bearer {KEY}"}
 
 class ToyRequest(BaseModel):
     query: list[str]
+    model: str | None = None
 
 
 class ToyResponse(BaseModel):
@@ -33,11 +34,10 @@ class ToyResponse(BaseModel):
 
 def parse(body, query):
     toy = parse_json(ToyRequest, body)
-    names = [query["reward"]] if "reward" in query else None
-    return ScoreRequest(completions=toy.query, rewards=names), len(toy.query)
+    return ScoreRequest(completions=toy.query, rewards=toy.model and [toy.model]), len(toy.query)
 
 
-def render(response, count):
+def render(response, count, infos):
     (reward,) = response.rewards.values()
     if reward.errors:
         raise BackendFailed(next(iter(reward.errors.values())).message)
@@ -74,6 +74,7 @@ TOY = Dialect(
     routes=(
         route("/toy"),
         route("/patient", waits_when_full=True),
+        route("/decoded", decodes_special_tokens=True),
         InfoRoute(
             path="/toy/models", name="m", description="List.", render=render_info, response_model=dict, open=True
         ),
@@ -105,10 +106,37 @@ class Scripted(Plain):
         return result
 
 
+REWARDS = """
+rewards:
+  banana: {kind: rule, function: banana}
+  words: {kind: rule, function: content_words, aliases: [org/my-words]}
+"""
+
+
+def keyless_toy():
+    return Dialect(name="toy", routes=TOY.routes, render_error=render_error, sends_keys=False)
+
+
+def write_config(folder, lines):
+    path = folder / "rewards.yaml"
+    path.write_text(REWARDS + lines)
+    return path
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """Return a function that serves two rules, with further lines of configuration."""
+
+    def serve(lines, dialect=TOY, **settings):
+        return serving(dialect, configured=True, config=write_config(tmp_path, lines), **settings)
+
+    return serve
+
+
 @contextlib.asynccontextmanager
-async def serving(dialect=TOY, reward=None, **settings):
+async def serving(dialect=TOY, reward=None, configured=False, **settings):
     rewards = {"plain": reward} if reward else {"plain": Scripted(), "other": Plain()}
-    app = create_app(Settings(**settings), rewards, [*DIALECTS, dialect])
+    app = create_app(Settings(**settings), None if configured else rewards, [*DIALECTS, dialect])
     ready = asyncio.Event()
     app.state.lifecycle.on_ready = ready.set
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -158,12 +186,88 @@ async def test_foreign_authentication():
         assert (await client.get("/toy/models")).status_code == 200
 
 
-async def test_open_dialect():
-    """An open dialect needs no key, also where the native one does."""
-    open_toy = Dialect(name="toy", routes=TOY.routes, render_error=render_error, open=True)
-    async with serving(open_toy, api_keys=KEY) as client:
+async def test_open_dialect(configured):
+    """A dialect that the configuration opens needs no key, also where the native one does."""
+    async with configured("dialects: {toy: {open: true}}", api_keys=KEY) as client:
         assert (await client.post("/toy", json={"query": ["a"]})).status_code == 200
         assert (await client.post("/v1/score", json={"completions": ["a"]})).status_code == 401
+
+
+async def test_hint_for_keyless_clients(configured):
+    """Where a format's client cannot send a key, the 401 names the option that opens its routes."""
+    async with configured("", keyless_toy(), api_keys=KEY) as client:
+        refused = await client.post("/toy", json={"query": ["a"]})
+    assert (refused.status_code, "{toy: {open: true}}" in refused.json()["toy"]) == (401, True)
+
+
+async def test_dialects_in_the_configuration(configured):
+    """A dialect that the configuration leaves out has no paths; the others are listed."""
+    async with configured("dialects: [openrlhf]") as client:
+        refused = await client.post("/toy", json={"query": ["a"]})
+        assert (refused.status_code, refused.json()["code"]) == (404, "http")
+        assert (await client.get("/toy/models")).status_code == 404
+        assert (await client.get("/v1/rewards")).json()["dialects"] == ["openrlhf"]
+        assert "/toy" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+async def test_reloaded_dialects(configured, tmp_path):
+    """A reload takes over the dialects of the new configuration."""
+    async with configured("dialects: []", admin_key=KEY) as client:
+        assert (await client.post("/toy", json={"query": ["a"]})).status_code == 404
+        write_config(tmp_path, "dialects: {toy: }")
+        assert (await client.post("/admin/reload", headers=WITH_KEY)).status_code == 200
+        assert (await client.post("/toy", json={"query": ["a"]})).status_code == 200
+
+
+async def test_unknown_dialect(tmp_path):
+    """A dialect that does not exist is an error of the configuration, with a hint."""
+    app = create_app(Settings(config=write_config(tmp_path, "dialects: [openrlfh]")))
+    failed = asyncio.Event()
+    app.state.lifecycle.on_failure = failed.set
+    async with app.state.lifecycle.running():
+        await failed.wait()
+    assert "'openrlfh'; did you mean 'openrlhf'?" in str(app.state.lifecycle.failure)
+
+
+@pytest.mark.parametrize(
+    ("query", "model", "scores"),
+    [
+        ("", None, [-0.505]),
+        ("?reward=words", None, [0.0]),
+        ("?reward=words", "banana", [0.0]),
+        ("", "words", [0.0]),
+        ("", "org/my-words", [0.0]),
+        ("?reward=org/my-words", None, [0.0]),
+    ],
+)
+async def test_selected_reward(configured, query, model, scores):
+    """The reward is the one in the URL, else the body's, by its name or an alias, else the default."""
+    async with configured("") as client:
+        response = await client.post(f"/toy{query}", json={"query": ["a"], "model": model})
+    assert response.json() == {"rewards": scores}
+
+
+@pytest.mark.parametrize(
+    ("default", "query", "status", "message"),
+    [
+        ("[banana]", "?reward=org/my-word", 404, "there are: banana, words"),
+        ("[banana]", "?reward=", 404, "there is no reward ''"),
+        ("[banana, words]", "", 422, "the default is several rewards; name one with ?reward=: banana, words"),
+    ],
+)
+async def test_no_selected_reward(configured, default, query, status, message):
+    """A request that names no reward, or one of several, is an error with their names."""
+    async with configured(f"default: {default}") as client:
+        response = await client.post(f"/toy{query}", json={"query": ["a"]})
+    assert (response.status_code, message in response.json()["toy"]) == (status, True)
+
+
+async def test_end_of_turn_markers(configured):
+    """End-of-turn markers of the configuration are removed where a format's clients decode special tokens."""
+    async with configured("dialects: {toy: {end_of_turn: [<stop>]}}") as client:
+        texts = ["banana<stop>", "banana</s>"]
+        assert (await client.post("/decoded", json={"query": texts})).json() == {"rewards": [0.995, -0.005]}
+        assert (await client.post("/toy", json={"query": texts})).json() == {"rewards": [-0.005, -0.005]}
 
 
 async def test_foreign_load_shedding():

@@ -1,6 +1,6 @@
 import pytest
 
-from reward_service.config import build_order, read_config
+from reward_service.config import DialectOptions, build_order, read_config
 from reward_service.errors import ConfigError
 
 
@@ -53,6 +53,9 @@ def test_function_shorthand(tmp_path):
         ("rewards: {a: {kind: function, object: 'm:f', range: [1, 0]}}", "the lower end comes first.*got \\[1, 0\\]"),
         ("rewards: {a: {kind: function, object: 'm:f', range: [0, .nan]}}", "neither is NaN"),
         ("rewards: {'A b': {kind: rule, function: banana}}", "pattern"),
+        ("rewards: {a: {kind: rule, function: banana, aliases: [a]}}", "two rewards have the name 'a'"),
+        ("dialects: {a: {opne: true}}\nrewards: {a: {kind: rule, function: banana}}", "did you mean 'open'"),
+        ("dialects: {a: {end_of_turn: ['']}}\nrewards: {a: {kind: rule, function: banana}}", "end_of_turn"),
     ],
 )
 def test_wrong_configuration(tmp_path, text, message):
@@ -98,3 +101,27 @@ def test_yaml_anchors_and_merges(tmp_path):
     rewards = config(tmp_path, text).rewards
     assert [rewards[name].function for name in "abc"] == ["content_words", "banana", "content_words"]
     assert rewards["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}
+
+
+def test_other_names(tmp_path):
+    """A reward's other names are its aliases and its model, which several rewards may share."""
+    text = "rewards: {a: {kind: regressor, model: m, aliases: [x, m]}, b: {kind: regressor, model: m}}"
+    assert config(tmp_path, text).other_names() == {"x": ["a"], "m": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("dialects", "options"),
+    [
+        ("[a, b]", {"a": DialectOptions(), "b": DialectOptions()}),
+        (
+            "{a: , b: {open: true, end_of_turn: [</s>]}}",
+            {"a": DialectOptions(), "b": DialectOptions(open=True, end_of_turn=("</s>",))},
+        ),
+        ("[]", {}),
+        ("", None),
+    ],
+)
+def test_dialects(tmp_path, dialects, options):
+    """`dialects` is a list of names or a mapping to options; without it, all are served."""
+    read = config(tmp_path, f"dialects: {dialects}\nrewards: {{a: {{kind: rule, function: banana}}}}").dialects
+    assert read == options

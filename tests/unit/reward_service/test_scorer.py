@@ -3,7 +3,7 @@ import math
 import pytest
 
 from reward_service.config import CompositePart, CompositeSpec
-from reward_service.errors import Overloaded
+from reward_service.errors import InvalidRequest, Overloaded, UnknownReward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.scorer import Scorer
 from tests.conftest import Plain
@@ -52,3 +52,24 @@ def test_depth_and_health():
     assert (Scorer({"a": healthy}, ["a"]).depth, Scorer({"a": healthy}, ["a"]).healthy) == (0, True)
     broken.healthy = False
     assert not Scorer({"a": healthy, "b": broken}, ["a"]).healthy
+
+
+def test_select():
+    """A reward is selected by its name, by an alias or by its model; the default reward by None."""
+    two = Scorer({"a": Plain(), "b": Plain()}, ["b"], {"org/model": ["a"], "b": ["a"]})
+    assert [two.select(name) for name in ("a", "b", "org/model", None)] == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("org/model", InvalidRequest, "'org/model' is the model of several rewards; name one with \\?reward=: a, b"),
+        (None, InvalidRequest, "the default is several rewards"),
+        ("c", UnknownReward, "there are: a, b"),
+    ],
+)
+def test_select_nothing(name, error, message):
+    """A name of no reward, or of several, is an error that lists the names."""
+    two = Scorer({"a": Plain(), "b": Plain()}, ["a", "b"], {"org/model": ["a", "b"]})
+    with pytest.raises(error, match=message):
+        two.select(name)

@@ -1,7 +1,9 @@
+import time
+
 import pytest
 from pydantic import ValidationError
 
-from reward_service.text import completion_text, prompt_text
+from reward_service.text import completion_text, prompt_text, without_end_of_turn
 from shared.schemas import Message
 
 
@@ -35,3 +37,35 @@ def test_prompt_text_is_every_message():
 def test_a_lone_tool_call_is_empty_text():
     """A completion that holds nothing but a tool call has the empty text."""
     assert completion_text([Message(role="assistant")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a banana", "a banana"),
+        ("a banana<|im_end|>", "a banana"),
+        ("a banana \n<|im_end|>\n</s></s>\n", "a banana \n"),
+        ("a </s> b", "a </s> b"),
+        ("a </s> b \n", "a </s> b \n"),
+        ("</s>", ""),
+        ("", ""),
+        ("a.*", "a.*"),
+    ],
+)
+def test_without_end_of_turn(text, expected):
+    """Markers at the end are removed with the whitespace after them; a text without a marker is unchanged."""
+    assert without_end_of_turn(text, ["<|im_end|>", "</s>", ".."]) == expected
+
+
+def test_without_any_marker():
+    """Without markers a text is unchanged."""
+    assert without_end_of_turn("a </s>", []) == "a </s>"
+
+
+def test_many_end_of_turn_markers():
+    """A long text of markers takes no quadratic time."""
+    started_s = time.process_time()
+    assert without_end_of_turn("</s> " * 400_000 + "a", ["</s>"])[-1] == "a"
+    assert without_end_of_turn("</s> " * 400_000, ["</s>"]) == ""
+    assert without_end_of_turn(" " * 2_000_000, ["</s>"])[-1] == " "
+    assert time.process_time() - started_s < 5

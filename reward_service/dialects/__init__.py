@@ -1,9 +1,10 @@
 """The wire formats that the service speaks. To add one: a file with a `Dialect`, and a line here."""
 
-from reward_service.dialects import native, openrlhf, slime
+from reward_service.dialects import llamafactory, native, openrlhf, slime
 
 DIALECTS = (
     native.DIALECT,
     openrlhf.DIALECT,
     slime.DIALECT,
+    llamafactory.DIALECT,
 )

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Self
 
 from reward_service.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownReward, sanitize
+from reward_service.reward_outputs import RewardOutputs
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite
 from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel
@@ -137,8 +138,8 @@ def to_items(request: ScoreRequest, deadline_s: float = math.inf) -> Items:
 
 
 def to_wire(result: Scores, revision: str, *, details: bool) -> RewardScores:
-    """Convert one reward's result to its form on the wire."""
-    return RewardScores(
+    """Convert one reward's result to its form on the wire, with the outputs that only foreign formats carry."""
+    return RewardOutputs(
         scores=result.scores,
         revision=revision,
         errors={str(index): sanitized(error) for index, error in sorted(result.errors.items())},
@@ -146,6 +147,8 @@ def to_wire(result: Scores, revision: str, *, details: bool) -> RewardScores:
         details=result.details if details else None,
         metrics=result.metrics,
         extra=result.extra,
+        logits=result.logits,
+        tokens=result.tokens,
     )
 
 

@@ -199,6 +199,10 @@ class RewardInfo(Wire):
     """Whether the reward reads the prompts."""
     scope: Scope = "completion"
     """What a call must not be cut into: a reward may compare the completions of a group, or of the whole call."""
+    labels: list[str] = Field(default_factory=list)
+    """Labels of a model's outputs, in their order; empty for a reward without a model."""
+    activation: Literal["softmax", "sigmoid"] | None = None
+    """What turns a model's outputs into probabilities; null if they are none, or if there is no model."""
 
 
 class Limits(Wire):

@@ -36,6 +36,7 @@ class ModelFolder:
         self.path = path
         self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        self.regression = config.problem_type == "regression"
         self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
         self.pad_token_id = padding_id(self._tokenizer, config)
         self._special_tokens = special_tokens

@@ -1,6 +1,6 @@
 """The wire formats that the service speaks. To add one: a file with a `Dialect`, and a line here."""
 
-from reward_service.dialects import llamafactory, native, nemo_gym, openrlhf, slime
+from reward_service.dialects import llamafactory, native, nemo_gym, openrlhf, slime, vllm
 
 DIALECTS = (
     native.DIALECT,
@@ -8,4 +8,5 @@ DIALECTS = (
     slime.DIALECT,
     llamafactory.DIALECT,
     nemo_gym.DIALECT,
+    vllm.DIALECT,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from reward_service.backends.base import Logits
 from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 
 
@@ -17,6 +18,10 @@ class Scores:
     details: list[dict[str, Any] | None]
     errors: dict[int, ItemError] = field(default_factory=dict)
     truncated: list[int] = field(default_factory=list)
+    logits: list[Logits | None] = field(default_factory=list)
+    """A model's outputs per item; empty for a reward without a model."""
+    tokens: list[int] = field(default_factory=list)
+    """Number of tokens that models read of each item; empty for a reward without a model."""
     queue_ms: float = 0.0
     compute_ms: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)

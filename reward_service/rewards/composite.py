@@ -52,6 +52,8 @@ class CompositeReward(Reward):
             total.metrics.update(part.metrics)
             total.extra.update(part.extra)
         total.truncated = sorted({index for part in parts.values() for index in part.truncated})
+        counts = [part.tokens for part in parts.values() if part.tokens]
+        total.tokens = [sum(tokens) for tokens in zip(*counts, strict=True)]
         total.queue_ms = max(part.queue_ms for part in parts.values())
         total.compute_ms = max(part.compute_ms for part in parts.values())
         return total

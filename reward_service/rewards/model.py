@@ -25,6 +25,7 @@ class TextModel(Protocol):
     labels: Sequence[str]
     max_tokens: int
     multi_label: bool
+    regression: bool
     fingerprint: str
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -65,6 +66,8 @@ class ModelReward(Reward):
             engine=engine,
             columns=[] if spec.input == "completion" else ["chat_template_kwargs", "tools"],
             reads_prompts=spec.input != "completion",
+            labels=list(model.labels),
+            activation=None if model.regression else "sigmoid" if model.multi_label else "softmax",
         )
 
     @property
@@ -103,6 +106,7 @@ class ModelReward(Reward):
             self._append(outcome or BackendFailed("the model returned nothing for this text"), index, result)
             if isinstance(item, Encoded) and item.truncated and result.scores[index] is not None:
                 result.truncated.append(index)
+        result.tokens = [len(item.tokens) if isinstance(item, Encoded) else 0 for item in inputs]
         result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
         result.compute_ms = ticket.compute_s * 1000
         return result
@@ -133,13 +137,15 @@ class ModelReward(Reward):
             return EmptyInput(f"the model's chat template refuses this conversation: {error}")
 
     def _append(self, outcome: Outcome, index: int, result: Scores) -> None:
-        score, detail = None, None
+        score, detail, logits = None, None, None
         if isinstance(outcome, RewardServiceError):
             result.errors[index] = ItemError(code=outcome.code, message=str(outcome))
         else:
+            logits = outcome
             score, detail = score_from_logits(self._spec, self._model.labels, outcome, self._model.multi_label)
         result.scores.append(score)
         result.details.append(detail)
+        result.logits.append(logits)
 
 
 def _check_tokens(text: str, encoded: Encoded, window: int | None) -> Encoded | RewardServiceError:

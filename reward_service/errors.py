@@ -22,7 +22,8 @@ RewardServiceError
 │   └── BackendUnavailable   the model fails on every text                   (retryable)
 ├── MissingScore        503  a text has no score, and the request's format no null     (retryable)
 ├── NotFinite                the model's output of one text is not finite
-└── EmptyInput               one text has no token
+├── EmptyInput               there is nothing to read of one item
+└── DoesNotFit               one text is longer than the model reads, and may not be cut
 """
 
 import contextlib
@@ -165,9 +166,15 @@ class NotFinite(RewardServiceError):
 
 
 class EmptyInput(RewardServiceError):
-    """The tokenizer makes no token of the text."""
+    """There is nothing to read: an empty completion, no token, or content that the model cannot read."""
 
     code, title = "nothing_to_read", "Empty input"
+
+
+class DoesNotFit(RewardServiceError):
+    """The text is longer than the model reads, and the configuration does not allow to cut it."""
+
+    code, title = "does_not_fit", "Does not fit"
 
 
 class BackendFailed(RewardServiceError):

@@ -13,13 +13,32 @@ FLOAT_LAYER_SHARE = 1 / 6
 """Share of the matrix products, the first ones, that stay in floats: their error would pass through all others."""
 
 
+TYPE_SHIFT = 32
+"""A token's type (which of two sentences it belongs to) travels in the bits above its id: `type << TYPE_SHIFT | id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What a model reads of one item: a text, or the two sentences of a pair."""
+
+    text: str
+    second: str | None = None
+    """The second sentence: `text` is then the first, the prompt."""
+    prompt_chars: int = 0
+    """Characters at the beginning of `text` that belong to the prompt and may be cut."""
+    prompt_cut: bool = False
+    """Whether a part of the prompt was cut off already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One text as the model will read it."""
+    """One input as the model will read it."""
 
     tokens: Tokens
     truncated: bool
     """Whether tokens were cut off to fit the model."""
+    overlong: bool = False
+    """Whether some of them were the completion's."""
 
 
 class Backend(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_service.backends.base import Tokens
+from reward_service.backends.base import TYPE_SHIFT, Tokens
 
 Ids = NDArray[np.int64]
 PACKED_PADDING_COST = 0.2
@@ -23,6 +23,16 @@ def padded(batch: Sequence[Tokens], pad_token_id: int) -> dict[str, Ids]:
     ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
     ids[mask] = _concatenate(batch)
     return {"ids": ids, "mask": mask.astype(np.int64)}
+
+
+def padded_with_types(batch: Sequence[Tokens], pad_token_id: int) -> dict[str, Ids]:
+    """Return `ids`, `mask` and `types`, (texts, longest), from tokens that carry their types in their upper bits."""
+    arrays = padded(batch, pad_token_id)
+    return {
+        "ids": arrays["ids"] & ((1 << TYPE_SHIFT) - 1),
+        "mask": arrays["mask"],
+        "types": arrays["ids"] >> TYPE_SHIFT,
+    }
 
 
 def packed(batch: Sequence[Tokens], pad_token_id: int = 0) -> dict[str, Ids]:
@@ -58,7 +68,8 @@ def bucket_size(size: int) -> int:
 
 def absent_id(batch: Sequence[Tokens], vocab_size: int) -> int:
     """Return the largest token id that occurs nowhere in a batch. Raise `StopIteration` if every id occurs."""
-    present = set().union(*batch)
+    mask = (1 << TYPE_SHIFT) - 1
+    present = {token & mask for tokens in batch for token in tokens}
     return next(token_id for token_id in range(vocab_size - 1, -1, -1) if token_id not in present)
 
 
@@ -75,7 +86,7 @@ def collator_for(inputs: Collection[str]) -> Collator:
     """Return the collator for a model with these input names."""
     if "scatter_index" in inputs:
         return Collator(packed, PACKED_PADDING_COST)
-    return Collator(padded, 1.0)
+    return Collator(padded_with_types if "types" in inputs else padded, 1.0)
 
 
 def _mask(batch: Sequence[Tokens]) -> NDArray[np.bool_]:

@@ -1,29 +1,35 @@
 """A sequence-classification model's folder: tokenizer, labels, limits and fingerprint. No weights are loaded here."""
 
 import hashlib
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_service.backends.base import Encoded
+from reward_service.backends.base import Encoded, ModelInput
+from reward_service.backends.chat_template import ChatTemplate, SystemTurns
 from reward_service.backends.heads import read_head, weight_files
 from reward_service.backends.model_config import max_input_tokens, padding_id, read_config, read_tokenizer
-from reward_service.errors import ConfigError
+from reward_service.backends.text_encoder import CHARS_PER_TOKEN, TextEncoder, Truncate
+from reward_service.errors import ConfigError, DoesNotFit
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
-
-FIXED_DATE = date(2024, 7, 26)
-"""Today's date in chat templates, Llama's own default, so that no score depends on the day of the request."""
-CHARS_PER_TOKEN = 32
-"""Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
 
 
 class ModelFolder:
     """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
 
-    def __init__(self, path: Path, *, max_tokens: int | None = None, special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_tokens: int | None = None,
+        special_tokens: bool = True,
+        pairs: bool = False,
+        truncate: Truncate | None = None,
+        system: SystemTurns = "keep",
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
         if not weight_files(path):
             raise ConfigError(
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
@@ -39,15 +45,20 @@ class ModelFolder:
         self.regression = config.problem_type == "regression"
         self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
         self.pad_token_id = padding_id(self._tokenizer, config)
-        self._special_tokens = special_tokens
+        self.end_token: str = self._tokenizer.eos_token or ""
+        side = truncate or self._tokenizer.truncation_side
+        self.template = (
+            ChatTemplate(self._tokenizer, system=system, arguments=template_args or {})
+            if self._tokenizer.chat_template
+            else None
+        )
         reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
-        if "strftime_now" in (template := self._tokenizer.chat_template or ""):
-            self._tokenizer.chat_template = _without_clock(template)
-            reading += f", on {FIXED_DATE}"
+        reading += f", pairs {pairs}, cut {side}{self.template.reading if self.template else ''}"
         self.fingerprint = fingerprint(path, reading)
-        self._rust = self._tokenizer.backend_tokenizer
-        self._rust.no_padding()
-        self._rust.enable_truncation(self.max_tokens)
+        self.encoder = TextEncoder(
+            self._tokenizer, max_tokens=self.max_tokens, special_tokens=special_tokens, truncate=side
+        )
+        self.uses_types = self.encoder.has_types or (pairs and self.encoder.has_pair_types)
 
     def check_unchanged(self) -> None:
         """Raise `ConfigError` if a file was replaced since it was hashed: its scores would have the wrong revision."""
@@ -61,30 +72,13 @@ class ModelFolder:
         return self.pad_token_id
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenize in Rust, without the GIL, and truncate on the right to `max_tokens`.
-
-        Texts are first cut to the characters that can fit: a million characters take a second to tokenize.
-        """
-        max_chars = CHARS_PER_TOKEN * self.max_tokens
-        cut = [text[:max_chars] for text in texts]
-        if len(cut) == 1:  # not in the thread pool, where it would queue behind batches
-            encodings = [self._rust.encode(cut[0], add_special_tokens=self._special_tokens)]
-        else:
-            encodings = self._rust.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
-        return [
-            Encoded(encoding.ids, bool(encoding.overflowing) or len(text) > max_chars)
-            for encoding, text in zip(encodings, texts, strict=True)
-        ]
-
-    def chat(self, prompt: Any, completion: Any) -> str:
-        """Return prompt and completion in the model's own chat template, as TRL's RewardTrainer formats them."""
-        messages = [*_messages(prompt, "user"), *_messages(completion, "assistant")]
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Return whether `chat` can be used."""
-        return bool(self._tokenizer.chat_template)
+        """Tokenize texts, cut to the limit. Raise `DoesNotFit` for one that may not be cut."""
+        encoded: list[Encoded] = []
+        for item in self.encoder.encode([ModelInput(text) for text in texts]):
+            if isinstance(item, DoesNotFit):
+                raise item
+            encoded.append(item)
+        return encoded
 
 
 def fingerprint(folder: Path, reading: str) -> str:
@@ -107,15 +101,3 @@ def file_signatures(folder: Path) -> list[tuple[str, int, int, int]]:
     """Return what changes when a file is replaced: name, inode, size, modification time."""
     files = [(path.name, path.stat()) for path in hashed_files(folder)]
     return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]
-
-
-def _without_clock(template: str) -> str:
-    """Return the template with `strftime_now`, which transformers defines as today's date, set to a fixed date."""
-    codes = "".join(f"|replace('%{code}', '{FIXED_DATE.strftime('%' + code)}')" for code in "aAbBdHIjmMpSyY")
-    return f"{{%- macro strftime_now(layout) -%}}{{{{ layout{codes} }}}}{{%- endmacro -%}}{template}"
-
-
-def _messages(text: Any, role: str) -> list[dict[str, Any]]:
-    if isinstance(text, str):
-        return [{"role": role, "content": text}]
-    return [message.model_dump(exclude_unset=True) for message in text]

@@ -41,10 +41,10 @@ def graph_of(folder: ModelFolder) -> Path | bytes:
 class Traced(nn.Module):
     """A model as a function from a collator's arrays to logits, (texts, labels)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, types: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.inputs, self._forward = forward_for(model)
+        self.inputs, self._forward = forward_for(model, types=types)
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
@@ -55,7 +55,7 @@ def trace(folder: ModelFolder, file: Path) -> None:
     """Write the graph of a model. The tracer's warnings of Python values are void: none depends on the texts."""
     with quiet_transformers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        traced = Traced(load(folder))
+        traced = Traced(load(folder), types=folder.uses_types)
         traced.model.config.get_text_config().pad_token_id = folder.fixed_pad_token_id()
         arrays = example(folder, traced.inputs)
         torch.onnx.export(

@@ -22,7 +22,7 @@ class TorchBackend:
     def __init__(self, folder: ModelFolder, dtype: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load(folder, dtype).to(self._device)
-        self._inputs, self._forward = forward_for(self._model)
+        self._inputs, self._forward = forward_for(self._model, types=folder.uses_types)
         self._collator = collator_for(self._inputs)
         self._text_config, self._pad_token_id = self._model.config.get_text_config(), folder.pad_token_id
         self.padding_cost = self._collator.padding_cost
@@ -40,8 +40,17 @@ class TorchBackend:
         return logits.float().tolist()
 
 
-def forward_for(model: Any) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
-    """Return the cheapest forward function with the model's own logits, and the names of its inputs."""
+def forward_for(model: Any, *, types: bool = False) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
+    """Return the cheapest forward function with the model's own logits, and the names of its inputs.
+
+    `types` says that the inputs have token types, as sentence pairs do.
+    """
+    if types:
+        return (
+            "ids",
+            "mask",
+            "types",
+        ), lambda ids, mask, types: model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
     if bert_cls_only.supports(model):
         return ("ids", "positions", "gather_index", "mask", "scatter_index"), partial(bert_packed.forward, model)
     return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits

@@ -1,0 +1,139 @@
+"""Tokenize what a model reads, and cut what does not fit on the side that gives way.
+
+In: texts or sentence pairs. Out: token ids, or `DoesNotFit` for an input of which a part would be lost that may not be.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+
+from reward_service.backends.base import TYPE_SHIFT, Encoded, ModelInput
+from reward_service.errors import DoesNotFit
+
+CHARS_PER_TOKEN = 32
+"""Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
+Truncate = Literal["prompt", "left", "right", "refuse"]
+
+
+class TextEncoder:
+    """A tokenizer with a limit. `truncate` says what gives way: the prompt, the left or right end, or nothing."""
+
+    def __init__(self, tokenizer: Any, *, max_tokens: int, special_tokens: bool, truncate: Truncate) -> None:
+        self.max_tokens, self._truncate, self._special_tokens = max_tokens, truncate, special_tokens
+        self._tokenizer = tokenizer
+        self.has_types = self.has_pair_types = False
+        self._rust: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        if self._rust is None:
+            return
+        self._rust.no_padding()
+        self._rust.no_truncation()
+        self._cutting = Tokenizer.from_str(self._rust.to_str())
+        side = "left" if truncate == "left" else "right"
+        self._cutting.enable_truncation(max_tokens, direction=side)
+        probe = self._rust.encode("a b", "c d", add_special_tokens=special_tokens)
+        self.has_pair_types = any(probe.type_ids)
+        self.has_types = any(self._rust.encode("a b", add_special_tokens=special_tokens).type_ids)
+
+    def fits(self, text: str) -> bool:
+        """Return whether a text fits into the model whole."""
+        if len(text) > CHARS_PER_TOKEN * self.max_tokens:
+            return False
+        if self._rust is None:
+            return len(self._tokenizer(text, add_special_tokens=self._special_tokens)["input_ids"]) <= self.max_tokens
+        return len(self._rust.encode(text, add_special_tokens=self._special_tokens).ids) <= self.max_tokens
+
+    def encode(self, inputs: Sequence[ModelInput]) -> list[Encoded | DoesNotFit]:
+        """Tokenize, in Rust and without the GIL where the tokenizer has a fast form."""
+        if self._rust is None:
+            return [self._encode_slowly(item) for item in inputs]
+        if self._truncate in ("left", "right") and all(item.second is None for item in inputs):
+            return self._encode_texts([item.text for item in inputs])
+        return [self._encode_one(item) for item in inputs]
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Encoded | DoesNotFit]:
+        """Encode many texts at once, cut to the limit.
+
+        Texts are first cut to the characters that can fit: a million characters take a second to tokenize.
+        """
+        max_chars = CHARS_PER_TOKEN * self.max_tokens
+        cut = [text[-max_chars:] if self._truncate == "left" else text[:max_chars] for text in texts]
+        if len(cut) == 1:  # not in the thread pool, where it would queue behind batches
+            encodings = [self._cutting.encode(cut[0], add_special_tokens=self._special_tokens)]
+        else:
+            encodings = self._cutting.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
+        encoded: list[Encoded | DoesNotFit] = []
+        for encoding, text in zip(encodings, texts, strict=True):
+            truncated = bool(encoding.overflowing) or len(text) > max_chars
+            encoded.append(Encoded(_typed(encoding) if self.has_types else encoding.ids, truncated, truncated))
+        return encoded
+
+    def _encode_one(self, item: ModelInput) -> Encoded | DoesNotFit:
+        max_chars = CHARS_PER_TOKEN * self.max_tokens
+        completion_chars = len(item.text) - item.prompt_chars if item.second is None else len(item.second)
+        if completion_chars > max_chars:
+            return self._does_not_fit() if self._truncate in ("prompt", "refuse") else self._cut(item)
+        assert self._rust is not None
+        text, dropped = item.text, 0
+        if self._truncate == "prompt":  # of a very long prompt only the end can be read
+            longest = max_chars + (completion_chars if item.second is None else 0)
+            dropped = max(0, len(text) - longest)
+            text = text[dropped:]
+        encoding = self._rust.encode(text, item.second, add_special_tokens=self._special_tokens)
+        over = len(encoding.ids) - self.max_tokens
+        if over <= 0 and not dropped:
+            return Encoded(_typed(encoding), False)
+        if self._truncate == "refuse":
+            return self._does_not_fit()
+        if self._truncate != "prompt":
+            return self._cut(item)
+        return self._without_prompt(encoding, max(0, over), item.prompt_chars - dropped)
+
+    def _without_prompt(self, encoding: Any, over: int, prompt_chars: int) -> Encoded | DoesNotFit:
+        """Drop the first `over` tokens of the prompt; special tokens stay."""
+        typed = _typed(encoding)
+        if any(sequence == 1 for sequence in encoding.sequence_ids):  # a pair: the prompt is the first sentence
+            prompt = [index for index, sequence in enumerate(encoding.sequence_ids) if sequence == 0]
+        else:
+            places = zip(encoding.offsets, encoding.sequence_ids, strict=True)
+            prompt = [i for i, ((_, end), sequence) in enumerate(places) if sequence == 0 and end <= prompt_chars]
+        if over > len(prompt):
+            return self._does_not_fit()
+        cut = set(prompt[:over])
+        return Encoded([token for index, token in enumerate(typed) if index not in cut], True)
+
+    def _cut(self, item: ModelInput) -> Encoded | DoesNotFit:
+        """Cut one side, whosever text it is."""
+        max_chars = CHARS_PER_TOKEN * self.max_tokens
+        left = self._truncate == "left"
+        text = item.text[-max_chars:] if left else item.text[:max_chars]
+        if item.second is None:
+            encoding = self._cutting.encode(text, add_special_tokens=self._special_tokens)
+        else:
+            second = item.second[-max_chars:] if left else item.second[:max_chars]
+            encoding = self._cutting.encode(text, second, add_special_tokens=self._special_tokens)
+        return Encoded(_typed(encoding), True, True)
+
+    def _encode_slowly(self, item: ModelInput) -> Encoded | DoesNotFit:
+        """Encode with a tokenizer that exists in Python alone."""
+        ids = self._tokenizer(item.text, item.second, add_special_tokens=self._special_tokens)["input_ids"]
+        if len(ids) <= self.max_tokens:
+            return Encoded(ids, False)
+        if self._truncate in ("prompt", "refuse"):
+            return self._does_not_fit()
+        self._tokenizer.truncation_side = self._truncate
+        settings = {"truncation": True, "max_length": self.max_tokens, "add_special_tokens": self._special_tokens}
+        return Encoded(self._tokenizer(item.text, item.second, **settings)["input_ids"], True, True)
+
+    def _does_not_fit(self) -> DoesNotFit:
+        what = "input" if self._truncate == "refuse" else "completion"
+        return DoesNotFit(f"the {what} does not fit into the {self.max_tokens} tokens that the model reads")
+
+
+def _typed(encoding: Any) -> list[int]:
+    """Return token ids with their types in the upper bits; ids alone where all types are 0."""
+    ids: list[int] = encoding.ids
+    types = encoding.type_ids
+    if not any(types):
+        return ids
+    return [type_ << TYPE_SHIFT | token_id for token_id, type_ in zip(ids, types, strict=True)]

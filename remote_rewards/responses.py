@@ -143,6 +143,7 @@ def _merge_reward(name: str, parts: list[RewardScores]) -> RewardScores:
         revision=revisions[0],
         errors={str(int(index) + offset): error for part, offset in shifted for index, error in part.errors.items()},
         truncated=[index + offset for part, offset in shifted for index in part.truncated],
+        overlong=[index + offset for part, offset in shifted for index in part.overlong],
         details=None if parts[0].details is None else [item for part in parts for item in part.details or []],
     )
 

@@ -66,8 +66,21 @@ class ModelRewardSpec(NamedSpec):
 
     model: str
     """A folder, a hub id, or `embedded:<name>`."""
-    input: Literal["completion", "chat"] = "completion"
-    """The model's input: the completion's text, or prompt and completion in the model's own chat template."""
+    input: Literal["completion", "chat", "text", "pair"] = "completion"
+    """The model's input: the completion; or prompt and completion in the model's chat template, as one text, or as a
+    sentence pair."""
+    end: bool = False
+    """With `input: text`, append the tokenizer's end token, as TRL's RewardTrainer does to standard data."""
+    turns: Literal["all", "last"] = "all"
+    """The assistant turns of a completion that are read."""
+    after: str | None = Field(None, min_length=1)
+    """Read only what follows the last occurrence of this tag in the completion, such as `</think>`."""
+    truncate: Literal["prompt", "left", "right", "refuse"] | None = None
+    """What gives way where the input is too long. Default: the prompt where it is read, else the tokenizer's side."""
+    system: Literal["keep", "fold", "drop"] = "keep"
+    """With `input: chat`, what becomes of system turns; `fold` puts them into the user turn that follows."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """With `input: chat`, arguments of the chat template, such as `enable_thinking: false`."""
     last_chars: int | None = Field(None, gt=0)
     """Truncate the text to this many characters from its end."""
     max_tokens: int | None = Field(None, gt=2)
@@ -79,21 +92,38 @@ class ModelRewardSpec(NamedSpec):
     max_batch_tokens: int | None = Field(None, gt=0)
     """Upper bound on rows × longest row of one forward pass. Default: the fastest that was measured."""
 
+    @model_validator(mode="after")
+    def _keys_fit_input(self) -> Self:
+        if self.end and self.input != "text":
+            raise ValueError("end applies to input: text alone; leave it out")
+        if self.input == "chat" and self.turns != "all":
+            raise ValueError("turns does not apply to input: chat, which reads the whole conversation; leave it out")
+        if self.input != "chat" and (self.template_args or self.system != "keep"):
+            raise ValueError("template_args and system apply to input: chat alone; leave them out")
+        if self.truncate == "prompt" and self.input == "completion":
+            raise ValueError("truncate: prompt needs an input that reads the prompt: chat, text or pair")
+        return self
+
 
 class ClassifierSpec(ModelRewardSpec):
-    """A sequence-classification model: score = factor of the winning label × its probability."""
+    """A sequence-classification model: factors of its labels times their probabilities or logits."""
 
     kind: Literal["classifier"] = "classifier"
-    labels: dict[str, Finite]
+    labels: dict[str, Finite] = Field(min_length=1)
     """Factor of each label; `*` is the factor of all labels not named."""
+    value: Literal["winner", "expected", "logit"] = "winner"
+    """`winner`: the winning label's factor × its probability; `expected`: the sum of factor × probability over all
+    labels; `logit`: the sum of factor × logit."""
 
 
 class RegressorSpec(ModelRewardSpec):
-    """A model with one output: score = scale × output + offset."""
+    """A model whose outputs are scores: score = scale × output + offset."""
 
     kind: Literal["regressor"] = "regressor"
     scale: Finite = 1.0
     offset: Finite = 0.0
+    weights: dict[str, Finite] = Field(default_factory=dict)
+    """Weight of each output by its label, for a model with several: the output is their weighted sum."""
 
 
 class CompositePart(Frozen):
@@ -298,8 +328,11 @@ def check_dialects(names: Iterable[str], known: Iterable[str]) -> None:
             raise ConfigError(f"dialects: there is no wire format {name!r}{hint}; there are: {', '.join(known)}")
 
 
+STRING_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys: plain YAML would silently drop the first of two rewards."""
+    """A YAML loader whose keys are texts, each at most once: plain YAML would drop the first of two rewards."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping. Raise a `YAMLError` if a key occurs twice in it."""
@@ -307,17 +340,28 @@ class UniqueKeyLoader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if duplicates := [key for key in keys if keys.count(key) > 1]:
             raise yaml.composer.ComposerError(None, None, f"duplicate key {duplicates[0]!r}", node.start_mark)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE_TAG:
+                key.tag = STRING_TAG  # a label called yes, no, on or 0 is a name, not a truth value or a number
         return node
 
 
 def error_sentence(error: ValidationError) -> str:
     """Describe the most telling error in one sentence; for an unknown key, suggest the closest known one."""
     detail = most_telling_error(error)
-    location = ".".join(str(step) for step in detail["loc"])
+    location = _location(detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"unknown key {location}{did_you_mean(str(detail['loc'][-1]), known_keys(detail['loc']))}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_type":
+        message = "a text is needed here: write it in quotes, YAML reads yes, no, on, off, null and numbers otherwise"
     return f"{location}: {message}" if location else message
+
+
+def _location(loc: Loc) -> str:
+    """Return where a key stands in the file: without the reward's kind, by which its spec was chosen."""
+    steps = [*loc[:2], *loc[3:]] if len(loc) > 2 and loc[0] == "rewards" and loc[2] in SPECS else loc
+    return ".".join(map(str, steps))
 
 
 def most_telling_error(error: ValidationError) -> ErrorDetails:

@@ -219,10 +219,11 @@ def _as_config_error(error: Exception) -> RewardServiceError:
 
 async def _score_canary(scorer: Scorer) -> None:
     """Score one text with every reward. Raise `ConfigError` for a reward that cannot."""
-    items = to_items(ScoreRequest(completions=[CANARY], prompts=[CANARY]))
     for name, reward in scorer.rewards.items():
         if not reward.accepts_canary:
             continue  # a user's function may need columns that the canary lacks
+        text = f"{reward.canary_prefix}{CANARY}"
+        items = to_items(ScoreRequest(completions=[text], prompts=[CANARY]))
         result = await reward.score(items)
         null_non_finite(result)
         if result.scores[0] is None:

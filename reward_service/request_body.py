@@ -1,6 +1,7 @@
 """Read and parse the body of a request. Raise the `RewardServiceError` that says what is wrong with it."""
 
 import json
+import re
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,8 @@ from shared import schemas
 from shared.errors import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
+ESCAPES = re.compile(rb"\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>\\u[dD][89a-fA-F]\w\w)")
+"""Escaped backslashes, surrogate pairs, and halves of pairs that stand alone."""
 MAX_REPARSED_BYTES = 10_000
 """Larger bodies are not parsed a second time for a better message."""
 
@@ -35,7 +38,17 @@ def parse_json(model: type[Model], body: bytes, *, unknown_fields: bool = True) 
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if (mended := without_lone_surrogates(body)) != body:
+            return parse_json(model, mended, unknown_fields=unknown_fields)
         raise _describe(error, model, body, unknown_fields=unknown_fields) from error
+
+
+def without_lone_surrogates(body: bytes) -> bytes:
+    """Return JSON in which each escaped half of a surrogate pair is U+FFFD, as UTF-8 decoders replace what is invalid.
+
+    JSON allows such halves, which are no characters: one among many texts must not cost the others.
+    """
+    return ESCAPES.sub(lambda match: rb"\ufffd" if match["lone"] else match[0], body)
 
 
 def _describe(

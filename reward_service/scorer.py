@@ -144,6 +144,7 @@ def to_wire(result: Scores, revision: str, *, details: bool) -> RewardScores:
         revision=revision,
         errors={str(index): sanitized(error) for index, error in sorted(result.errors.items())},
         truncated=result.truncated,
+        overlong=result.overlong,
         details=result.details if details else None,
         metrics=result.metrics,
         extra=result.extra,

@@ -131,6 +131,8 @@ class RewardScores(Wire):
     """Errors by item index, as a string: exactly one for each null score."""
     truncated: list[int] = Field(default_factory=list)
     """Indices of the items of which the reward read only a part."""
+    overlong: list[int] = Field(default_factory=list)
+    """Indices of the truncated items whose completion is longer than the model reads."""
     details: list[dict[str, Any] | None] | None = None
     """The parts of each score, if the request asked for them."""
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)

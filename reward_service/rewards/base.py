@@ -22,6 +22,7 @@ class Scores:
     """A model's outputs per item; empty for a reward without a model."""
     tokens: list[int] = field(default_factory=list)
     """Number of tokens that models read of each item; empty for a reward without a model."""
+    overlong: list[int] = field(default_factory=list)
     queue_ms: float = 0.0
     compute_ms: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -81,6 +82,11 @@ class Reward(Protocol):
     def accepts_canary(self) -> bool:
         """Return whether the reward must score the canary text before it is served."""
         return True
+
+    @property
+    def canary_prefix(self) -> str:
+        """Return what must precede the canary text for the reward to read it."""
+        return ""
 
     def check_deadline(self, deadline_s: float) -> None:
         """Raise `Overloaded` if the queue is too long for a call with this deadline (monotonic clock)."""

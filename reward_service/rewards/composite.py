@@ -54,9 +54,15 @@ class CompositeReward(Reward):
         total.truncated = sorted({index for part in parts.values() for index in part.truncated})
         counts = [part.tokens for part in parts.values() if part.tokens]
         total.tokens = [sum(tokens) for tokens in zip(*counts, strict=True)]
+        total.overlong = sorted({index for part in parts.values() for index in part.overlong})
         total.queue_ms = max(part.queue_ms for part in parts.values())
         total.compute_ms = max(part.compute_ms for part in parts.values())
         return total
+
+    @property
+    def canary_prefix(self) -> str:
+        """Return the prefixes of all parts."""
+        return "".join(reward.canary_prefix for reward in self._rewards.values())
 
     @property
     def accepts_canary(self) -> bool:

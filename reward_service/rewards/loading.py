@@ -11,7 +11,9 @@ from reward_service.batching.batcher import Batcher, BatchObserver
 from reward_service.batching.cache import LogitsCache
 from reward_service.batching.device import Device
 from reward_service.errors import ConfigError, translating
-from reward_service.rewards.model import ModelReward, ModelSpec
+from reward_service.rewards.model import ModelReward
+from reward_service.rewards.reading import reads_prompt
+from reward_service.rewards.values import ModelSpec
 from reward_service.settings import Settings
 from shared.model_store import ModelError, adapters, resolve
 from shared.schemas import EngineInfo
@@ -39,11 +41,18 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device,
 def open_model(name: str, spec: ModelSpec) -> ModelFolder:
     """Open a model's folder, preparing it if needed, and read all but its weights. Raise `ConfigError`."""
     try:
-        # a chat template writes the special tokens itself
         path = resolve(spec.model)
         if adapters.is_adapter(path):
             path = adapters.merged(path, resolve)
-        return ModelFolder(path, max_tokens=spec.max_tokens, special_tokens=spec.input != "chat")
+        return ModelFolder(
+            path,
+            max_tokens=spec.max_tokens,
+            special_tokens=spec.input in ("completion", "pair"),
+            pairs=spec.input == "pair",
+            truncate=spec.truncate or ("prompt" if reads_prompt(spec) else None),
+            system=spec.system,
+            template_args=spec.template_args,
+        )
     except ModelError as error:
         raise ConfigError(f"rewards.{name}: {error}") from error
 

@@ -4,42 +4,35 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
-from reward_service.backends.base import Encoded, Logits, probabilities
+from reward_service.backends.base import Encoded, ModelInput
+from reward_service.backends.chat_template import ChatTemplate
+from reward_service.backends.text_encoder import TextEncoder
 from reward_service.batching.batcher import Batcher
 from reward_service.batching.ticket import Outcome
-from reward_service.config import ClassifierSpec, RegressorSpec
-from reward_service.errors import BackendFailed, ConfigError, EmptyInput, RewardServiceError, translating
+from reward_service.errors import BackendFailed, ConfigError, DoesNotFit, EmptyInput, RewardServiceError, translating
 from reward_service.rewards.base import Items, Reward, Scores, all_failed
-from shared.schemas import EngineInfo, ItemError, RewardInfo, Text
+from reward_service.rewards.reading import CHAT_COLUMNS, read_items, reads_prompt
+from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits, value_range
+from shared.schemas import EngineInfo, ItemError, RewardInfo
 
-ModelSpec = ClassifierSpec | RegressorSpec
 INLINE_TOKENIZE_CHARS = 2000
 """Longest single text that is tokenized on the event loop: it takes under 0.5 ms, less than a thread hop."""
 
 
 class TextModel(Protocol):
-    """A model's tokenizer, labels and limits."""
+    """A model's tokenizer, chat template, labels and limits."""
 
     labels: Sequence[str]
     max_tokens: int
     multi_label: bool
     regression: bool
     fingerprint: str
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenize, truncating to `max_tokens`."""
-        ...
-
-    def chat(self, prompt: Any, completion: Any) -> str:
-        """Return prompt and completion in the model's chat template."""
-        ...
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Return whether `chat` can be used."""
-        ...
+    end_token: str
+    template: ChatTemplate | None
+    encoder: TextEncoder
 
 
 class ModelReward(Reward):
@@ -55,17 +48,19 @@ class ModelReward(Reward):
         numeric_settings: Sequence[float | str] = (),
     ) -> None:
         check_labels(name, spec, model)
+        if spec.input == "chat" and model.template is None:
+            raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: text or completion")
         self._spec, self._model, self._batcher = spec, model, batcher
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
             description=spec.description,
             revision=f"sha256:{revision(spec, model, engine, numeric_settings)}",
-            range=value_range(spec, model.labels),
+            range=value_range(spec, model.labels, model.multi_label),
             max_tokens=model.max_tokens,
+            columns=[*CHAT_COLUMNS] if spec.input == "chat" else [],
+            reads_prompts=reads_prompt(spec),
             engine=engine,
-            columns=[] if spec.input == "completion" else ["chat_template_kwargs", "tools"],
-            reads_prompts=spec.input != "completion",
             labels=list(model.labels),
             activation=None if model.regression else "sigmoid" if model.multi_label else "softmax",
         )
@@ -79,6 +74,11 @@ class ModelReward(Reward):
     def healthy(self) -> bool:
         """Return whether the batcher is working."""
         return self._batcher.healthy
+
+    @property
+    def canary_prefix(self) -> str:
+        """Return the tag after which the reward reads."""
+        return self._spec.after or ""
 
     async def start(self) -> None:
         """Start the batcher."""
@@ -94,7 +94,7 @@ class ModelReward(Reward):
 
     async def score(self, items: Items) -> Scores:
         """Score every item. One that the model cannot read, or fails on, gets an error of its own."""
-        if self._spec.input == "chat" and items.prompts is None:
+        if self.info.reads_prompts and items.prompts is None:
             return all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
         self.check_deadline(items.deadline_s)
         inputs = await self._encode(items)
@@ -104,8 +104,9 @@ class ModelReward(Reward):
         for index, item in enumerate(inputs):
             outcome = next(outcomes) if isinstance(item, Encoded) else item
             self._append(outcome or BackendFailed("the model returned nothing for this text"), index, result)
-            if isinstance(item, Encoded) and item.truncated and result.scores[index] is not None:
-                result.truncated.append(index)
+            if isinstance(item, Encoded) and result.scores[index] is not None:
+                result.truncated += [index] if item.truncated else []
+                result.overlong += [index] if item.overlong else []
         result.tokens = [len(item.tokens) if isinstance(item, Encoded) else 0 for item in inputs]
         result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
         result.compute_ms = ticket.compute_s * 1000
@@ -113,28 +114,20 @@ class ModelReward(Reward):
 
     async def _encode(self, items: Items) -> list[Encoded | RewardServiceError]:
         """Encode on a thread, except for one short text, for which the thread hop would take longer."""
-        if self._spec.input == "completion" and len(items) == 1 and len(items.completions[0]) <= INLINE_TOKENIZE_CHARS:
+        if not self.info.reads_prompts and len(items) == 1 and len(items.completions[0]) <= INLINE_TOKENIZE_CHARS:
             return self._encode_now(items)
         return await asyncio.to_thread(self._encode_now, items)
 
     def _encode_now(self, items: Items) -> list[Encoded | RewardServiceError]:
         """Return each item's tokens, or the error that it has none."""
-        texts = [*items.completions] if self._spec.input == "completion" else self._chats(items)
-        window = self._spec.last_chars
-        readable = [text for text in texts if isinstance(text, str)]
+        model, window = self._model, self._spec.last_chars
+        readings = read_items(self._spec, items, model.template, model.end_token, model.encoder.fits)
+        inputs = [_last_chars(item, window) for item in readings if isinstance(item, ModelInput)]
         with translating(BackendFailed, "the tokenizer failed"):
-            encoded = iter(self._model.encode([text[-window:] if window else text for text in readable]))
-        return [_check_tokens(text, next(encoded), window) if isinstance(text, str) else text for text in texts]
-
-    def _chats(self, items: Items) -> list[str | RewardServiceError]:
-        prompts: Sequence[Text] = items.prompt_chats or []
-        return [self._chat(prompt, chat) for prompt, chat in zip(prompts, items.chats, strict=True)]
-
-    def _chat(self, prompt: Text, completion: Text) -> str | RewardServiceError:
-        try:
-            return self._model.chat(prompt, completion)
-        except Exception as error:  # a template is code too, and may refuse what it does not know
-            return EmptyInput(f"the model's chat template refuses this conversation: {error}")
+            encoded = iter(model.encoder.encode(inputs))
+        return [
+            _check_tokens(item, next(encoded), window) if isinstance(item, ModelInput) else item for item in readings
+        ]
 
     def _append(self, outcome: Outcome, index: int, result: Scores) -> None:
         score, detail, logits = None, None, None
@@ -148,46 +141,23 @@ class ModelReward(Reward):
         result.logits.append(logits)
 
 
-def _check_tokens(text: str, encoded: Encoded, window: int | None) -> Encoded | RewardServiceError:
+def _last_chars(item: ModelInput, window: int | None) -> ModelInput:
+    if window is None:
+        return item
+    if item.second is not None:
+        return replace(item, second=item.second[-window:])
+    cut = max(0, len(item.text) - window)
+    return replace(item, text=item.text[cut:], prompt_chars=max(0, item.prompt_chars - cut))
+
+
+def _check_tokens(item: ModelInput, encoded: Encoded | DoesNotFit, window: int | None) -> Encoded | RewardServiceError:
+    if isinstance(encoded, DoesNotFit):
+        return encoded
     if not encoded.tokens:
         return EmptyInput("the model's tokenizer finds no token in this text")
-    return Encoded(encoded.tokens, encoded.truncated or (window is not None and len(text) > window))
-
-
-def check_labels(name: str, spec: ModelSpec, model: TextModel) -> None:
-    """Raise `ConfigError` if the model lacks what the configuration reads: its outputs, labels or chat template."""
-    labels = list(model.labels)
-    if isinstance(spec, RegressorSpec) and len(labels) != 1:
-        raise ConfigError(
-            f"rewards.{name}: a regressor needs a model with one output, {spec.model} has {len(labels)} "
-            f"({', '.join(labels)}); use kind: classifier"
-        )
-    if isinstance(spec, ClassifierSpec):
-        unknown = [label for label in spec.labels if label not in labels and label != "*"]
-        unmapped = [label for label in labels if label not in spec.labels and "*" not in spec.labels]
-        if unknown:
-            raise ConfigError(f"rewards.{name}: {spec.model} has no label {unknown[0]!r}; it has {', '.join(labels)}")
-        if unmapped:
-            raise ConfigError(f"rewards.{name}: add a factor for label {unmapped[0]!r}, or `*` for all others")
-    if spec.input == "chat" and not model.has_chat_template:
-        raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: completion")
-
-
-def score_from_logits(
-    spec: ModelSpec, labels: Sequence[str], logits: Logits, multi_label: bool
-) -> tuple[float, dict[str, Any]]:
-    """Return one text's score, and the values that it is made of."""
-    if isinstance(spec, RegressorSpec):
-        return spec.scale * logits[0] + spec.offset, {"output": logits[0]}
-    label_probabilities = probabilities(logits, multi_label=multi_label)
-    winner = max(range(len(label_probabilities)), key=label_probabilities.__getitem__)
-    label, probability = labels[winner], label_probabilities[winner]
-    return label_reward(spec, label, probability), {"label": label, "score": probability}
-
-
-def label_reward(spec: ClassifierSpec, label: str, probability: float) -> float:
-    """Return the reward of the winning label: its factor times its probability."""
-    return spec.labels.get(label, spec.labels.get("*", 0.0)) * probability
+    text = item.text if item.second is None else item.second
+    cut = item.prompt_cut or (window is not None and len(text) > window)
+    return replace(encoded, truncated=True) if cut else encoded
 
 
 def revision(
@@ -200,11 +170,3 @@ def revision(
     computed_by = [engine.backend, engine.dtype, engine.deterministic, *numeric_settings]
     content = json.dumps([model.fingerprint, computed_by, mapping], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def value_range(spec: ModelSpec, labels: Sequence[str]) -> tuple[float, float] | None:
-    """Return a classifier's lowest and highest possible score, None for a regressor, which has no bounds."""
-    if isinstance(spec, RegressorSpec):
-        return None
-    factors = [label_reward(spec, label, 1.0) for label in labels]
-    return min(*factors, 0.0), max(*factors, 0.0)

@@ -1,13 +1,13 @@
 """A reward model that reads the whole conversation in its chat template, as TRL's RewardTrainer trains it."""
 
-from datetime import date
+from datetime import UTC, datetime
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from remote_rewards import RewardClient
-from reward_service.backends import model_folder
+from reward_service.backends import chat_template
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.settings import Settings
 from shared.model_store import resolve
@@ -100,8 +100,10 @@ def test_fixed_date(folder, tmp_path, monkeypatch):
     LlamaForSequenceClassification.from_pretrained(folder).save_pretrained(dated)
     tokenizer.save_pretrained(dated)
     model = ModelFolder(dated)
-    assert model.chat("How?", "So.").startswith("26 Jul 2024")
-    assert model.chat("How?", "So.").removeprefix("26 Jul 2024") == ModelFolder(folder).chat("How?", "So.")
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "So."}]
+    text = model.template.render(turns)
+    assert text.startswith("26 Jul 2024")
+    assert text.removeprefix("26 Jul 2024") == ModelFolder(folder).template.render(turns)
     before = model.fingerprint
-    monkeypatch.setattr(model_folder, "FIXED_DATE", date(2026, 1, 1))
+    monkeypatch.setattr(chat_template, "FIXED_DATE", datetime(2026, 1, 1, tzinfo=UTC))
     assert ModelFolder(dated).fingerprint != before  # the revision tells that day

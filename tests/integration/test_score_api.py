@@ -90,7 +90,6 @@ def test_composite(rules_url):
         (b"{oops", 400, "bad_json", "not JSON"),
         (b"", 400, "bad_json", "not JSON"),
         (b'{"completions": ["\xff"]}', 400, "bad_json", "JSON"),
-        (b'{"completions": ["a\\ud800b"]}', 400, "bad_json", "JSON"),
         (b'{"completions": [NaN]}', 422, "invalid", "completions.0"),
         ([], 422, "invalid", "object"),
         ({}, 422, "invalid", "completions: Field required"),
@@ -267,3 +266,12 @@ def test_disconnect_cancels_scoring(requests):
             assert reward.entered.wait(10)
         assert reward.cancelled.wait(10)
         wait_for(lambda: 'code="499"' in httpx.get(f"{url}/metrics").text)
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\ud83d\ud83d", r"\\\ud83dx"])
+def test_lone_surrogate(rules_url, half):
+    """Half of a surrogate pair, which JSON allows, is read as U+FFFD and costs no other text."""
+    body = f'{{"completions": ["Sure: a banana", "Sure: {half} banana", "\\ud83d\\ude00"], "rewards": ["banana"]}}'
+    response = httpx.post(f"{rules_url}/v1/score", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200
+    assert None not in response.json()["rewards"]["banana"]["scores"]

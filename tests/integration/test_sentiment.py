@@ -30,12 +30,17 @@ def classify():
 
 
 def test_sentiment_table(models_url, classify):
-    """The table of cases holds over HTTP."""
+    """The table of cases holds over HTTP; a completion in which nobody says anything is null."""
     table = [case.values[0] for case in cases("sentiment_cases.jsonl")]
     with RewardClient(models_url) as client:
         response = client.score([spelled_out(case, "completion") for case in table], rewards=["sentiment"])
     seen = [spelled_out(case, "seen") for case in table]
-    assert response.rewards["sentiment"].scores == pytest.approx(classify(seen), abs=1e-5)
+    scores = response.rewards["sentiment"].scores
+    assert [index for index, score in enumerate(scores) if score is None] == [
+        i for i, text in enumerate(seen) if not text
+    ]
+    right = [score if text else None for text, score in zip(seen, classify(seen), strict=True)]
+    assert scores == pytest.approx(right, abs=1e-5)
 
 
 def test_truncated(models_url):

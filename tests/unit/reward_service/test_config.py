@@ -125,3 +125,33 @@ def test_dialects(tmp_path, dialects, options):
     """`dialects` is a list of names or a mapping to options; without it, all are served."""
     read = config(tmp_path, f"dialects: {dialects}\nrewards: {{a: {{kind: rule, function: banana}}}}").dialects
     assert read == options
+
+
+@pytest.mark.parametrize("label", ["yes", "no", "on", "off", "0", "null", "1.5", "2024-01-01", "~"])
+def test_labels_are_names(tmp_path, label):
+    """A label called yes, no, on or 0 is that name, not what YAML makes of the word."""
+    file = tmp_path / "rewards.yaml"
+    file.write_text(f"rewards: {{judge: {{kind: classifier, model: m, labels: {{{label}: 1.0, '*': 0.0}}}}}}")
+    assert dict(read_config(file).rewards["judge"].labels) == {label: 1.0, "*": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{kind: classifier, model: m, labels: {a: 1}, value: mean}", "rewards.judge.value: "),
+        ("{kind: classifier, model: m, labels: {a: 1}, after: no}", "rewards.judge.after: a text is needed here"),
+        ("{kind: classifier, model: m, labels: {a: 1}, gate: 1}", "unknown key rewards.judge.gate"),
+        ("{kind: regressor, model: m, turns: last, input: chat}", "turns does not apply to input: chat"),
+        ("{kind: regressor, model: m, end: true}", "end applies to input: text alone"),
+        ("{kind: regressor, model: m, truncate: prompt}", "truncate: prompt needs an input that reads the prompt"),
+        ("{kind: regressor, model: m, system: fold}", "template_args and system apply to input: chat alone"),
+    ],
+)
+def test_sentences(tmp_path, spec, message):
+    """An error names the key as it stands in the file, and what to do."""
+    file = tmp_path / "rewards.yaml"
+    file.write_text(f"rewards: {{judge: {spec}}}")
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert message in str(caught.value)
+    assert "classifier.value" not in str(caught.value)

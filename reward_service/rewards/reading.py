@@ -1,0 +1,192 @@
+"""What a model reward reads of each item, by its configuration. Pure: items in, `ModelInput` or the reason out.
+
+`completion` reads the completion alone; `text` prompt and completion as one string, as TRL's RewardTrainer and
+RLOOTrainer read standard data; `pair` prompt and completion as a sentence pair; `chat` both as a conversation in the
+model's chat template. What nobody said is never scored: it is `EmptyInput`.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from reward_service.backends.base import ModelInput
+from reward_service.backends.chat_template import ChatMessage, plain_text
+from reward_service.config import ModelRewardSpec
+from reward_service.errors import DoesNotFit, EmptyInput, RewardServiceError
+from reward_service.rewards.base import Items
+from reward_service.text import prompt_text
+from shared.schemas import Message, Text
+
+CHAT_COLUMNS = ("tools", "chat_template_kwargs")
+"""Columns that `input: chat` reads, as TRL's RewardTrainer does."""
+MAX_CUTS = 8
+"""Attempts to make a conversation fit by cutting its prompt."""
+
+Reading = ModelInput | RewardServiceError
+
+
+class Renders(Protocol):
+    """A chat template."""
+
+    def render(
+        self, messages: Sequence[ChatMessage], *, tools: Any = None, arguments: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return the conversation as one text. Raise `EmptyInput` where the template refuses it."""
+        ...
+
+
+def reads_prompt(spec: ModelRewardSpec) -> bool:
+    """Return whether a reward needs the prompt."""
+    return spec.input != "completion"
+
+
+def read_items(
+    spec: ModelRewardSpec,
+    items: Items,
+    template: Renders | None,
+    end: str,
+    fits: Callable[[str], bool],
+) -> list[Reading]:
+    """Return the input of every item. `end` is the tokenizer's end token, `fits` whether a text fits into the model."""
+    readings: list[Reading] = []
+    prompts: Sequence[Text] = items.prompt_chats or [""] * len(items)
+    for index, (prompt, completion) in enumerate(zip(prompts, items.chats or items.completions, strict=True)):
+        try:
+            if spec.input == "chat":
+                assert template is not None
+                options = _template_options(items.columns, index)
+                readings.append(_read_chat(spec, prompt, completion, template, options, fits))
+            else:
+                readings.append(_read_text(spec, prompt, completion, end))
+        except RewardServiceError as error:
+            readings.append(error)
+    return readings
+
+
+def _read_text(spec: ModelRewardSpec, prompt: Text, completion: Text, end: str) -> ModelInput:
+    text = spoken(completion, last_turn_only=spec.turns == "last")
+    text = after_tag(text, spec.after)
+    if spec.input == "pair":
+        return ModelInput(prompt_text(prompt), second=text)
+    if spec.input == "completion":
+        return ModelInput(text)
+    if not isinstance(prompt, str) or not isinstance(completion, str):
+        raise EmptyInput("input: text reads strings, and this item is a conversation; use input: chat")
+    whole = prompt + text
+    if spec.end and end and not whole.endswith(end):
+        whole += end
+    return ModelInput(whole, prompt_chars=len(prompt))
+
+
+def spoken(completion: Text, *, last_turn_only: bool = False) -> str:
+    """Return what the assistant says in a completion. Raise `EmptyInput` where it says nothing."""
+    if isinstance(completion, str):
+        texts = [completion]
+    else:
+        assistant = [message for message in completion if message.role == "assistant"]
+        texts = [plain_text(_content(message)) for message in assistant if message.content is not None]
+        texts = texts[-1:] if last_turn_only else texts
+    text = "\n".join(texts)
+    if not text:
+        raise EmptyInput("the completion is empty: the assistant says nothing that could be scored")
+    return text
+
+
+def after_tag(text: str, tag: str | None) -> str:
+    """Return what follows the last occurrence of a tag. Raise `EmptyInput` where it is missing or nothing follows."""
+    if tag is None:
+        return text
+    _, found, rest = text.rpartition(tag)
+    if not found:
+        raise EmptyInput(f"the completion never closes its thinking: it does not contain {tag!r}")
+    if not rest:
+        raise EmptyInput(f"nothing follows {tag!r} in the completion")
+    return rest
+
+
+def _read_chat(
+    spec: ModelRewardSpec,
+    prompt: Text,
+    completion: Text,
+    template: Renders,
+    options: Mapping[str, Any],
+    fits: Callable[[str], bool],
+) -> ModelInput:
+    spoken(completion)  # a conversation in which the assistant says nothing is not scored
+    asked, answered = _messages(prompt, "user"), _messages(completion, "assistant")
+    if spec.after is not None:
+        answered = _after_tag_in_turns(answered, spec.after)
+    text = template.render([*asked, *answered], **options)
+    if spec.truncate in (None, "prompt") and not fits(text):
+        text = _fit(asked, answered, template, options, fits)
+        return ModelInput(text, prompt_cut=True)
+    return ModelInput(text)
+
+
+def _after_tag_in_turns(messages: list[ChatMessage], tag: str) -> list[ChatMessage]:
+    """Keep of each assistant turn what follows the tag; the last one must contain it."""
+    spoken_turns = [m for m in messages if m.get("role") == "assistant" and plain_text(m.get("content") or "").strip()]
+    last = spoken_turns[-1]
+    kept = []
+    for message in messages:
+        content = plain_text(message.get("content") or "")
+        if message is last or (message.get("role") == "assistant" and tag in content):
+            message = {**message, "content": after_tag(content, tag)}
+        kept.append(message)
+    return kept
+
+
+def _fit(
+    asked: Sequence[ChatMessage],
+    answered: Sequence[ChatMessage],
+    template: Renders,
+    options: Mapping[str, Any],
+    fits: Callable[[str], bool],
+) -> str:
+    """Return the conversation with as little of the prompt cut, from its beginning, as makes it fit."""
+    total = sum(len(plain_text(message.get("content") or "")) for message in asked)
+
+    def rendered(dropped_chars: int) -> str:
+        return template.render([*without_beginning(asked, dropped_chars), *answered], **options)
+
+    if not fits(rendered(total)):
+        raise DoesNotFit("the completion does not fit into the tokens that the model reads, even without its prompt")
+    low, high = 0, total  # low does not fit, high does
+    while high - low > max(1, total >> MAX_CUTS):
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(rendered(middle)) else (middle, high)
+    return rendered(high)
+
+
+def without_beginning(messages: Sequence[ChatMessage], dropped_chars: int) -> list[ChatMessage]:
+    """Return messages without so many characters of their contents, the oldest first; system turns go last."""
+    order = sorted(range(len(messages)), key=lambda index: (messages[index].get("role") == "system", index))
+    kept = list(messages)
+    for index in order:
+        content = plain_text(messages[index].get("content") or "")
+        kept[index] = {**messages[index], "content": content[dropped_chars:]}
+        dropped_chars = max(0, dropped_chars - len(content))
+    return kept
+
+
+def _template_options(columns: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:
+    tools, arguments = (columns[name][index] if name in columns else None for name in CHAT_COLUMNS)
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise EmptyInput(f"the column `tools` is neither a list nor JSON: {error}") from error
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise EmptyInput("the column `chat_template_kwargs` is not a mapping")
+    return {"tools": tools or None, "arguments": arguments}
+
+
+def _messages(text: Text, role: str) -> list[ChatMessage]:
+    if isinstance(text, str):
+        return [{"role": role, "content": text}]
+    return [message.model_dump(exclude_unset=True) for message in text]
+
+
+def _content(message: Message) -> Any:
+    content = message.content
+    return content if isinstance(content, str) else [part.model_dump(exclude_unset=True) for part in content or ()]

@@ -21,9 +21,8 @@ class LabelReward(Reward):
     overloaded = False
 
     def __init__(self, name, kind="classifier", activation="softmax", labels=("NEGATIVE", "POSITIVE")):
-        self.info = RewardInfo(
-            name=name, kind=kind, description="", revision="1", max_tokens=10, labels=labels, activation=activation
-        )
+        known = {"description": "", "revision": "1", "max_tokens": 10, "reads_prompts": False}
+        self.info = RewardInfo(name=name, kind=kind, labels=labels, activation=activation, **known)
 
     def check_deadline(self, deadline_s):
         if self.overloaded:

@@ -198,4 +198,4 @@ def test_all_ranks_stop(rules_url, tmp_path):
     pattern = r"RankFailed: (rank 1 has no rewards, so all ranks stop: .*)"
     messages = {re.search(pattern, output).group(1) for output in outputs}
     assert len(messages) == 1, outputs
-    assert "answered 500" in messages.pop()
+    assert "responded with 500" in messages.pop()

@@ -8,11 +8,14 @@ import socket
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import httpx
 
 from remote_rewards import RewardClient
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.dialects import DIALECTS
+from reward_service.dialects.base import ScoreRoute
 from shared.model_store import resolve
 from tests.soak.base import (
     RULES,
@@ -29,44 +32,68 @@ from tests.soak.base import (
 )
 from tests.soak.supervisor import Supervisor
 
+ROUTES = {
+    route.path: route.example for dialect in DIALECTS for route in dialect.routes if isinstance(route, ScoreRoute)
+}
+"""A valid body for each scoring path."""
 VALID_BODY = {"completions": ["Sure: banana"], "rewards": ["banana"]}
 MILLION_KEYS = json.dumps(dict.fromkeys(map(str, range(10**6)))).encode()
-BodyFactory = Callable[[random.Random], bytes]
+BodyFactory = Callable[[random.Random, dict[str, Any]], bytes]
+"""Makes a malformed body from a valid one."""
 
 
-def _mutated(rng: random.Random) -> bytes:
-    body = bytearray(json.dumps(VALID_BODY).encode())
+def _mutated(rng: random.Random, valid: dict[str, Any]) -> bytes:
+    body = bytearray(json.dumps(valid).encode())
     for _ in range(rng.randrange(1, 6)):
         position = rng.randrange(len(body))
         body[position : position + rng.randrange(3)] = rng.randbytes(rng.randrange(4))
     return bytes(body)
 
 
-def _wrong_type(rng: random.Random) -> bytes:
+def _wrong_type(rng: random.Random, valid: dict[str, Any]) -> bytes:
     values = [None, 1, -1.5, True, "text", [], {}, [[]], [None], [1], {"a": 1}, [{"role": 1}], [[{"content": {}}]]]
-    content = {name: rng.choice(values) for name in ("completions", "prompts", "columns", "rewards", "details")}
-    return json.dumps(content).encode()
+    names = ("prompts", "columns", "labels", "rewards", "model", "details")
+    return json.dumps({name: rng.choice(values) for name in (*valid, *names)}).encode()
+
+
+def _wrong_part(rng: random.Random, valid: dict[str, Any]) -> bytes:
+    """Replace a part of a valid body, however deep, by a value of another type."""
+    body = json.loads(json.dumps(valid))
+    parent, key = body, rng.choice(list(body))
+    while isinstance(parent[key], dict | list) and parent[key] and rng.random() < 0.7:
+        parent = parent[key]
+        key = rng.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
+    parent[key] = rng.choice([None, 1, True, "text", [], {}, [[]], {"role": 1}, 10**400, [["a", "b", "c"]]])
+    return json.dumps(body).encode()
+
+
+def _first(valid: dict[str, Any], value: bytes) -> bytes:
+    """Return a body whose first field has this value."""
+    return b"{" + json.dumps(next(iter(valid))).encode() + b": " + value + b"}"
 
 
 BODY_FACTORIES: list[BodyFactory] = [
     _mutated,
     _wrong_type,
-    lambda rng: b"[" * rng.choice([10, 1000, 100_000]),
-    lambda rng: b'{"completions":' * 50_000 + b"1" + b"}" * 50_000,
-    lambda rng: json.dumps(dict.fromkeys(map(str, range(rng.choice([10, 10_000]))))).encode(),
-    lambda rng: MILLION_KEYS,
-    lambda rng: json.dumps({"completions": [1] * rng.choice([10, 300_000])}).encode(),
-    lambda rng: json.dumps({"completions": [], "columns": dict.fromkeys(map(str, range(10_000)), 1)}).encode(),
-    lambda rng: b'{"completions": ["a"], "completions": ["b"], "rewards": 7, "rewards": 8}',
-    lambda rng: b"\xef\xbb\xbf" + b'{"completions": 3}',
-    lambda rng: json.dumps(VALID_BODY).encode("utf-16"),
-    lambda rng: b'{"completions": ["' + rng.randbytes(20) + b'\xff\xfe"]}',
-    lambda rng: b'{"completions": [' + b"9" * rng.choice([20, 100_000]) + b"]}",
-    lambda rng: b'{"completions": [NaN, Infinity, -Infinity]}',
-    lambda rng: b'{"completions": ["\\ud800"]',
-    lambda rng: b'{"completions": ["a"], "rewards": ["../../etc/passwd", "a\\u0000b"]}',
-    lambda rng: b"",
-    lambda rng: rng.randbytes(rng.randrange(1, 2000)),
+    _wrong_part,
+    lambda rng, valid: b"[" * rng.choice([10, 1000, 100_000]),
+    lambda rng, valid: json.dumps({**valid, "other": 1})[:-2].encode() + b"[" * rng.choice([100, 180, 250, 100_000]),
+    lambda rng, valid: json.dumps({**valid, "x": 1})[:-2].encode() + b"[" * 150 + b"]" * 150 + b"}",
+    lambda rng, valid: b'{"completions":' * 50_000 + b"1" + b"}" * 50_000,
+    lambda rng, valid: json.dumps(dict.fromkeys(map(str, range(rng.choice([10, 10_000]))))).encode(),
+    lambda rng, valid: MILLION_KEYS,
+    lambda rng, valid: _first(valid, json.dumps([1] * rng.choice([10, 300_000])).encode()),
+    lambda rng, valid: json.dumps({**valid, "columns": dict.fromkeys(map(str, range(10_000)), 1)}).encode(),
+    lambda rng, valid: b'{"completions": ["a"], "completions": ["b"], "rewards": 7, "rewards": 8}',
+    lambda rng, valid: b"\xef\xbb\xbf" + b'{"completions": 3}',
+    lambda rng, valid: json.dumps(valid).encode("utf-16"),
+    lambda rng, valid: _first(valid, b'["' + rng.randbytes(20) + b'\xff\xfe"]'),
+    lambda rng, valid: _first(valid, b"[" + b"9" * rng.choice([20, 100_000]) + b"]"),
+    lambda rng, valid: _first(valid, b"[NaN, Infinity, -Infinity]"),
+    lambda rng, valid: _first(valid, b'["\\ud800"]'),
+    lambda rng, valid: json.dumps({**valid, "rewards": ["../../etc/passwd", "a\x00b"], "model": "a\x00b"}).encode(),
+    lambda rng, valid: b"",
+    lambda rng, valid: rng.randbytes(rng.randrange(1, 2000)),
 ]
 RAW_REQUESTS = [
     b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n"
@@ -81,30 +108,31 @@ RAW_REQUESTS = [
 
 
 def malformed_bodies(requests: int) -> Outcome:
-    """Send invalid bodies of many kinds: each gets a 4xx with a reason, and the service stays healthy."""
+    """Send invalid bodies to all formats: each gets a 4xx with a reason, and the service stays healthy."""
     rng, unexpected, latencies_s, statuses = random.Random(22), [], [], set()
     with Supervisor(RULES) as service, httpx.Client(timeout=30) as client:
 
-        def send(factory: BodyFactory) -> None:
-            content, started_s = factory(rng), time.monotonic()
+        def send(factory: BodyFactory, path: str) -> None:
+            content, started_s = factory(rng, ROUTES[path]), time.monotonic()
             headers = {"Content-Type": "application/json"}
-            response = client.post(f"{service.url}/v1/score", content=content, headers=headers)
+            response = client.post(service.url + path, content=content, headers=headers)
             latencies_s.append(time.monotonic() - started_s)
             statuses.add(response.status_code)
             if not (response.status_code == 200 or _is_client_error(response)):
-                unexpected.append(response.text[:200])
+                unexpected.append(f"{path}: {response.status_code} {response.text[:200]}")
 
-        for factory in BODY_FACTORIES * 2:
-            send(factory)
+        for factory, path in itertools.product(BODY_FACTORIES, ROUTES):
+            send(factory, path)
         before_mb = resident_mb(service.pid)
         for _ in range(requests):
-            send(rng.choice(BODY_FACTORIES))
+            send(rng.choice(BODY_FACTORIES), rng.choice(list(ROUTES)))
         for raw in RAW_REQUESTS * max(1, requests // 1000):
             _send_raw(service.port, raw)
         assert service.ready_status() == 200
         assert client.post(f"{service.url}/v1/score", json=VALID_BODY).json()["rewards"]["banana"]["scores"] == [1.99]
         growth_mb = resident_mb(service.pid) - before_mb
-    done = f"{requests:,} bodies of {len(BODY_FACTORIES)} kinds, {len(RAW_REQUESTS)} malformed HTTP requests"
+    done = f"{requests:,} bodies of {len(BODY_FACTORIES)} kinds to {len(ROUTES)} paths, "
+    done += f"{len(RAW_REQUESTS)} malformed HTTP requests"
     outcome = Outcome(done, len(unexpected), violations=unexpected[:3])
     outcome.figures["statuses"] = ", ".join(map(str, sorted(statuses)))
     outcome.expect("memory growth", growth_mb, 50, " MB")
@@ -113,9 +141,8 @@ def malformed_bodies(requests: int) -> Outcome:
 
 
 def _is_client_error(response: httpx.Response) -> bool:
-    if not 400 <= response.status_code < 500 or response.headers["Content-Type"] != "application/problem+json":
-        return False
-    return bool(response.json()["detail"])
+    is_json = response.headers["Content-Type"] in ("application/json", "application/problem+json")
+    return 400 <= response.status_code < 500 and is_json and bool(response.json())
 
 
 def _send_raw(port: int, raw: bytes) -> bytes:

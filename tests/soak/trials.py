@@ -53,7 +53,7 @@ TRIALS = {
             {"seconds": 1800},
             {"seconds": 12, "reload_every_s": 2, "max_growth_percent": 15},
         ),
-        Trial(abuse.malformed_bodies, {"requests": 10_000}, {"requests": 500}),
+        Trial(abuse.malformed_bodies, {"requests": 10_000}, {"requests": 300}),
         Trial(abuse.tokenizer_stress, {"texts": 5000}, {"texts": 500}),
     )
 }

@@ -11,6 +11,7 @@ from remote_rewards.retry import RetryScheduled
 from remote_rewards.trl import RemoteReward, remote_reward, reward_from_environment
 from shared.errors import (
     BadRequest,
+    DuplicateLabel,
     FailureBudgetExceeded,
     InsecureTransport,
     InternalServerError,
@@ -31,9 +32,11 @@ from shared.errors import (
     UnknownReward,
 )
 from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse, ServiceInfo
+from shared.text import text_of
 
 __all__ = [
     "BadRequest",
+    "DuplicateLabel",
     "FailureBudgetExceeded",
     "InsecureTransport",
     "InternalServerError",
@@ -62,6 +65,7 @@ __all__ = [
     "UnknownReward",
     "remote_reward",
     "rewards",
+    "text_of",
 ]
 
 

@@ -15,17 +15,15 @@ from typing import Any, Self
 import httpx
 
 from remote_rewards import responses
+from remote_rewards.chunks import Chunk, Columns, Reading, ScoreCall
 from remote_rewards.discovery import validate_urls
 from remote_rewards.retry import RetryingSender, RetryLog, RetryScheduled, Timeouts
-from remote_rewards.transport import ApiKey, Request, Transport, encode, reject_plaintext_key
+from remote_rewards.transport import ApiKey, Request, Transport, reject_plaintext_key
 from shared import schemas
 from shared.aio import EventLoopThread, gather_or_cancel
 from shared.errors import BadRequest, InvalidUrl, RevisionChanged
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 
-Columns = Mapping[str, Sequence[Any]]
-Chunk = tuple[bytes, int]
-"""The body of a request, and its number of completions."""
 MAX_CONSISTENCY_ATTEMPTS = 3
 """Attempts to get all chunks of a call scored by one revision; a reload in between is short."""
 
@@ -72,13 +70,14 @@ class RewardClient:
 
     def _init_state(self, on_retry: Callable[[RetryScheduled], None] | None) -> None:
         self._retry_log = RetryLog(on_retry)
-        self._limits: Limits | None = None
+        self._info: ServiceInfo | None = None
+        self._limits: Limits | None = None  # those of `_info`, or lower ones of another replica
         self._senders: dict[asyncio.AbstractEventLoop, RetryingSender] = {}
         self._threads: dict[int, EventLoopThread] = {}
         """By process ID: a forked process does not inherit its parent's thread."""
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {"_retry_log", "_limits", "_senders", "_threads"}
+        state = {"_retry_log", "_info", "_limits", "_senders", "_threads"}
         return {name: value for name, value in self.__dict__.items() if name not in state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -110,7 +109,7 @@ class RewardClient:
         """
         deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         info = await self._sender.send(Request("GET", schemas.REWARDS_PATH), responses.parse_service_info, deadline_s)
-        self._limits = info.limits
+        self._info, self._limits = info, info.limits
         return info
 
     async def ascore(
@@ -122,25 +121,43 @@ class RewardClient:
         *,
         details: bool = False,
         revisions: Mapping[str, str] | None = None,
+        trainer_state: Mapping[str, Any] | None = None,
     ) -> ScoreResponse:
         """Score completions. `scores[i]` of each reward belongs to `completions[i]`.
 
+        Columns that none of the rewards reads are not sent, and may hold anything.
         `revisions` pins rewards to a revision; replicas with another one are passed over. Raises `RevisionChanged` if
         there is no replica left, and another `RewardError` if there are no scores before the deadline.
         """
         deadline_s = time.monotonic() + self.timeout_s
-        request = _request(completions, prompts, columns, rewards, details=details)
-        send = partial(self._send, rewards, deadline_s)
+        call = ScoreCall(completions, prompts, columns, rewards, details, trainer_state)
+        info = self._info or await self.ainfo()
+        reading = Reading.of(info, rewards)
+        response = await self._score(call, reading, deadline_s, revisions or {})
+        if any(scores.revision != info.revisions().get(name) for name, scores in response.rewards.items()):
+            info = await self.ainfo(timeout_s=max(0.0, deadline_s - time.monotonic()))
+            if Reading.of(info, rewards) != reading:  # the rewards that have scored read something else
+                response = await self._score(call, Reading.of(info, rewards), deadline_s, revisions or {})
+        return response
+
+    async def _score(
+        self, call: ScoreCall, reading: Reading, deadline_s: float, revisions: Mapping[str, str]
+    ) -> ScoreResponse:
+        send = partial(self._send, call.rewards, deadline_s)
         initial = limits = self._limits or (await self.ainfo()).limits
         while True:
-            chunks = split(request, max_texts=limits.max_request_texts, max_bytes=limits.max_body_bytes)
+            try:
+                chunks = call.chunks(reading, limits)
+            except BadRequest:
+                self._info = None  # the service may be reconfigured before the next call
+                raise
             try:
                 if len(chunks) == 1:
-                    response = await send(revisions or {}, chunks[0])
+                    response = await send(revisions, chunks[0])
                 else:
-                    response = await _score_consistently(chunks, send, revisions or {})
+                    response = await _score_consistently(chunks, send, revisions)
             except BadRequest as error:  # another replica may have lower limits than the one that returned them
-                if error.code != "too_large" or len(chunks) >= len(completions):
+                if error.code != "too_large" or len(chunks) >= len(call.completions):
                     raise
                 limits = limits.halved(max_texts=max(count for _, count in chunks))
                 continue
@@ -168,10 +185,11 @@ class RewardClient:
         *,
         details: bool = False,
         revisions: Mapping[str, str] | None = None,
+        trainer_state: Mapping[str, Any] | None = None,
     ) -> ScoreResponse:
         """Score like `ascore`, for callers without an event loop."""
-        call = self.ascore(completions, prompts, columns, rewards, details=details, revisions=revisions)
-        return self._thread.run(call)
+        call = partial(self.ascore, completions, prompts, columns, rewards)
+        return self._thread.run(call(details=details, revisions=revisions, trainer_state=trainer_state))
 
     @property
     def _thread(self) -> EventLoopThread:
@@ -230,44 +248,3 @@ async def _score_consistently(
                 raise
             pinned = {name: reward.revision for name, reward in parts[-1].rewards.items()}
     raise AssertionError("unreachable")
-
-
-def _request(
-    completions: Sequence[Any],
-    prompts: Sequence[Any] | None,
-    columns: Columns | None,
-    rewards: Sequence[str] | None,
-    *,
-    details: bool,
-) -> dict[str, Any]:
-    fields = {
-        "completions": list(completions),
-        "prompts": None if prompts is None else list(prompts),
-        "columns": {name: list(values) for name, values in columns.items()} if columns else None,
-        "rewards": None if rewards is None else list(rewards),
-        "details": details or None,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def split(request: Mapping[str, Any], *, max_texts: int, max_bytes: int) -> list[Chunk]:
-    """Encode a request as one body or as several within the limits, in order.
-
-    A single completion over the limit is sent alone, so that the service can report the error.
-    """
-    count = len(request["completions"])
-    if count <= max_texts or count <= 1:
-        body = encode(request)
-        if len(body) <= max_bytes or count <= 1:
-            return [(body, count)]
-    halves = (_slice(request, slice(None, count // 2)), _slice(request, slice(count // 2, None)))
-    return [chunk for half in halves for chunk in split(half, max_texts=max_texts, max_bytes=max_bytes)]
-
-
-def _slice(request: Mapping[str, Any], items: slice) -> dict[str, Any]:
-    part = {**request, "completions": request["completions"][items]}
-    if "prompts" in request:
-        part["prompts"] = request["prompts"][items]
-    if "columns" in request:
-        part["columns"] = {name: values[items] for name, values in request["columns"].items()}
-    return part

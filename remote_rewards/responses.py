@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import accumulate
 from time import time
+from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -145,7 +146,26 @@ def _merge_reward(name: str, parts: list[RewardScores]) -> RewardScores:
         truncated=[index + offset for part, offset in shifted for index in part.truncated],
         overlong=[index + offset for part, offset in shifted for index in part.overlong],
         details=None if parts[0].details is None else [item for part in parts for item in part.details or []],
+        metrics=_merge_metrics(parts),
+        extra=_merge_extra(parts),
     )
+
+
+def _merge_metrics(parts: Sequence[RewardScores]) -> dict[str, float]:
+    """Return the mean of each metric over the completions of the chunks that logged it."""
+    logged: dict[str, list[tuple[float, int]]] = {}
+    for part in parts:
+        for name, value in part.metrics.items():
+            logged.setdefault(name, []).append((value, len(part.scores)))
+    return {name: sum(v * n for v, n in pairs) / sum(n for _, n in pairs) for name, pairs in logged.items()}
+
+
+def _merge_extra(parts: Sequence[RewardScores]) -> dict[str, list[Any]]:
+    columns = dict.fromkeys(column for part in parts for column in part.extra)
+    return {
+        column: [value for part in parts for value in part.extra.get(column, [None] * len(part.scores))]
+        for column in columns
+    }
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -6,6 +6,7 @@ rank. The first failure fails the whole group.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,12 @@ from remote_rewards.client import RewardClient
 from remote_rewards.distributed import all_ranks_succeed
 from remote_rewards.failure_budget import check_fully_failed_group
 from shared.aio import gather_or_cancel
-from shared.schemas import RewardScores
+from shared.errors import DuplicateLabel, RewardError
+from shared.schemas import ItemError, RewardScores
+
+log = logging.getLogger("remote_rewards")
+WATCH_TIMEOUT_S = 30.0
+"""Longest time that a step waits for a reward that is only watched."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,12 +38,17 @@ class RewardCall:
     """Whether all ranks must have scores of the same revision."""
     check: Callable[[RewardScores], None]
     """Raises an exception where the run must not continue with these scores."""
+    label: str
+    """The name under which the reward is logged."""
+    trainer_state: Mapping[str, Any] | None = None
+    watch_only: bool = False
+    """Whether nothing is learned from the reward: its failures are logged and stop nothing."""
 
     @property
     def request_key(self) -> tuple[Any, ...]:
         """The identity of all inputs: calls with the same key are sent in one request."""
         columns = ((name, id(values)) for name, values in self.columns.items())
-        return id(self.client), id(self.prompts), *columns
+        return id(self.client), self.watch_only, id(self.prompts), *columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +104,11 @@ class RewardGroup:
     async def _score(self) -> Results:
         await asyncio.sleep(0)  # the other calls of this tick join meanwhile
         self.close()
+        check_labels(self.calls)
         async with all_ranks_succeed(max(call.client.timeout_s for call in self.calls)) as revisions:
             results = await self._request_all()
-            check_fully_failed_group(self.calls[0].prompts, [result.scores for result in results.values()])
-            revisions.update({call.name: results[call].scores.revision for call in results if call.same_on_all_ranks})
+            check_fully_failed_group(self.calls[0].prompts, learned_scores(results))
+            revisions.update({call.label: results[call].scores.revision for call in results if call.same_on_all_ranks})
         return results
 
     async def _request_all(self) -> Results:
@@ -114,8 +126,41 @@ class RewardGroup:
         names = list(dict.fromkeys(call.name for call in calls))
         revisions = {call.name: call.revision for call in calls if call.revision is not None}
         started_s, retries = time.monotonic(), client.retries
-        response = await client.ascore(self.completions, prompts, columns, names, revisions=revisions)
+        try:
+            async with asyncio.timeout(WATCH_TIMEOUT_S if calls[0].watch_only else None):
+                response = await client.ascore(
+                    self.completions, prompts, columns, names, revisions=revisions, trainer_state=calls[0].trainer_state
+                )
+            scores = {call: response.rewards[call.name] for call in calls}
+            for call in calls:
+                call.check(scores[call])
+        except (RewardError, TimeoutError) as error:
+            if not calls[0].watch_only:
+                raise
+            log.warning("no scores of %s, which is only watched: %s", ", ".join(names), error or "no response in time")
+            scores = dict.fromkeys(calls, without_scores(len(self.completions), str(error)))
         latency_s, retries = time.monotonic() - started_s, client.retries - retries
-        for call in calls:
-            call.check(response.rewards[call.name])
-        return {call: RewardResult(response.rewards[call.name], latency_s, retries) for call in calls}
+        return {call: RewardResult(scores[call], latency_s, retries) for call in calls}
+
+
+def check_labels(calls: Sequence[RewardCall]) -> None:
+    """Raise `DuplicateLabel` if two rewards of different services are logged under one name."""
+    clients: dict[str, RewardClient] = {}
+    for call in calls:
+        if clients.setdefault(call.label, call.client) is not call.client:
+            raise DuplicateLabel(
+                f"two rewards of different services are logged as {call.label!r}, so that their metrics mix: give one "
+                f"another name, as in remote_reward(url, {call.name!r}, label={call.label + '_b'!r})"
+            )
+
+
+def learned_scores(results: Results) -> list[RewardScores]:
+    """Return the scores of the rewards that are not only watched."""
+    return [result.scores for call, result in results.items() if not call.watch_only]
+
+
+def without_scores(count: int, reason: str) -> RewardScores:
+    """Return what stands for the scores of a call that failed."""
+    error = ItemError(code="call_failed", message=reason)
+    errors = {str(index): error for index in range(count)}
+    return RewardScores(scores=[None] * count, revision="", errors=errors)

@@ -37,25 +37,41 @@ class Request:
 
 
 def encode(request: Mapping[str, Any]) -> bytes:
-    """Encode as compact JSON. Lone surrogates, which UTF-8 cannot represent, become question marks.
+    """Encode as compact JSON. Arrays and scalars of numpy and torch become lists and numbers.
 
-    Raises `NotSerializable` for a column that JSON cannot represent, NaN included.
+    Lone surrogates, which UTF-8 cannot represent, become question marks. Raises `NotSerializable` for what JSON cannot
+    represent, NaN included.
     """
     try:
-        text = json.dumps(request, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return _json(request).encode("utf-8", "replace")
     except (TypeError, ValueError, RecursionError) as cause:
-        name = _unserializable_column(request)
-        raise NotSerializable(f"{name} cannot be sent as JSON: {cause}; leave it out") from cause
-    return text.encode("utf-8", "replace")
+        raise NotSerializable(_describe_unserializable(request, cause)) from cause
 
 
-def _unserializable_column(request: Mapping[str, Any]) -> str:
-    for name, values in request.get("columns", {}).items():
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_as_list)
+
+
+def _as_list(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is neither text nor a number")
+
+
+def _describe_unserializable(request: Mapping[str, Any], cause: Exception) -> str:
+    values = {f"a text of {name!r}": request[name] for name in ("completions", "prompts") if name in request}
+    columns = request.get("columns", {})
+    values |= {f"the column {name!r}, which a reward reads,": column for name, column in columns.items()}
+    for name, value in values.items():
         try:
-            json.dumps({name: values}, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            return f"the column {name!r}"
-    return "the request"
+            _json(value)
+        except (TypeError, ValueError, RecursionError) as reason:
+            cause, what = reason, name
+            break
+    else:
+        what = "the request"
+    detail = "NaN and infinities are no JSON numbers" if "Out of range float" in str(cause) else str(cause)
+    return f"{what} cannot be sent as JSON: {detail}; convert it to text, numbers or None in the dataset"
 
 
 class ApiKey(httpx.Auth):

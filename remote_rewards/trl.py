@@ -19,7 +19,7 @@ from typing import Any
 
 from remote_rewards.client import RewardClient
 from remote_rewards.failure_budget import FailureBudget, mask_failed
-from remote_rewards.reward_group import RewardCall, score_in_group
+from remote_rewards.reward_group import RewardCall, RewardResult, learned_scores, score_in_group
 from shared.errors import UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, NAME_PATTERN, RewardInfo, RewardScores, ServiceInfo
 
@@ -27,7 +27,11 @@ DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 LATENCY_CALLS = 100
 """Number of recent calls over which the logged latencies are taken."""
 
+COMPLETION_IDS = "completion_ids"
+"""TRL's argument that travels as a column, to rewards that read it."""
+
 LogMetric = Callable[[str, float], None]
+LogExtra = Callable[[str, list[Any]], None]
 
 
 def remote_reward(
@@ -39,6 +43,8 @@ def remote_reward(
     timeout_s: float = 300.0,
     allow_revision_change: bool = False,
     hedge_after_s: float | None = None,
+    label: str | None = None,
+    watch_only: bool = False,
 ) -> "RemoteReward":
     """Return a reward function for TRL's `reward_funcs`: the reward `name` of the service at `urls`.
 
@@ -48,13 +54,24 @@ def remote_reward(
     when the reward's revision changes, and logs that. With `hedge_after_s`, a request that takes longer is also sent
     to another replica.
 
+    `label` is the name in TRL's metrics, by default `name`; rewards of one name at two services need two labels. With
+    `watch_only`, for a reward of weight 0, nothing is learned from the reward: its failures, a service that is down
+    included, give None and a warning, and neither stop the run nor mask the scores of other rewards.
+
     An item on which one reward fails gets no score from any reward called with it, of whatever service: a sum of the
     others would be a wrong reward. Rewards are called together if one `asyncio.gather` calls them with the same list of
     completions, as TRL does. This does not include reward functions that run in the trainer: serve those, too.
     """
     endpoints = tuple(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
     client = _shared_client(endpoints, api_key or api_key_from_environment(), timeout_s, hedge_after_s)
-    return RemoteReward(client, name, failure_budget=failure_budget, allow_revision_change=allow_revision_change)
+    return RemoteReward(
+        client,
+        name,
+        failure_budget=failure_budget,
+        allow_revision_change=allow_revision_change,
+        label=label,
+        watch_only=watch_only,
+    )
 
 
 @lru_cache(maxsize=32)
@@ -69,10 +86,18 @@ class RemoteReward:
     """An async reward function, named after its reward because TRL logs by that name. Can be pickled."""
 
     def __init__(
-        self, client: RewardClient, name: str, *, failure_budget: float = 0.01, allow_revision_change: bool = False
+        self,
+        client: RewardClient,
+        name: str,
+        *,
+        failure_budget: float = 0.01,
+        allow_revision_change: bool = False,
+        label: str | None = None,
+        watch_only: bool = False,
     ) -> None:
         self.client, self.name, self.allow_revision_change = client, name, allow_revision_change
-        self.__name__ = name
+        self.__name__ = self.label = label or name
+        self.watch_only = watch_only
         self.revision: str | None = None
         """The revision of the latest scores, which the run is pinned to."""
         self._failure_budget = FailureBudget(name, failure_budget)
@@ -99,16 +124,19 @@ class RemoteReward:
 
     async def __call__(
         self,
+        /,  # a column may be called self
         prompts: Sequence[Any],
         completions: Sequence[Any],
-        completion_ids: Any = None,
+        completion_ids: Sequence[Any] | None = None,
         trainer_state: Any = None,
-        log_extra: Any = None,
+        log_extra: LogExtra | None = None,
         log_metric: LogMetric | None = None,
         **columns: Sequence[Any],
     ) -> list[float | None]:
         """Score one generation batch. Raises, on every rank of the run, a `RewardError` if that fails."""
-        pinned, previous = not self.allow_revision_change, self.revision
+        pinned, previous = not (self.allow_revision_change or self.watch_only), self.revision
+        if completion_ids is not None:
+            columns[COMPLETION_IDS] = completion_ids
         call = RewardCall(
             self.client,
             self.name,
@@ -117,23 +145,44 @@ class RemoteReward:
             revision=previous if pinned else None,
             same_on_all_ranks=pinned,
             check=self._check,
+            label=self.label,
+            trainer_state=plain_fields(trainer_state),
+            watch_only=self.watch_only,
         )
         results = await score_in_group(completions, call)
-        scores, retries = results[call].scores, results[call].retries
-        self._latencies_s.append(results[call].latency_s)
+        result = results[call]
+        self._latencies_s.append(result.latency_s)
         if log_metric is not None:
-            changed = previous not in {None, scores.revision}
-            metrics = reward_metrics(scores, prompts) | latency_metrics(self._latencies_s)
-            for metric, value in {**metrics, "retries": retries, "service_revision_changed": changed}.items():
-                log_metric(f"remote/{self.name}/{metric}", float(value))
-        return mask_failed(scores, [result.scores for result in results.values()])
+            self._log(log_metric, result, prompts, changed=previous not in {None, result.scores.revision})
+        if log_extra is not None:
+            for column, values in result.scores.extra.items():
+                log_extra(column, values)
+        return result.scores.scores if self.watch_only else mask_failed(result.scores, learned_scores(results))
+
+    def _log(self, log_metric: LogMetric, result: RewardResult, prompts: Sequence[Any], *, changed: bool) -> None:
+        """Log how the call went, and what the function itself logged at the service."""
+        metrics = reward_metrics(result.scores, prompts) | latency_metrics(self._latencies_s)
+        for metric, value in {**metrics, "retries": result.retries, "service_revision_changed": changed}.items():
+            log_metric(f"remote/{self.label}/{metric}", float(value))
+        for metric, value in result.scores.metrics.items():
+            log_metric(metric, value)
 
     def _check(self, scores: RewardScores) -> None:
         """Raise `RevisionChanged` or `FailureBudgetExceeded` where the run must not continue with these scores."""
-        if self.revision is not None and not self.allow_revision_change:  # it may be set since the call started
+        pinned = not (self.allow_revision_change or self.watch_only)
+        if self.revision is not None and pinned:  # it may be set since the call started
             check_revision(self.name, scores.revision, self.revision)
         self.revision = scores.revision
-        self._failure_budget.record(scores)
+        if not self.watch_only:
+            self._failure_budget.record(scores)
+
+
+def plain_fields(state: Any) -> dict[str, Any] | None:
+    """Return the fields of TRL's trainer state that are numbers, strings, booleans or None; None without a state."""
+    if state is None:
+        return None
+    fields = {name: value for name, value in vars(state).items() if isinstance(value, str | int | float | None)}
+    return {name: value for name, value in fields.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def reward_metrics(reward: RewardScores, prompts: Sequence[Any]) -> dict[str, float]:

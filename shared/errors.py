@@ -17,6 +17,7 @@ RewardError
 ├── NotARewardService       another service responds at the URL
 ├── InvalidResponse         the response violates the wire format: lengths, order, invalid numbers
 ├── RevisionChanged         the scores come from another revision than the run started with
+├── DuplicateLabel          two rewards are logged under one name
 ├── FailureBudgetExceeded   more items without a score than the failure budget allows
 └── RankFailed              another process of a distributed run could not score
 """
@@ -121,6 +122,10 @@ class RevisionChanged(RewardError):
 
 class FailureBudgetExceeded(RewardError):
     """More items have no score than the failure budget allows."""
+
+
+class DuplicateLabel(RewardError, ValueError):
+    """Two rewards of different services are logged under one name."""
 
 
 class RankFailed(RewardError):

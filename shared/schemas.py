@@ -241,6 +241,10 @@ class ServiceInfo(Wire):
     """Wire formats that are served beside the native one."""
     limits: Limits
 
+    def revisions(self) -> dict[str, str]:
+        """Return the revision of each reward."""
+        return {reward.name: reward.revision for reward in self.rewards}
+
 
 class Problem(Wire):
     """An RFC 9457 problem document, sent as `application/problem+json`."""

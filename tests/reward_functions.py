@@ -98,6 +98,13 @@ def ranks(completions, **_):
     return [float(order.index(index)) for index in range(len(completions))]
 
 
+def ranks_in_groups(completions, prompts, **_):
+    return [
+        float(sum(len(other) < len(text) for other, its in zip(completions, prompts, strict=True) if its == prompt))
+        for text, prompt in zip(completions, prompts, strict=True)
+    ]
+
+
 def process_id(completions, **_):
     return [float(os.getpid()) for _ in completions]
 

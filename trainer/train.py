@@ -46,6 +46,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
     rewards = connect_rewards(run)
     manifest = reward_manifest(run, rloo, rewards)
+    watch_unweighted(rewards.functions, [row["weight"] for row in manifest["rewards"]])
     if checkpoint is not None and not run.allow_revision_change:
         checkpoints.check_same_rewards(checkpoint, manifest)
     tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
@@ -141,6 +142,12 @@ def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewar
         raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
     return {"urls": run.reward_url, "rewards": rows, "revisions": rewards.revisions}
+
+
+def watch_unweighted(functions: Sequence[RemoteReward], weights: Sequence[float]) -> None:
+    """Mark the rewards of weight 0: nothing is learned from them, so their failures are logged and stop nothing."""
+    for function, weight in zip(functions, weights, strict=True):
+        function.watch_only = weight == 0
 
 
 def load_policy_and_tokenizer(

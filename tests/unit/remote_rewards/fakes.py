@@ -27,7 +27,7 @@ class FakeClient:
         self.retries = 0
         self.requests = []
 
-    async def ascore(self, completions, prompts, columns, rewards, *, revisions):
+    async def ascore(self, completions, prompts, columns, rewards, *, revisions, trainer_state=None):
         self.requests.append(rewards)
         revision = self.revisions.pop(0) if self.revisions else "r"
         await asyncio.sleep(0)

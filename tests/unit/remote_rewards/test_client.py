@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_rewards import RewardClient
-from remote_rewards.client import MAX_CONSISTENCY_ATTEMPTS, split
+from remote_rewards.chunks import split
+from remote_rewards.client import MAX_CONSISTENCY_ATTEMPTS
 from shared.errors import BadRequest, InsecureTransport, InvalidUrl, RevisionChanged, RewardError, ServiceUnreachable
 from shared.schemas import Limits
 

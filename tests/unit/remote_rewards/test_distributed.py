@@ -24,7 +24,7 @@ class Client:
     "A client whose scores are of this rank's own revision."
     retries, timeout_s = 0, 10.0
 
-    async def ascore(self, completions, prompts, columns, rewards, *, revisions):
+    async def ascore(self, completions, prompts, columns, rewards, *, revisions, trainer_state=None):
         scores = RewardScores(scores=[1.0] * len(completions), revision=f"model-{rank}")
         return SimpleNamespace(rewards={name: scores for name in rewards})
 

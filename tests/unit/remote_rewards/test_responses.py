@@ -257,6 +257,14 @@ class TestMerge:
         merged = merge([part([1.0], details=[{"x": 1}]), part([2.0], details=[None])])
         assert merged.rewards["a"].details == [{"x": 1}, None]
 
+    def test_logged_values(self):
+        """A metric is the mean over all completions; an extra column has one value for each."""
+        first, second = part([1.0]), part([2.0, 3.0])
+        first.rewards["a"].metrics, second.rewards["a"].metrics = {"m": 1.0}, {"m": 4.0}
+        second.rewards["a"].extra = {"x": ["b", "c"]}
+        merged = merge([first, second]).rewards["a"]
+        assert (merged.metrics, merged.extra) == ({"m": 3.0}, {"x": [None, "b", "c"]})
+
     def test_mixed_revisions(self):
         """Chunks of several revisions are not merged."""
         with pytest.raises(MixedRevisions, match=r"were scored by several revisions of a: new, old$"):

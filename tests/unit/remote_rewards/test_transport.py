@@ -151,9 +151,9 @@ class TestEncode:
         for _ in range(100_000):
             deep = [deep]
         for column in ([math.nan], [deep], [object()]):
-            with pytest.raises(NotSerializable, match="the column 'odd' cannot be sent as JSON"):
+            with pytest.raises(NotSerializable, match="the column 'odd', which a reward reads, cannot be sent"):
                 encode({"completions": ["a"], "columns": {"even": [1], "odd": column}})
-        with pytest.raises(NotSerializable, match="the request cannot be sent as JSON"):
+        with pytest.raises(NotSerializable, match="a text of 'completions' cannot be sent as JSON"):
             encode({"completions": [object()]})
 
 

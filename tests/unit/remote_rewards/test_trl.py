@@ -3,11 +3,12 @@ import inspect
 import pickle
 
 import pytest
+from transformers import TrainerState
 
 import remote_rewards
 from remote_rewards import remote_reward
 from remote_rewards.trl import RemoteReward, latency_metrics, reward_metrics
-from shared.errors import RevisionChanged
+from shared.errors import DuplicateLabel, RevisionChanged, UnknownReward
 from shared.schemas import ItemError, RewardScores
 from tests.unit.remote_rewards.fakes import FakeClient
 
@@ -104,3 +105,58 @@ async def test_concurrent_calls_must_agree_on_revision():
     calls = [reward(prompts=["p"], completions=[text]) for text in "ab"]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [list, RevisionChanged]
+
+
+async def test_column_called_self():
+    """Columns may have any name that TRL passes."""
+    reward = RemoteReward(FakeClient(), "x")
+    columns = {"self": [1], "name": [2], "client": [3], "call": [4], "prompt": [5]}
+    assert await reward(prompts=["p"], completions=["c"], completion_ids=[[1]], **columns) == [1.0]
+
+
+class Logging(FakeClient):
+    async def ascore(self, completions, prompts, columns, rewards, **options):
+        self.columns, self.options = columns, options
+        response = await super().ascore(completions, prompts, columns, rewards, **options)
+        for scores in response.rewards.values():
+            scores.metrics, scores.extra = {"chars": 2.0}, {"first": ["c"]}
+        return response
+
+
+async def test_arguments_of_trl():
+    """The ids travel as a column, of the state its plain fields; what a function logged is logged by TRL."""
+    client, metrics, extra = Logging(), {}, {}
+    state = TrainerState(global_step=3, max_steps=10, epoch=0.5)
+    reward = RemoteReward(client, "x")
+    arguments = {"log_metric": metrics.__setitem__, "log_extra": extra.__setitem__, "trainer_state": state}
+    await reward(prompts=["p"], completions=["c"], completion_ids=[[1, 2]], **arguments)
+    assert client.columns == {"completion_ids": [[1, 2]]}
+    sent = client.options["trainer_state"]
+    assert (sent["global_step"], sent["max_steps"], sent["epoch"]) == (3, 10, 0.5)
+    assert "log_history" not in sent
+    assert (metrics["chars"], extra) == (2.0, {"first": ["c"]})
+
+
+async def test_labels():
+    """Rewards of one name at two services are logged under two labels, and refused under one."""
+    first, second = RemoteReward(FakeClient(), "judge"), RemoteReward(FakeClient(), "judge", label="judge_b")
+    assert (first.__name__, second.__name__) == ("judge", "judge_b")
+    completions, metrics = ["c"], {}
+    arguments = {"prompts": ["p"], "completions": completions, "log_metric": metrics.__setitem__}
+    await asyncio.gather(first(**arguments), second(**arguments))
+    assert {"remote/judge/retries", "remote/judge_b/retries"} <= set(metrics)
+    same = RemoteReward(FakeClient(), "judge")
+    with pytest.raises(DuplicateLabel, match=r"label='judge_b'"):
+        await asyncio.gather(first(**arguments), same(**arguments))
+
+
+async def test_watch_only(caplog):
+    """A reward that is only watched stops nothing when it fails, and masks no other reward's scores."""
+    learned = RemoteReward(FakeClient(), "x")
+    broken = RemoteReward(FakeClient(error=UnknownReward("no such reward", status=404, code="x")), "y", watch_only=True)
+    partly = RemoteReward(FakeClient(codes={"z": {"c": "failed"}}, revisions="12"), "z", watch_only=True)
+    for _ in range(2):
+        arguments = {"prompts": ["p", "p"], "completions": ["c", "d"]}
+        calls = [reward(**arguments) for reward in (learned, broken, partly)]
+        assert await asyncio.gather(*calls) == [[1.0, 1.0], [None, None], [None, 1.0]]
+    assert "no scores of y, which is only watched: no such reward" in caplog.text

@@ -1,6 +1,6 @@
 """The wire formats that the service speaks. To add one: a file with a `Dialect`, and a line here."""
 
-from reward_service.dialects import infinity, llamafactory, native, nemo_gym, openrlhf, slime, tei, vllm
+from reward_service.dialects import infinity, llamafactory, native, nemo_gym, openrlhf, sglang, slime, tei, vllm
 
 DIALECTS = (
     native.DIALECT,
@@ -9,6 +9,7 @@ DIALECTS = (
     llamafactory.DIALECT,
     nemo_gym.DIALECT,
     vllm.DIALECT,
+    sglang.DIALECT,
     tei.DIALECT,
     infinity.DIALECT,
 )

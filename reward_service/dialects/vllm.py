@@ -1,22 +1,22 @@
 """vLLM's format, version 0.33: `POST /classify` and `GET /v1/models`. verl's reward loop calls it, too.
 
-`use_activation: false` asks for logits. verl gives up on every 4xx, so callers with its HTTP library, aiohttp, get
-overload as 503; all others get 429.
+`use_activation: false` asks for logits. With `text` instead of `input` the response has SGLang's form.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import ConfigDict, Field, RootModel, StrictBool, StrictInt, model_validator
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from reward_service.dialects.base import Dialect, InfoRoute, Query, ScoreRoute, json_response
+from reward_service.dialects.classification import ClassifyResponse, error_status, render_classes
 from reward_service.dialects.openai_errors import OPENAI_ERROR, openai_error
-from reward_service.dialects.outputs import Activation, Input, check_truncation, outputs
-from reward_service.errors import InvalidRequest, Overloaded, RewardServiceError
+from reward_service.dialects.outputs import Activation, Input, check_truncation
+from reward_service.dialects.sglang import TextScore, render_texts
+from reward_service.errors import RewardServiceError
 from reward_service.problem_details import PROBLEM_RESPONSES
 from reward_service.request_body import parse_json
 from shared.schemas import Message, RewardInfo, ScoreRequest, ScoreResponse, ServiceInfo, Wire
@@ -34,6 +34,8 @@ class ClassifyRequest(Wire):
     """A reward's name, alias or model. Default: the service's default reward."""
     input: Input | None = None
     """One text or several."""
+    text: Input | None = None
+    """One text or several, in place of `input`, for scores in SGLang's form."""
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)] | None = None
     """A conversation; its last message, the assistant's, is scored."""
     use_activation: StrictBool | None = None
@@ -43,8 +45,8 @@ class ClassifyRequest(Wire):
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
-        if (self.input is None) == (self.messages is None):
-            raise ValueError("send either input or messages")
+        if [self.input, self.text, self.messages].count(None) != 2:
+            raise ValueError("send one of input, messages and text")
         if self.messages is not None and self.messages[-1].role != "assistant":
             raise ValueError("messages must end with the assistant's, which is scored")
         for name, default in DEFAULTS.items():
@@ -54,34 +56,8 @@ class ClassifyRequest(Wire):
         return self
 
 
-class Classification(Wire):
-    """The values of one text."""
-
-    index: int
-    label: str | None
-    """The label of the highest value; null if the reward has no labels."""
-    probs: list[float]
-    """Probabilities or logits, one per label; the score alone for a reward without labels."""
-    num_classes: int
-
-
-class Usage(Wire):
-    """Numbers of tokens read; 0 for a reward without a model."""
-
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int = 0
-
-
-class ClassifyResponse(Wire):
-    """The values of each text, in order."""
-
-    id: str
-    object: Literal["list"] = "list"
-    created: int
-    model: str
-    data: list[Classification]
-    usage: Usage
+class ClassifyReply(RootModel[ClassifyResponse | TextScore | list[TextScore]]):
+    """Labels with their values; for a request with `text`, scores in SGLang's form."""
 
 
 class Model(Wire):
@@ -110,53 +86,45 @@ class Wanted:
     model: str | None
     activation: Activation
     limit_tokens: int | None
+    sglang: bool
+    """Whether the response has SGLang's form."""
+    one: bool
+    """Whether the request has one text, not a list."""
 
 
 def parse(body: bytes, query: Query) -> tuple[ScoreRequest, Wanted]:
     """Parse a body: each text is a completion; a conversation is a prompt and a completion."""
     request = parse_json(ClassifyRequest, body)
     limit_tokens = None if request.truncate_prompt_tokens == -1 else request.truncate_prompt_tokens
-    wanted = Wanted(request.model, "none" if request.use_activation is False else "model", limit_tokens)
+    texts = request.input if request.text is None else request.text
+    wanted = Wanted(
+        model=request.model,
+        activation="none" if request.use_activation is False else "model",
+        limit_tokens=limit_tokens,
+        sglang=request.text is not None,
+        one=isinstance(texts, str),
+    )
     names = None if request.model is None else [request.model]
     if request.messages is not None:
         *prompt, completion = request.messages
         return ScoreRequest(prompts=[prompt], completions=[[completion]], rewards=names), wanted
-    texts = [request.input] if isinstance(request.input, str) else request.input or []
-    return ScoreRequest(completions=list(texts), rewards=names), wanted
+    return ScoreRequest(completions=[texts] if isinstance(texts, str) else list(texts or []), rewards=names), wanted
 
 
 def render(response: ScoreResponse, wanted: Wanted, rewards: Mapping[str, RewardInfo]) -> Response:
-    """Render the values of each text."""
-    result = outputs(response, rewards, wanted.activation)
+    """Render the values of each text; in SGLang's form, the scores."""
+    if wanted.sglang:
+        return render_texts(response, rewards, one=wanted.one)
+    classes = render_classes(response, rewards, wanted.model, wanted.activation)
     if wanted.limit_tokens is not None:
         check_truncation(response, wanted.limit_tokens)
-    data = []
-    for index, values in enumerate(result.values):
-        label = result.labels[max(range(len(values)), key=values.__getitem__)]
-        data.append(Classification(index=index, label=label, probs=list(values), num_classes=len(values)))
-    total = sum(result.tokens)
-    return json_response(
-        ClassifyResponse(
-            id=f"classify-{response.request_id}",
-            created=int(time.time()),
-            model=wanted.model or result.reward.name,
-            data=data,
-            usage=Usage(prompt_tokens=total, total_tokens=total),
-        )
-    )
+    return classes
 
 
 def render_models(info: ServiceInfo, query: Query) -> Response:
     """Render the rewards as models."""
     models = [Model(id=reward.name, root=reward.name, max_model_len=reward.max_tokens) for reward in info.rewards]
     return json_response(ModelList(data=models))
-
-
-def error_status(error: RewardServiceError, connection: HTTPConnection) -> int:
-    """Return vLLM's status of an error: 400 for an invalid request, and for overload what the client retries."""
-    if isinstance(error, Overloaded) and "aiohttp" in connection.headers.get("User-Agent", ""):
-        return 503
-    return 400 if isinstance(error, InvalidRequest) else error.status
 
 
 def render_error(error: RewardServiceError, connection: HTTPConnection) -> Response:
@@ -174,7 +142,7 @@ DIALECT = Dialect(
             parse=parse,
             render=render,
             request_model=ClassifyRequest,
-            response_model=ClassifyResponse,
+            response_model=ClassifyReply,
             example={"model": None, "input": ["Sure: it is yellow banana"], "use_activation": False},
         ),
         InfoRoute(

@@ -68,8 +68,8 @@ async def test_vllm_messages():
         ({"input": "three words here", "truncate_prompt_tokens": 2}, "3 tokens, more than 2"),
         ({"input": "a", "model": "length", "truncate_prompt_tokens": 2}, "reads whole texts"),
         ({"messages": [{"role": "user", "content": "a"}]}, "must end with the assistant's"),
-        ({"model": "mood"}, "either input or messages"),
-        ({"input": "a", "messages": [{"role": "assistant", "content": "a"}]}, "either input or messages"),
+        ({"model": "mood"}, "one of input, messages and text"),
+        ({"input": "a", "messages": [{"role": "assistant", "content": "a"}]}, "one of input, messages and text"),
     ],
 )
 async def test_vllm_refusals(body, message):

@@ -13,6 +13,8 @@ from shared.schemas import ItemError, RewardScores
 NOT_APPLICABLE = "not_applicable"
 BUDGET_CALLS = 10
 """Number of recent calls that the failure budget covers."""
+MAX_OVERLONG_SHARE = 0.5
+"""Share of recent completions that may be longer than the reward's model reads: past it most scores miss their ends."""
 
 
 class FailureBudget:
@@ -21,9 +23,11 @@ class FailureBudget:
     def __init__(self, name: str, max_share: float) -> None:
         self.name, self.max_share = name, max_share
         self._recent: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (failed, items) of each call
+        self._recent_overlong: deque[tuple[int, int]] = deque(maxlen=BUDGET_CALLS)  # (overlong, items) of each call
 
     def record(self, reward: RewardScores) -> None:
-        """Count one call's failed items. Raises `FailureBudgetExceeded`."""
+        """Count one call's failed and overlong items. Raises `FailureBudgetExceeded`."""
+        self._check_overlong(reward)
         errors = failed_items([reward]).values()
         self._recent.append((len(errors), len(reward.scores)))
         if exceeds_budget(self._recent, self.max_share):
@@ -32,6 +36,15 @@ class FailureBudget:
             raise FailureBudgetExceeded(
                 f"{failed} of the last {items} completions have no {self.name!r} score, more than {self.max_share:.0%} "
                 f"allowed; {'; '.join(reasons[:3])}"
+            )
+
+    def _check_overlong(self, reward: RewardScores) -> None:
+        self._recent_overlong.append((len(reward.overlong), len(reward.scores)))
+        overlong, items = _totals(self._recent_overlong)
+        if overlong > MAX_OVERLONG_SHARE * items:
+            raise FailureBudgetExceeded(
+                f"{overlong} of the last {items} completions are longer than the model of {self.name!r} reads, so that "
+                f"their scores miss a part of them: reduce max_completion_length, or use a reward that reads more"
             )
 
 

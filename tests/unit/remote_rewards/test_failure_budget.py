@@ -12,6 +12,15 @@ from shared.errors import FailureBudgetExceeded
 from tests.unit.remote_rewards.fakes import scores_of
 
 
+def test_overlong_completions_stop_a_run():
+    """A run in which most completions are longer than the model reads is stopped with the reason."""
+    budget = FailureBudget("x", 0.01)
+    scores = scores_of(["a", "b", "c"], {})
+    budget.record(scores.model_copy(update={"overlong": [0]}))
+    with pytest.raises(FailureBudgetExceeded, match="4 of the last 6 completions are longer than"):
+        budget.record(scores.model_copy(update={"overlong": [0, 1, 2]}))
+
+
 @pytest.mark.parametrize(
     ("recent", "exceeded"),
     [

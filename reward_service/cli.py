@@ -1,4 +1,4 @@
-"""`reward-service serve | prepare | convert`: parse arguments, return an exit code, report an error in one sentence."""
+"""`reward-service COMMAND`: parse arguments, return an exit code, report an error in one sentence."""
 
 import argparse
 import signal
@@ -38,9 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     convert_ = commands.add_parser("convert", help="turn pickled weights into safetensors", description=convert.__doc__)
     convert_.add_argument("model", metavar="MODEL", help="folder or hub id whose weights exist only as .bin")
     convert_.add_argument("out", metavar="OUT", type=Path, help="new folder for the converted model")
-    for command, run in ((serve_, serve), (prepare_, prepare), (convert_, convert)):
+    check_ = commands.add_parser("check", help="verify the configured models", description=check.__doc__)
+    check_.add_argument(
+        "--pairs", type=Path, help="JSON Lines with prompt, chosen, rejected: report the share that is ordered right"
+    )
+    for command, run in ((serve_, serve), (prepare_, prepare), (check_, check), (convert_, convert)):
         command.set_defaults(run=run)
-    for command in (serve_, prepare_):
+    for command in (serve_, prepare_, check_):
         command.add_argument("--config", type=Path, help="path of rewards.yaml (default: the rewards of the package)")
         command.add_argument("--backend", choices=BACKENDS, help="backend of all models (default: auto, the fastest)")
         command.add_argument("--dtype", choices=get_args(DType), help="data type of all models (default: any)")
@@ -103,6 +107,19 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
     for name, path in prepare_all(models).items():
         print(f"{name} is at {path}")
+    return 0
+
+
+def check(pairs: Path | None = None, **arguments: Any) -> int:
+    """Print what each configured model is, reads and scores, compared with transformers alone."""
+    settings = _settings(arguments)
+    config = read_config(settings.config)
+    configure_openmp(settings.cores())
+    from reward_service.check import check as check_models
+    from reward_service.check import read_pairs
+
+    for line in check_models(config, settings, read_pairs(pairs) if pairs else ()):
+        print(line, flush=True)
     return 0
 
 

@@ -71,6 +71,10 @@ class ModelFolder:
             raise ConfigError("it has no padding token of its own, so only torch can compute it in batches")
         return self.pad_token_id
 
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        """Return how the tokenizer writes each token."""
+        return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(token_ids))]
+
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize texts, cut to the limit. Raise `DoesNotFit` for one that may not be cut."""
         encoded: list[Encoded] = []

@@ -14,7 +14,7 @@ from reward_service.batching.batcher import Batcher
 from reward_service.batching.ticket import Outcome
 from reward_service.errors import BackendFailed, ConfigError, DoesNotFit, EmptyInput, RewardServiceError, translating
 from reward_service.rewards.base import Items, Reward, Scores, all_failed
-from reward_service.rewards.reading import CHAT_COLUMNS, read_items, reads_prompt
+from reward_service.rewards.reading import CHAT_COLUMNS, last_chars, read_items, reads_prompt
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits, value_range
 from shared.schemas import EngineInfo, ItemError, RewardInfo
 
@@ -122,7 +122,7 @@ class ModelReward(Reward):
         """Return each item's tokens, or the error that it has none."""
         model, window = self._model, self._spec.last_chars
         readings = read_items(self._spec, items, model.template, model.end_token, model.encoder.fits)
-        inputs = [_last_chars(item, window) for item in readings if isinstance(item, ModelInput)]
+        inputs = [last_chars(item, window) for item in readings if isinstance(item, ModelInput)]
         with translating(BackendFailed, "the tokenizer failed"):
             encoded = iter(model.encoder.encode(inputs))
         return [
@@ -139,15 +139,6 @@ class ModelReward(Reward):
         result.scores.append(score)
         result.details.append(detail)
         result.logits.append(logits)
-
-
-def _last_chars(item: ModelInput, window: int | None) -> ModelInput:
-    if window is None:
-        return item
-    if item.second is not None:
-        return replace(item, second=item.second[-window:])
-    cut = max(0, len(item.text) - window)
-    return replace(item, text=item.text[cut:], prompt_chars=max(0, item.prompt_chars - cut))
 
 
 def _check_tokens(item: ModelInput, encoded: Encoded | DoesNotFit, window: int | None) -> Encoded | RewardServiceError:

@@ -7,6 +7,7 @@ model's chat template. What nobody said is never scored: it is `EmptyInput`.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from reward_service.backends.base import ModelInput
@@ -61,6 +62,16 @@ def read_items(
         except RewardServiceError as error:
             readings.append(error)
     return readings
+
+
+def last_chars(item: ModelInput, window: int | None) -> ModelInput:
+    """Return the input with only the last characters of its text, or of its second sentence."""
+    if window is None:
+        return item
+    if item.second is not None:
+        return replace(item, second=item.second[-window:])
+    cut = max(0, len(item.text) - window)
+    return replace(item, text=item.text[cut:], prompt_chars=max(0, item.prompt_chars - cut))
 
 
 def _read_text(spec: ModelRewardSpec, prompt: Text, completion: Text, end: str) -> ModelInput:

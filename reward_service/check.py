@@ -1,0 +1,188 @@
+"""`reward-service check`: is each configured model the one that its users think it is? Run it before a training.
+
+For each model reward: its class and outputs, an example of the text that it reads, how far the engine's scores are from
+transformers' own, whether it computes in batches, and with preference pairs the share that it orders right.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from reward_service.backends import engines
+from reward_service.backends.base import TYPE_SHIFT, Backend, Encoded, Logits, ModelInput, Tokens
+from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.weights import load
+from reward_service.config import ClassifierSpec, RegressorSpec, RewardsConfig, error_sentence
+from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.rewards.loading import engine_for, open_model
+from reward_service.rewards.reading import last_chars, read_items
+from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits
+from reward_service.scorer import to_items
+from reward_service.settings import Settings
+from shared.schemas import ScoreRequest, Text
+
+SHOWN_CHARS, SHOWN_TOKENS = 600, 24
+PROMPT = "What is a stapler?"
+COMPLETIONS = ["It joins sheets of paper with a small metal clip.", "No.", "I would rather not say. " * 12]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two completions of one prompt, the better one first."""
+
+    prompt: Text | None
+    chosen: Text
+    rejected: Text
+
+
+def check(config: RewardsConfig, settings: Settings, pairs: Sequence[Pair] = ()) -> Iterator[str]:
+    """Yield the lines of the report. Raise `ConfigError` for the first model that cannot be served exactly."""
+    models = {name: spec for name, spec in config.rewards.items() if isinstance(spec, ClassifierSpec | RegressorSpec)}
+    if not models:
+        yield "no reward of the configuration has a model: there is nothing to check"
+    for name, spec in models.items():
+        try:
+            yield from check_model(name, spec, settings, pairs)
+        except RewardServiceError as error:
+            message = str(error)
+            raise ConfigError(message if name in message else f"rewards.{name}: {message}") from error
+
+
+def check_model(name: str, spec: ModelSpec, settings: Settings, pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yield the lines about one model."""
+    folder = open_model(name, spec)
+    check_labels(name, spec, folder)
+    yield f"{name}: {spec.kind} {spec.model}"
+    yield f"  model     {folder.head.class_name or folder.config.model_type}, outputs: {', '.join(folder.labels)}"
+    completion = f"{spec.after or ''}{COMPLETIONS[0]}"
+    example = encode(spec, folder, [PROMPT], [completion])[0]
+    reading = read(spec, folder, [PROMPT], [completion])[0]
+    yield f"  reads     {_shown(reading.text)}" + ("" if reading.second is None else f" | {_shown(reading.second)}")
+    yield f"  tokens    {len(example.tokens)} of {folder.max_tokens}: {_token_texts(folder, example.tokens)}"
+    measurement = engine_for(spec, folder, settings)
+    backend = engines.load(measurement.engine, folder, settings.cores())
+    tokens = [item.tokens for item in encode(spec, folder, [PROMPT] * 3, _completions(spec))]
+    together, alone = backend.forward(tokens), transformers_logits(folder, tokens)
+    yield f"  engine    {measurement.engine}"
+    yield f"  parity    scores are within {_deviation(spec, folder, together, alone):.2g} of transformers' alone"
+    if pairs:
+        yield f"  pairs     {_accuracy(spec, folder, backend, pairs)}"
+
+
+def read(
+    spec: ModelSpec, folder: ModelFolder, prompts: Sequence[Text], completions: Sequence[Text]
+) -> list[ModelInput]:
+    """Return what the model reads of each item. Raise the item's `RewardServiceError`."""
+    items = to_items(ScoreRequest(completions=list(completions), prompts=list(prompts)))
+    inputs = []
+    for reading in read_items(spec, items, folder.template, folder.end_token, folder.encoder.fits):
+        if not isinstance(reading, ModelInput):
+            raise reading
+        inputs.append(last_chars(reading, spec.last_chars))
+    return inputs
+
+
+def encode(spec: ModelSpec, folder: ModelFolder, prompts: Sequence[Text], completions: Sequence[Text]) -> list[Encoded]:
+    """Return the tokens that the model reads of each item. Raise the item's `RewardServiceError`."""
+    encoded = []
+    for item in folder.encoder.encode(read(spec, folder, prompts, completions)):
+        if not isinstance(item, Encoded):
+            raise item
+        encoded.append(item)
+    return encoded
+
+
+@torch.inference_mode()
+def transformers_logits(folder: ModelFolder, texts: Sequence[Tokens]) -> list[Logits]:
+    """Return each text's logits as transformers computes them in float32, alone, with the configuration as saved."""
+    model, rows = load(folder), []
+    for tokens in texts:
+        ids = torch.tensor([[token & ((1 << TYPE_SHIFT) - 1) for token in tokens]])
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if folder.uses_types:
+            inputs["token_type_ids"] = torch.tensor([[token >> TYPE_SHIFT for token in tokens]])
+        rows.append([float(value) for value in model(**inputs).logits[0]])
+    return rows
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Read preference pairs, one JSON object a line: `chosen`, `rejected` and, unless they contain it, `prompt`.
+
+    Raises `ConfigError` that names the line.
+    """
+    pairs = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the pairs in {path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                pairs.append(_pair(json.loads(line)))
+            except ValidationError as error:
+                raise ConfigError(f"{path}, line {number}: {error_sentence(error)}") from error
+            except (ValueError, TypeError, KeyError) as error:
+                raise ConfigError(
+                    f"{path}, line {number} is no pair: it needs `chosen` and `rejected`, and `prompt` unless they "
+                    f"contain it ({type(error).__name__}: {error})"
+                ) from error
+    if not pairs:
+        raise ConfigError(f"{path} holds no pairs")
+    return pairs
+
+
+def _pair(row: dict[str, Any]) -> Pair:
+    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
+    if prompt is None and isinstance(chosen, list) and len(chosen) > 1:  # the prompt is the conversation before
+        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    checked = ScoreRequest(completions=[chosen, rejected], prompts=None if prompt is None else [prompt, prompt])
+    return Pair(checked.prompts[0] if checked.prompts else None, *checked.completions)
+
+
+def _accuracy(spec: ModelSpec, folder: ModelFolder, backend: Backend, pairs: Sequence[Pair]) -> str:
+    right = ties = failed = 0
+    for pair in pairs:
+        try:
+            chosen, rejected = _scores(spec, folder, backend, pair)
+        except RewardServiceError:
+            failed += 1
+            continue
+        right, ties = right + (chosen > rejected), ties + (chosen == rejected)
+    scored = len(pairs) - failed
+    if not scored:
+        raise ConfigError("none of the pairs can be read; see `input` in docs/models.md")
+    line = f"{right} of {scored} ordered right ({right / scored:.1%})"
+    return line + (f", {ties} equal" if ties else "") + (f", {failed} cannot be read" if failed else "")
+
+
+def _scores(spec: ModelSpec, folder: ModelFolder, backend: Backend, pair: Pair) -> list[float]:
+    prompt = "" if pair.prompt is None else pair.prompt
+    encoded = encode(spec, folder, [prompt, prompt], [pair.chosen, pair.rejected])
+    logits = [backend.forward([item.tokens])[0] for item in encoded]
+    return [score_from_logits(spec, folder.labels, row, folder.multi_label)[0] for row in logits]
+
+
+def _completions(spec: ModelSpec) -> list[str]:
+    return [f"{spec.after or ''}{completion}" for completion in COMPLETIONS]
+
+
+def _deviation(spec: ModelSpec, folder: ModelFolder, rows: Iterable[Logits], alone: Iterable[Logits]) -> float:
+    def score(logits: Logits) -> float:
+        return score_from_logits(spec, folder.labels, logits, folder.multi_label)[0]
+
+    return max(abs(score(row) - score(other)) for row, other in zip(rows, alone, strict=True))
+
+
+def _shown(text: str) -> str:
+    return json.dumps(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…", ensure_ascii=False)
+
+
+def _token_texts(folder: ModelFolder, tokens: Tokens) -> str:
+    texts = folder.token_texts([token & ((1 << TYPE_SHIFT) - 1) for token in tokens])
+    shown = texts if len(texts) <= SHOWN_TOKENS else [*texts[: SHOWN_TOKENS // 2], "…", *texts[-SHOWN_TOKENS // 2 :]]
+    return " ".join(shown)

@@ -72,6 +72,11 @@ def freeze_and_trim_heap() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return freed memory to the system."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

@@ -170,6 +170,8 @@ class EngineInfo(Wire):
     dtype: str
     deterministic: bool = False
     """Whether a score is bitwise independent of what else is in its batch."""
+    batched: bool = True
+    """Whether texts are computed in batches; false for a model whose scores would depend on the rest of a batch."""
     texts_per_s: float | None = None
     """Measured throughput; null if the configuration names the engine."""
     error: float | None = None

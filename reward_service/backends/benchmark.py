@@ -1,33 +1,26 @@
 """Benchmark engines on a fixed set of texts: the speed of each, and the deviation of its scores from float32 torch."""
 
+import math
 import random
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from reward_service.backends.base import Backend, Logits, Tokens, probabilities
-from reward_service.backends.engines import REFERENCE, Engine, load
+from reward_service.backends.base import Backend, Logits, ModelInput, Tokens
+from reward_service.backends.engines import REFERENCE, Engine, by_end_tokens, load, load_torch
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.probe import TEXTS, Expected, ReadsLogits, deviations, encode
+from reward_service.backends.probe_engine import check_engine, expected_for, free_memory
 from reward_service.batch_planning import plan_batches
-from reward_service.errors import ConfigError
 from shared.model_store.progress import log
 
-PROBES = resources.files("reward_service.backends").joinpath("probes.txt")
 ROUNDS = 2
 QUEUE_SAMPLE = 64
 """Texts that batches are planned from, as many as a usual load has in the queue."""
 MIN_RELATIVE_SPEED = 0.5
 """Speed on four long texts, relative to the reference, below which an engine is not measured further."""
-MAX_DEVIATION = 0.1
-"""Largest deviation of any one score: an engine beyond it computes another model, e.g. a graph with fixed shapes."""
-LONG_CHARS = 8_000
-"""Characters of the long text of the equivalence check."""
 BUDGETS_TOKENS = (1024, 2048)
 """Batch sizes that are measured: larger ones are no faster on a CPU, and delay single texts."""
 
@@ -42,36 +35,74 @@ class Measurement:
     """None if it was not measured, because there was no choice."""
     error: float | None = None
     """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
+    batched: bool = True
+    """Whether texts are computed in batches; else one at a time, because others in the batch change their scores."""
 
 
-class ReadsLogits(Protocol):
-    """How a model's logits are read."""
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one engine made of the fixed texts."""
 
-    multi_label: bool
+    seconds: dict[int, float]
+    """Seconds of the faster round, by batch size in tokens."""
+    logits: list[Logits]
+    batched: bool
+    sample_s: float
+    """Seconds of a few long texts."""
 
 
 def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> list[Measurement]:
-    """Measure the engines in turns, round by round, so that other load on the machine affects all of them."""
+    """Measure one engine after the other, so that only one copy of the model is in memory.
+
+    Raise `ConfigError` if torch itself cannot compute the model reliably. Another engine that cannot, that is not
+    equivalent, or that is far slower on a few long texts, is reported and left out.
+    """
     tokens = probe_tokens(folder)
-    backends = load_all(folder, engines, threads, sample=sorted(tokens, key=len)[-4:])
-    seconds: defaultdict[tuple[Engine, int], float] = defaultdict(float)
-    logits: dict[Engine, list[Logits]] = {}
+    sample = sorted(tokens, key=len)[-4:]
+    expected, reference = _try_reference(folder, tokens, sample)
+    trials = {REFERENCE: reference}
+    for engine in (engine for engine in engines if engine != REFERENCE):
+        free_memory()
+        try:
+            backend: Backend | None = load(engine, folder, threads)
+            assert backend is not None
+            sample_s = _time_batch(backend, sample)
+            if sample_s <= reference.sample_s / MIN_RELATIVE_SPEED:
+                batched = check_engine(backend, expected, engine, folder).batched and reference.batched
+                trials[engine] = _try(backend, tokens, batched, sample_s)
+        except Exception as error:
+            log(f"{engine} cannot run {folder.path.name}: {error}")
+        backend = None
+    free_memory()
+    return [_result(engine, trials[engine], reference, folder) for engine in engines if engine in trials]
+
+
+def _try_reference(folder: ModelFolder, tokens: Sequence[Tokens], sample: Sequence[Tokens]) -> tuple[Expected, Trial]:
+    model = load_torch(folder)
+    expected, backend = expected_for(folder, model), by_end_tokens(model, folder)
+    batched = check_engine(backend, expected, REFERENCE, folder).batched
+    return expected, _try(backend, tokens, batched, _time_batch(backend, sample))
+
+
+def _try(backend: Backend, tokens: Sequence[Tokens], batched: bool, sample_s: float) -> Trial:
+    trial = Trial({}, [], batched, sample_s)
     for round_ in range(ROUNDS):
-        for engine, backend in backends.items():
-            for budget in BUDGETS_TOKENS:
-                started_s = time.monotonic()
-                logits[engine] = forward_mixed(backend, tokens, budget, seed=round_)
-                seconds[engine, budget] += time.monotonic() - started_s
-    measurements = []
-    for engine in (engine for engine in backends if engine in engines):
-        budget = min(BUDGETS_TOKENS, key=lambda budget: seconds[engine, budget])
-        rate = ROUNDS * len(tokens) / seconds[engine, budget]
-        error = score_error(logits[REFERENCE], logits[engine], folder)
-        measurements.append(Measurement(engine, budget, rate, error))
-    return measurements
+        for budget in BUDGETS_TOKENS:
+            started_s = time.monotonic()
+            trial.logits[:] = forward_mixed(backend, tokens, budget, seed=round_, batched=batched)
+            trial.seconds[budget] = min(trial.seconds.get(budget, math.inf), time.monotonic() - started_s)
+    return trial
 
 
-def forward_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int) -> list[Logits]:
+def _result(engine: Engine, trial: Trial, reference: Trial, folder: ModelFolder) -> Measurement:
+    budget = min(BUDGETS_TOKENS, key=trial.seconds.__getitem__)
+    rate = len(trial.logits) / trial.seconds[budget]
+    return Measurement(engine, budget, rate, score_error(reference.logits, trial.logits, folder), trial.batched)
+
+
+def forward_mixed(
+    backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int, *, batched: bool
+) -> list[Logits]:
     """Return the logits of texts in random order, a few requests at a time, so that no batch shape repeats.
 
     With repeating shapes, an engine that compiles something for each new shape would seem faster than in service.
@@ -79,7 +110,9 @@ def forward_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int
     order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
     for start in range(0, len(order), QUEUE_SAMPLE):
         queue = order[start : start + QUEUE_SAMPLE]
-        for batch in plan_batches([len(tokens[index]) for index in queue], budget_tokens, backend.padding_cost):
+        lengths = [len(tokens[index]) for index in queue]
+        batches = plan_batches(lengths, budget_tokens if batched else 0, backend.padding_cost)
+        for batch in batches:
             indices = [queue[place] for place in batch]
             logits.update(zip(indices, backend.forward([tokens[index] for index in indices]), strict=True))
     return [logits[index] for index in range(len(tokens))]
@@ -87,39 +120,8 @@ def forward_mixed(backend: Backend, tokens: Sequence[Tokens], budget_tokens: int
 
 def probe_tokens(folder: ModelFolder) -> list[Tokens]:
     """Return the tokens of the fixed texts."""
-    return [text.tokens for text in folder.encode(PROBES.read_text(encoding="utf-8").splitlines())]
-
-
-def load_all(
-    folder: ModelFolder, engines: Sequence[Engine], threads: int, sample: Sequence[Tokens]
-) -> dict[Engine, Backend]:
-    """Load the reference, and each engine that can run the model, is equivalent to it, and not far slower on `sample`.
-
-    An engine that cannot is reported and left out.
-    """
-    backends = {REFERENCE: load(REFERENCE, folder, threads)}
-    reference_s = _time_batch(backends[REFERENCE], sample)
-    for engine in (engine for engine in engines if engine != REFERENCE):
-        try:
-            backend = load(engine, folder, threads)
-            if _time_batch(backend, sample) <= reference_s / MIN_RELATIVE_SPEED:
-                check_equivalent(backends[REFERENCE], backend, folder)
-                backends[engine] = backend
-        except Exception as error:
-            log(f"{engine} cannot run {folder.path.name}: {error}")
-    return backends
-
-
-def check_equivalent(reference: Backend, backend: Backend, folder: ModelFolder) -> None:
-    """Raise `ConfigError` if any score, of short texts or of a long one, deviates by more than `MAX_DEVIATION`."""
-    lines = PROBES.read_text(encoding="utf-8")
-    texts = [lines[:LONG_CHARS], *lines.splitlines()[:: len(lines.splitlines()) // 8]]
-    tokens = [text.tokens for text in folder.encode(texts)]
-    expected = [reference.forward([text])[0] for text in tokens]
-    actual = [backend.forward(tokens[:1])[0], *backend.forward(tokens[1:])]
-    deviation = float(deviations(expected, actual, folder).max())
-    if not deviation <= MAX_DEVIATION:  # NaN is not
-        raise ConfigError(f"it computes something else than float32 torch, scores are off by {deviation:.2g}")
+    lines = TEXTS.read_text(encoding="utf-8").splitlines()
+    return [text.tokens for text in encode([*map(ModelInput, lines)], folder)]
 
 
 def _time_batch(backend: Backend, batch: Sequence[Tokens]) -> float:
@@ -132,14 +134,3 @@ def _time_batch(backend: Backend, batch: Sequence[Tokens]) -> float:
 def score_error(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> float:
     """Return the 99th percentile of the scores' deviations. Both arguments are (texts, labels)."""
     return float(np.quantile(deviations(reference, logits, folder), 0.99))
-
-
-def deviations(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> NDArray[np.float64]:
-    """Return the deviation of each text's score, (texts,): in probability, or as a share of a regressor's range."""
-    if len(reference[0]) == 1:
-        expected, actual = (np.asarray(rows, dtype=float)[:, 0] for rows in (reference, logits))
-        return np.asarray(np.abs(expected - actual) / max(float(np.ptp(expected)), 1e-9))
-    expected, actual = (
-        np.array([probabilities(row, multi_label=folder.multi_label) for row in rows]) for rows in (reference, logits)
-    )
-    return np.asarray(np.abs(expected - actual).max(axis=1))

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from reward_service.backends.base import Backend
+from reward_service.backends.end_tokens import ByEndTokens
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.config import BackendName, DType
 from reward_service.errors import ConfigError
 from reward_service.process import tune_malloc
+
+if TYPE_CHECKING:
+    from reward_service.backends.torch_backend import TorchBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,27 @@ def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]
 
 def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
     """Load a model into an engine. Raise `ConfigError`."""
+    return by_end_tokens(_load(engine, folder, threads), folder)
+
+
+def by_end_tokens(backend: Backend, folder: ModelFolder) -> Backend:
+    """Return the backend for a model's batches: one that splits them by end tokens, if its head needs that."""
+    return backend if folder.end_token_id is None else ByEndTokens(backend, folder.end_token_id)
+
+
+def load_torch(folder: ModelFolder, dtype: DType = REFERENCE.dtype) -> "TorchBackend":
+    """Load a model into torch, which can also compute a text as transformers does. Raise `ConfigError`."""
+    from reward_service.backends.torch_backend import TorchBackend
+
+    tune_malloc()
+    return TorchBackend(folder, dtype)
+
+
+def _load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:
     tune_malloc()
     match engine.backend:
         case "torch":
-            from reward_service.backends.torch_backend import TorchBackend
-
-            return TorchBackend(folder, engine.dtype)
+            return load_torch(folder, engine.dtype)
         case "openvino":
             from reward_service.backends.openvino_backend import OpenVinoBackend
 

@@ -95,6 +95,24 @@ def max_input_tokens(tokenizer: Any, config: Any) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
+def end_token_id(config: Any) -> int | None:
+    """Return the end token whose last occurrence the head reads: BART's and T5's, in batches of equal counts only."""
+    if not config.is_encoder_decoder or getattr(config, "decoder", None) is not None:
+        return None
+    return config.eos_token_id if isinstance(config.eos_token_id, int) else None
+
+
+def longest_text_decides(config: Any, max_tokens: int) -> bool:
+    """Return whether the longest text of a batch decides how the positions of all of them are computed."""
+    text_config = config.get_text_config()
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    layers = [rope, *(entry for entry in rope.values() if isinstance(entry, dict))]
+    return any(
+        entry.get("rope_type") == "longrope" and max_tokens > (entry.get("original_max_position_embeddings") or 0)
+        for entry in layers
+    )
+
+
 def padding_id(tokenizer: Any, config: Any) -> int | None:
     """Return the token id to pad batches with, or None where each batch needs one of its own.
 

@@ -8,12 +8,22 @@ from typing import Any
 from reward_service.backends.base import Encoded, ModelInput
 from reward_service.backends.chat_template import ChatTemplate, SystemTurns
 from reward_service.backends.heads import read_head, weight_files
-from reward_service.backends.model_config import max_input_tokens, padding_id, read_config, read_tokenizer
+from reward_service.backends.model_config import (
+    end_token_id,
+    longest_text_decides,
+    max_input_tokens,
+    padding_id,
+    read_config,
+    read_tokenizer,
+)
 from reward_service.backends.text_encoder import CHARS_PER_TOKEN, TextEncoder, Truncate
 from reward_service.errors import ConfigError, DoesNotFit
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
+
+MAX_SPECIAL_TOKENS = 6
+"""Special tokens that the probe of a model tries."""
 
 
 class ModelFolder:
@@ -45,6 +55,8 @@ class ModelFolder:
         self.regression = config.problem_type == "regression"
         self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
         self.pad_token_id = padding_id(self._tokenizer, config)
+        self.end_token_id = end_token_id(config)
+        self.longest_text_decides = longest_text_decides(config, self.max_tokens)
         self.end_token: str = self._tokenizer.eos_token or ""
         side = truncate or self._tokenizer.truncation_side
         self.template = (
@@ -58,7 +70,16 @@ class ModelFolder:
         self.encoder = TextEncoder(
             self._tokenizer, max_tokens=self.max_tokens, special_tokens=special_tokens, truncate=side
         )
+        self.gives_types = "token_type_ids" in self._tokenizer.model_input_names
         self.uses_types = self.encoder.has_types or (pairs and self.encoder.has_pair_types)
+        if config.model_type == "xlnet" and self.gives_types:  # computes types of 0 and no types differently
+            self.uses_types = True
+        self.special_token_texts: Sequence[str] = self._tokenizer.all_special_tokens[:MAX_SPECIAL_TOKENS]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Return the size of the weights."""
+        return sum(file.stat().st_size for file in weight_files(self.path))
 
     def check_unchanged(self) -> None:
         """Raise `ConfigError` if a file was replaced since it was hashed: its scores would have the wrong revision."""

@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
-from reward_service.backends.benchmark import PROBES, Measurement, check_equivalent, measure
-from reward_service.backends.engines import ENGINES, REFERENCE, Engine, load
+from reward_service.backends.benchmark import Measurement, measure
+from reward_service.backends.engines import ENGINES, Engine
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.probe import TEXTS
+from reward_service.backends.probe_engine import probe_engine
 from reward_service.errors import ConfigError
 from shared.model_store.cache import build_once, cache_home
 from shared.model_store.progress import log
 
-FORMAT = 7
+FORMAT = 8
 """Version of the benchmark and of the files in the cache."""
 
 
@@ -47,30 +49,35 @@ def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_erro
 
 
 def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
-    """Return the only engine allowed, after checking that it is equivalent to the reference. Raise `ConfigError`.
+    """Return the only engine allowed, after probing the model in it. Raise `ConfigError`.
 
-    A passed check is cached, whatever the machine.
+    A passed probe is cached, whatever the processor.
     """
-    if engine.backend == REFERENCE.backend:  # no graph is traced
-        return Measurement(engine)
+    measurements: list[Measurement] = []
 
     def build(into: Path) -> None:
-        _check_equivalent(folder, engine, threads)
-        (into / "verified.txt").write_text(f"{engine}\n", encoding="utf-8")
+        measurements.append(_probe(folder, engine, threads))
+        (into / "measured.json").write_text(json.dumps([asdict(measurements[0])]), encoding="utf-8")
 
-    name = f"verified-{_hash(FORMAT, folder.fingerprint, str(engine), _versions())}"
+    probes, gpu = TEXTS.read_text(encoding="utf-8"), torch.cuda.is_available()
+    name = f"verified-{_hash(FORMAT, probes, folder.fingerprint, str(engine), gpu, _versions())}"
     try:
-        build_once(cache_home() / "engines" / name, build)
-    except OSError:  # a read-only cache
-        _check_equivalent(folder, engine, threads)
-    return Measurement(engine)
+        return load_measurements(build_once(cache_home() / "engines" / name, build) / "measured.json")[0]
+    except OSError:  # a read-only cache: probed at each start
+        return measurements[0] if measurements else _probe(folder, engine, threads)
 
 
-def _check_equivalent(folder: ModelFolder, engine: Engine, threads: int) -> None:
+def _probe(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
     try:
-        check_equivalent(load(REFERENCE, folder, threads), load(engine, folder, threads), folder)
+        verdict = probe_engine(folder, engine, threads)
     except ConfigError as error:
-        raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}; choose another engine") from error
+        raise ConfigError(f"{engine} cannot run {folder.path.name}: {error}") from error
+    if not verdict.batched:
+        log(
+            f"{folder.path.name}: in a batch, {engine} gives a text other logits than alone (by up to "
+            f"{verdict.difference:.2g}), so texts are computed one at a time"
+        )
+    return Measurement(engine, batched=verdict.batched)
 
 
 def load_measurements(path: Path) -> list[Measurement]:
@@ -97,7 +104,7 @@ def summary(model: str, measurements: Sequence[Measurement]) -> str:
 
 def _key(folder: ModelFolder, engines: Sequence[Engine], max_score_error: float, threads: int) -> str:
     """Return the cache key: a hash of all that a selection depends on."""
-    probes, names = PROBES.read_text(encoding="utf-8"), [*map(str, engines)]
+    probes, names = TEXTS.read_text(encoding="utf-8"), [*map(str, engines)]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return _hash(FORMAT, probes, folder.fingerprint, names, max_score_error, threads, device, _versions())
 

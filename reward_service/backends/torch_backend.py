@@ -1,5 +1,6 @@
 """Torch with transformers. In float32 it is the reference that all other engines are compared with."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,9 @@ class TorchBackend:
         self._inputs, self._forward = forward_for(self._model, types=folder.uses_types)
         self._collator = collator_for(self._inputs)
         self._text_config, self._pad_token_id = self._model.config.get_text_config(), folder.pad_token_id
+        self._types_alone = folder.uses_types or (folder.gives_types and takes_types(self._model))
+        self._saved_pad_token_id = self._text_config.pad_token_id
+        self._restore = restorer(self._model)
         self.padding_cost = self._collator.padding_cost
 
     @torch.inference_mode()
@@ -34,10 +38,21 @@ class TorchBackend:
         if pad_token_id is None:
             pad_token_id = absent_id(batch, self._text_config.vocab_size)
         self._text_config.pad_token_id = pad_token_id  # a decoder's head reads the last token that is another
+        self._restore()
         arrays = self._collator.collate(batch, pad_token_id)
         tensors = (torch.from_numpy(arrays[name]).to(self._device) for name in self._inputs)
         logits = self._forward(*tensors)  # (texts, labels)
         return logits.float().tolist()
+
+    @torch.inference_mode()
+    def alone(self, tokens: Tokens) -> Logits:
+        """Return one text's logits as transformers computes them, with the configuration as it was saved."""
+        self._text_config.pad_token_id = self._saved_pad_token_id
+        self._restore()
+        inputs, forward = plain_forward(self._model, types=self._types_alone)
+        arrays = collator_for(inputs).collate([tokens], 0)
+        logits = forward(*(torch.from_numpy(arrays[name]).to(self._device) for name in inputs))
+        return logits[0].float().tolist()
 
 
 def forward_for(model: Any, *, types: bool = False) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
@@ -45,12 +60,37 @@ def forward_for(model: Any, *, types: bool = False) -> tuple[Sequence[str], Call
 
     `types` says that the inputs have token types, as sentence pairs do.
     """
+    if bert_cls_only.supports(model) and not types:
+        return ("ids", "positions", "gather_index", "mask", "scatter_index"), partial(bert_packed.forward, model)
+    return plain_forward(model, types=types)
+
+
+def plain_forward(model: Any, *, types: bool) -> tuple[Sequence[str], Callable[..., torch.Tensor]]:
+    """Return the model's own forward function, and the names of its inputs."""
     if types:
         return (
             "ids",
             "mask",
             "types",
         ), lambda ids, mask, types: model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
-    if bert_cls_only.supports(model):
-        return ("ids", "positions", "gather_index", "mask", "scatter_index"), partial(bert_packed.forward, model)
     return ("ids", "mask"), lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
+
+
+def takes_types(model: Any) -> bool:
+    """Return whether a model's forward function has an argument for token types."""
+    return "token_type_ids" in inspect.signature(model.forward).parameters
+
+
+def restorer(model: Any) -> Callable[[], None]:
+    """Return a function that undoes what a forward pass changes for good: BigBird's attention after a short text."""
+    saved = [
+        (module, module.attention_type)
+        for module in model.modules()
+        if hasattr(module, "set_attention_type") and hasattr(module, "attention_type")
+    ]
+
+    def restore() -> None:
+        for module, attention_type in saved:
+            module.set_attention_type(attention_type)
+
+    return restore

@@ -47,7 +47,9 @@ function facts(reward) {
   ));
 }
 
-function engineText({backend, dtype, deterministic, texts_per_s: speed}) {
-  const extras = [speed && `${Math.round(speed)} texts/s`, deterministic && "deterministic"];
+function engineText({backend, dtype, deterministic, batched, texts_per_s: speed}) {
+  const extras = [
+    speed && `${Math.round(speed)} texts/s`, deterministic && "deterministic", batched === false && "one text at a time",
+  ];
   return [`${backend}, ${dtype}`, ...extras].filter(Boolean).join(", ");
 }

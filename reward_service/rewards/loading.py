@@ -28,7 +28,7 @@ def model_reward(name: str, spec: ModelSpec, settings: Settings, device: Device,
         folder.check_unchanged()
     limits = QueueLimits(
         budget_tokens=spec.max_batch_tokens or measurement.max_batch_tokens,
-        max_items=1 if settings.deterministic else 256,
+        max_items=1 if settings.deterministic or not measurement.batched else 256,
         padding_cost=backend.padding_cost,
         max_queue_texts=settings.max_queue_texts,
         max_queue_tokens=settings.max_queue_tokens,
@@ -71,6 +71,7 @@ def engine_info(measurement: Measurement, settings: Settings) -> EngineInfo:
         backend=measurement.engine.backend,
         dtype=measurement.engine.dtype,
         deterministic=settings.deterministic,
+        batched=measurement.batched and not settings.deterministic,
         texts_per_s=measurement.texts_per_s,
         error=measurement.error,
     )

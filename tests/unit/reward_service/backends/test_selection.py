@@ -1,17 +1,16 @@
 import math
 from collections import defaultdict
 from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_service.backends import selection
-from reward_service.backends.base import Encoded
-from reward_service.backends.benchmark import Measurement, check_equivalent, score_error
+from reward_service.backends.benchmark import Measurement, score_error
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
 from reward_service.backends.model_config import max_input_tokens
+from reward_service.backends.probe import Verdict
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
 
@@ -58,69 +57,42 @@ def test_error_at_most_1(logits):
     assert 0 <= score_error(logits, [[b, a] for a, b in logits], SOFTMAX) <= 1
 
 
-class Constant:
-    """An engine that returns the same logits for every text."""
-
-    padding_cost, numeric_settings = 1.0, ()
-
-    def __init__(self, logits):
-        self.logits = logits
-
-    def forward(self, batch):
-        return [self.logits] * len(batch)
-
-
-class Folder:
-    """A model with one token per character."""
-
-    multi_label = False
-    lengths: ClassVar[list] = []
-
-    def encode(self, texts):
-        self.lengths.extend(map(len, texts))
-        return [Encoded([1] * len(text), False) for text in texts]
-
-
-@pytest.mark.parametrize("logits", [[0.0, 0.0], [math.nan, 0.0]])
-def test_check_equivalent(logits):
-    """An engine that deviates from the reference, on short texts or a long one, is rejected."""
-    certain = Constant([0.0, math.log(3)])
-    check_equivalent(certain, certain, Folder())
-    with pytest.raises(ConfigError, match="it computes something else than float32 torch"):
-        check_equivalent(certain, Constant(logits), Folder())
-    assert max(Folder.lengths) > 5000  # a long text too
-
-
 def test_verified_is_cached(tmp_path, monkeypatch):
-    """A passed equivalence check is cached, a failed one is not."""
+    """The verdict of a passed probe is cached, a failed one is not."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
-    compared, folder = [], SimpleNamespace(fingerprint="f", path=tmp_path)
-    monkeypatch.setattr(selection, "_check_equivalent", lambda *args: compared.append(args))
-    for engine in (Engine("openvino", "float32"), REFERENCE, Engine("torch", "bfloat16")):
-        assert [selection.verified(folder, engine, 2).engine for _ in range(2)] == [engine] * 2
-    assert len(compared) == 1
+    probed, folder = [], SimpleNamespace(fingerprint="f", path=tmp_path)
 
-    def another_model(*_):
-        compared.append(None)
+    def probe(_, engine, threads):
+        probed.append(engine)
+        return Verdict(batched=engine.backend != "torch", difference=0.3)
+
+    monkeypatch.setattr(selection, "probe_engine", probe)
+    for engine in (Engine("openvino", "float32"), REFERENCE, Engine("torch", "bfloat16")):
+        for _ in range(2):
+            assert selection.verified(folder, engine, 2) == Measurement(engine, batched=engine.backend != "torch")
+    assert len(probed) == 3
+
+    def another_model(*args):
+        probed.append(args)
         raise ConfigError("it computes something else")
 
-    monkeypatch.setattr(selection, "_check_equivalent", another_model)
+    monkeypatch.setattr(selection, "probe_engine", another_model)
     for _ in range(2):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=r"onnxruntime float32 cannot run .*: it computes something else"):
             selection.verified(folder, Engine("onnxruntime", "float32"), 2)
-    assert len(compared) == 3
+    assert len(probed) == 5
 
 
 @pytest.mark.parametrize("backend", sorted({engine.backend for engine in ENGINES}))
 def test_upgrade_invalidates_cache(backend, tmp_path, monkeypatch):
-    """After an upgrade of any engine's package the equivalence check runs again."""
+    """After an upgrade of any engine's package the probe runs again."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
-    versions, compared = defaultdict(lambda: "1"), []
+    versions, probed = defaultdict(lambda: "1"), []
     monkeypatch.setattr(selection, "version", versions.__getitem__)
-    monkeypatch.setattr(selection, "_check_equivalent", lambda *args: compared.append(args))
+    monkeypatch.setattr(selection, "probe_engine", lambda *args: probed.append(args) or Verdict(True, 0.0))
     for versions[backend] in ("1", "2"):
         selection.verified(SimpleNamespace(fingerprint="f", path=tmp_path), Engine("openvino", "float32"), 2)
-    assert len(compared) == 2
+    assert len(probed) == 2
 
 
 @pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])

@@ -6,7 +6,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from reward_service.errors import ConfigError
+from reward_service.errors import ConfigError, Draining
 from reward_service.rewards.function_call import CallResult
 from reward_service.rewards.function_frames import Ready, Start
 from reward_service.rewards.function_process import Worker, WorkerLost
@@ -53,8 +53,8 @@ class WorkerPool:
     async def run(self, payload: bytes, limit_s: float) -> CallResult:
         """Call the function with a pickled `Call`. The limit counts from the moment that a worker takes the call.
 
-        Raise `CallTimeout`, `WorkerLost`, or `ConfigError` if no worker can be started. If the caller is cancelled, an
-        async function is, too; a call that goes on nevertheless holds its worker until the limit.
+        Raise `CallTimeout`, `WorkerLost`, `ConfigError` if no worker can be started, or `Draining`. If the caller is
+        cancelled, an async function is, too; a call that goes on nevertheless holds its worker until the limit.
         """
         ticket = _Ticket(payload, limit_s)
         task = asyncio.create_task(self._run(ticket))
@@ -62,6 +62,10 @@ class WorkerPool:
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
+        except (WorkerLost, ConfigError):
+            if self._closed:
+                raise Draining from None
+            raise
         except asyncio.CancelledError:
             if ticket.worker is None:
                 task.cancel()
@@ -94,6 +98,8 @@ class WorkerPool:
         """Wait for a worker that can take a call; start another one if all are busy."""
         failures = self._failures
         while True:
+            if self._closed:
+                raise Draining
             self._workers[:] = [worker for worker in self._workers if worker.alive]
             free = [worker for worker in self._workers if worker.calls < worker.capacity]
             if free:
@@ -163,12 +169,13 @@ class WorkerPool:
         return worker
 
     async def close(self) -> None:
-        """End all workers. Calls in flight raise `WorkerLost`."""
+        """End all workers. Calls in flight raise `Draining`, which a client retries at another replica."""
         self._closed = True
         workers = list(self._workers)
         _kill_all(self._workers)
-        for task in [*self._launches, *(task for task in self._calls if self._waiting)]:
+        for task in self._launches:
             task.cancel()
+        self._wake()
         self._launcher.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(worker.ended() for worker in workers))
 

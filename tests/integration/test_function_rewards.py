@@ -13,7 +13,7 @@ import pytest
 
 from remote_rewards import RewardClient
 from reward_service.config import FunctionSpec
-from reward_service.errors import ConfigError
+from reward_service.errors import ConfigError, Draining
 from reward_service.rewards import function_process
 from reward_service.rewards.base import Items
 from reward_service.rewards.function import FunctionReward
@@ -136,6 +136,16 @@ async def test_stopped_workers():
         (worker,) = (await served.score(items("a"))).scores
     with pytest.raises(ProcessLookupError):
         os.kill(int(worker), 0)
+
+
+@pytest.mark.parametrize("keys", [{}, {"rows": "independent"}])
+async def test_stop_during_calls(keys):
+    """Calls that a stop meets, running or waiting for a worker, can be retried at another replica."""
+    async with reward("loops", workers=1, **keys) as served:
+        calls = [asyncio.create_task(served.score(items("bad", "bad"))) for _ in range(2)]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Draining] * 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines bench-slo bench-step soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ e2e: install ## Run the end-to-end tests: real trainings
 
 test: install browser lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
 	$(BIN)/pytest --durations=15
+
+test-clients: install ## Test the clients of trainers from their published packages; installs what is missing
+	REMOTE_REWARDS_CLIENTS=1 $(BIN)/pytest tests/clients
 
 coverage: install ## Run all tests and list the lines and branches without coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered

@@ -1,0 +1,1 @@
+"""The clients of trainers from their published packages, against the real service."""

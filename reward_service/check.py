@@ -67,8 +67,9 @@ def check_model(name: str, spec: ModelSpec, settings: Settings, pairs: Sequence[
     measurement = engine_for(spec, folder, settings)
     backend = engines.load(measurement.engine, folder, settings.cores())
     tokens = [item.tokens for item in encode(spec, folder, [PROMPT] * 3, _completions(spec))]
-    together, alone = backend.forward(tokens), transformers_logits(folder, tokens)
-    yield f"  engine    {measurement.engine}"
+    batches = [tokens] if measurement.batched else [[text] for text in tokens]
+    together, alone = [row for batch in batches for row in backend.forward(batch)], transformers_logits(folder, tokens)
+    yield f"  engine    {measurement.engine}, {'in batches' if measurement.batched else 'one text at a time'}"
     yield f"  parity    scores are within {_deviation(spec, folder, together, alone):.2g} of transformers' alone"
     if pairs:
         yield f"  pairs     {_accuracy(spec, folder, backend, pairs)}"

@@ -124,12 +124,12 @@ def _read_chat(
     fits: Callable[[str], bool],
 ) -> ModelInput:
     spoken(completion)  # a conversation in which the assistant says nothing is not scored
-    asked, answered = _messages(prompt, "user"), _messages(completion, "assistant")
+    prompt_turns, completion_turns = _messages(prompt, "user"), _messages(completion, "assistant")
     if spec.after is not None:
-        answered = _after_tag_in_turns(answered, spec.after)
-    text = template.render([*asked, *answered], **options)
+        completion_turns = _after_tag_in_turns(completion_turns, spec.after)
+    text = template.render([*prompt_turns, *completion_turns], **options)
     if spec.truncate in (None, "prompt") and not fits(text):
-        text = _fit(asked, answered, template, options, fits)
+        text = _fit(prompt_turns, completion_turns, template, options, fits)
         return ModelInput(text, prompt_cut=True)
     return ModelInput(text)
 
@@ -138,27 +138,27 @@ def _after_tag_in_turns(messages: list[ChatMessage], tag: str) -> list[ChatMessa
     """Keep of each assistant turn what follows the tag; the last one must contain it."""
     spoken_turns = [m for m in messages if m.get("role") == "assistant" and plain_text(m.get("content") or "").strip()]
     last = spoken_turns[-1]
-    kept = []
+    turns = []
     for message in messages:
         content = plain_text(message.get("content") or "")
         if message is last or (message.get("role") == "assistant" and tag in content):
             message = {**message, "content": after_tag(content, tag)}
-        kept.append(message)
-    return kept
+        turns.append(message)
+    return turns
 
 
 def _fit(
-    asked: Sequence[ChatMessage],
-    answered: Sequence[ChatMessage],
+    prompt_turns: Sequence[ChatMessage],
+    completion_turns: Sequence[ChatMessage],
     template: Renders,
     options: Mapping[str, Any],
     fits: Callable[[str], bool],
 ) -> str:
     """Return the conversation with as little of the prompt cut, from its beginning, as makes it fit."""
-    total = sum(len(plain_text(message.get("content") or "")) for message in asked)
+    total = sum(len(plain_text(message.get("content") or "")) for message in prompt_turns)
 
     def rendered(dropped_chars: int) -> str:
-        return template.render([*without_beginning(asked, dropped_chars), *answered], **options)
+        return template.render([*without_beginning(prompt_turns, dropped_chars), *completion_turns], **options)
 
     if not fits(rendered(total)):
         raise DoesNotFit("the completion does not fit into the tokens that the model reads, even without its prompt")
@@ -172,12 +172,12 @@ def _fit(
 def without_beginning(messages: Sequence[ChatMessage], dropped_chars: int) -> list[ChatMessage]:
     """Return messages without so many characters of their contents, the oldest first; system turns go last."""
     order = sorted(range(len(messages)), key=lambda index: (messages[index].get("role") == "system", index))
-    kept = list(messages)
+    shortened = list(messages)
     for index in order:
         content = plain_text(messages[index].get("content") or "")
-        kept[index] = {**messages[index], "content": content[dropped_chars:]}
+        shortened[index] = {**messages[index], "content": content[dropped_chars:]}
         dropped_chars = max(0, dropped_chars - len(content))
-    return kept
+    return shortened
 
 
 def _template_options(columns: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:

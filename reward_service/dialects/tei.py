@@ -142,7 +142,7 @@ def parse(body: bytes, query: Query) -> tuple[ScoreRequest, Wanted]:
     """Parse a body: a text is a completion, a pair is a prompt and a completion."""
     request = parse_json(PredictRequest, body)
     inputs = request.inputs
-    if not inputs:
+    if inputs == []:
         raise EmptyInputs("inputs is empty")
     batch = not isinstance(inputs, str) and isinstance(inputs[0], list)
     items = inputs if batch else [[inputs] if isinstance(inputs, str) else inputs]

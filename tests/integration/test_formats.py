@@ -49,11 +49,29 @@ FORMATS = {
     ),
     "nemo_gym": Format("/verify", rollout, lambda body: body["reward"], waits=True),
 }
+LABEL_FORMATS = {
+    "vllm": Format(
+        "/classify",
+        lambda text: {"input": text, "use_activation": False},
+        lambda body: body["data"][0]["probs"][0],
+    ),
+    "sglang": Format("/v1/embeddings", lambda text: {"input": text}, lambda body: body["data"][0]["embedding"][0]),
+    "sglang_text": Format("/classify", lambda text: {"text": text}, lambda body: body["embedding"][0]),
+    "tei": Format("/predict", lambda text: {"inputs": text, "raw_scores": True}, lambda body: body[0]["score"]),
+    "infinity": Format(
+        "/infinity/classify",
+        lambda text: {"input": [text], "raw_scores": True},
+        lambda body: body["data"][0][0]["score"],
+    ),
+}
+"""Formats with labels, whose errors are tested in files of their own."""
+ALL_FORMATS = FORMATS | LABEL_FORMATS
 each_format = pytest.mark.parametrize("name", FORMATS)
+every_format = pytest.mark.parametrize("name", ALL_FORMATS)
 
 
 def score(url, name, text):
-    spoken = FORMATS[name]
+    spoken = ALL_FORMATS[name]
     response = httpx.post(url + spoken.path, json=spoken.body(text), timeout=60)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
     return spoken.score(response.json())
@@ -70,24 +88,24 @@ def model_url(tmp_path_factory):
         yield url
 
 
-@each_format
+@every_format
 @pytest.mark.parametrize("text", TEXTS)
 def test_format_scores_rule(rules_url, name, text):
     """A rule's score is the native one in each format."""
     assert [score(rules_url, name, text)] == native_scores(rules_url, "banana", [text])
 
 
-@each_format
+@every_format
 @pytest.mark.parametrize("text", TEXTS[:2])
 def test_format_scores_model(model_url, name, text):
     """A model's score is the native one in each format, to the bit."""
     assert [score(model_url, name, text)] == native_scores(model_url, "rating", [text])
 
 
-@each_format
+@every_format
 async def test_format_order(rules_url, name):
     """Each of 200 concurrent calls gets the score of its own text."""
-    texts, spoken = ["word " * index for index in range(200)], FORMATS[name]
+    texts, spoken = ["word " * index for index in range(200)], ALL_FORMATS[name]
     async with httpx.AsyncClient(base_url=rules_url, timeout=60) as client:
         calls = [client.post(spoken.path, json=spoken.body(text)) for text in texts]
         scores = [spoken.score(response.json()) for response in await asyncio.gather(*calls)]
@@ -113,16 +131,16 @@ def test_formats_share_batches(model_url, monkeypatch):
 
     monkeypatch.setattr(TorchBackend, "forward", gated)
     batches, texts, _ = batch_metrics(model_url)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(len(ALL_FORMATS) + 2) as pool:
         calls = [pool.submit(native_scores, model_url, "rating", ["the first"])]
         assert entered.wait(30)
-        calls += [pool.submit(score, model_url, name, f"in {name}") for name in FORMATS]
+        calls += [pool.submit(score, model_url, name, f"in {name}") for name in ALL_FORMATS]
         calls += [pool.submit(native_scores, model_url, "rating", ["native"])]
-        wait_for(lambda: batch_metrics(model_url)[2] >= len(FORMATS) + 1)
+        wait_for(lambda: batch_metrics(model_url)[2] >= len(ALL_FORMATS) + 1)
         opened.set()
         for call in calls:
             call.result()
-    assert batch_metrics(model_url)[:2] == [batches + 2, texts + len(FORMATS) + 2]
+    assert batch_metrics(model_url)[:2] == [batches + 2, texts + len(ALL_FORMATS) + 2]
 
 
 class Failing(Plain):

@@ -1,6 +1,5 @@
 """The format of Text Embeddings Inference: `/predict` with texts, pairs and batches, and `/info`."""
 
-import asyncio
 import math
 
 import pytest
@@ -128,13 +127,6 @@ async def test_tei_info():
     assert (mood["max_input_length"], mood["sha"], mood["docker_label"]) == (10, None, None)
     assert length["model_type"]["classifier"]["id2label"] == {"0": "length"}
     assert (unknown.status_code, unknown.json()["error_type"]) == (404, "Validation")
-
-
-async def test_tei_order():
-    """Each of 200 concurrent calls gets the values of its own text."""
-    async with serving_labels() as client:
-        replies = await asyncio.gather(*(predict(client, "word " * (1 + i), raw_scores=True) for i in range(200)))
-    assert [reply[0]["score"] for reply in replies] == [1.0 + i for i in range(200)]
 
 
 def test_huggingface_client(rules_url):

@@ -1,6 +1,5 @@
 """vLLM's format: `/classify` with labels, probabilities and logits, and the list of models."""
 
-import asyncio
 import math
 
 import httpx
@@ -135,14 +134,6 @@ async def test_vllm_models():
     assert models["object"] == "list"
     assert [model["id"] for model in models["data"]] == ["mood", "tags", "rating", "length"]
     assert models["data"][0]["max_model_len"] == 10
-
-
-async def test_vllm_order():
-    """Each of 200 concurrent calls gets the values of its own text."""
-    async with serving_labels() as client:
-        calls = [classify(client, input="word " * (1 + i), use_activation=False) for i in range(200)]
-        contents = await asyncio.gather(*calls)
-    assert [content["data"][0]["probs"][1] for content in contents] == [1.0 + i for i in range(200)]
 
 
 def test_vllm_equals_native(models_url):

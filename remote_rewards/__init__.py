@@ -8,7 +8,7 @@ of this package, such as `client`, the reward is `remote_rewards.rewards.<name>`
 from remote_rewards import import_check, rewards  # noqa: F401 (the check comes first: it explains why imports fail)
 from remote_rewards.client import RewardClient
 from remote_rewards.retry import RetryScheduled
-from remote_rewards.trl import RemoteReward, remote_reward, reward_from_environment
+from remote_rewards.trl import RemoteReward, SyncRemoteReward, remote_reward, reward_from_environment
 from shared.errors import (
     BadRequest,
     DuplicateLabel,
@@ -61,6 +61,7 @@ __all__ = [
     "ServiceError",
     "ServiceInfo",
     "ServiceUnreachable",
+    "SyncRemoteReward",
     "Unauthorized",
     "UnknownReward",
     "remote_reward",

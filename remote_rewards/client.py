@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -24,6 +24,7 @@ from shared.aio import EventLoopThread, gather_or_cancel
 from shared.errors import BadRequest, InvalidUrl, RevisionChanged
 from shared.schemas import Limits, ScoreResponse, ServiceInfo
 
+T = TypeVar("T")
 MAX_CONSISTENCY_ATTEMPTS = 3
 """Attempts to get all chunks of a call scored by one revision; a reload in between is short."""
 
@@ -174,7 +175,7 @@ class RewardClient:
 
     def info(self, *, timeout_s: float | None = None) -> ServiceInfo:
         """Return what `ainfo` does, for callers without an event loop."""
-        return self._thread.run(self.ainfo(timeout_s=timeout_s))
+        return self.run(self.ainfo(timeout_s=timeout_s))
 
     def score(
         self,
@@ -189,7 +190,11 @@ class RewardClient:
     ) -> ScoreResponse:
         """Score like `ascore`, for callers without an event loop."""
         call = partial(self.ascore, completions, prompts, columns, rewards)
-        return self._thread.run(call(details=details, revisions=revisions, trainer_state=trainer_state))
+        return self.run(call(details=details, revisions=revisions, trainer_state=trainer_state))
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Run a call of this client's coroutines, for callers without an event loop, and return its result."""
+        return self._thread.run(call)
 
     @property
     def _thread(self) -> EventLoopThread:

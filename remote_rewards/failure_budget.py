@@ -77,6 +77,15 @@ def mask_failed(reward: RewardScores, rewards: Iterable[RewardScores]) -> list[f
     return [None if str(index) in failed else score for index, score in enumerate(reward.scores)]
 
 
+def check_all_scored(name: str, reward: RewardScores) -> None:
+    """Raise `FailureBudgetExceeded` if an item has no score, whether the reward failed or does not apply."""
+    for index, error in reward.errors.items():
+        raise FailureBudgetExceeded(
+            f"completion {index} of {len(reward.scores)} has no {name!r} score, and the trainer would use 0.0 for it; "
+            f"{error.code}: {error.message}"
+        )
+
+
 def check_fully_failed_group(prompts: Sequence[Any], rewards: Sequence[RewardScores]) -> None:
     """Raise `FailureBudgetExceeded` if every completion of a prompt lacks one of its scores."""
     failed = failed_items(rewards)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_rewards.client import RewardClient
-from remote_rewards.failure_budget import FailureBudget, mask_failed
+from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed
 from remote_rewards.reward_group import RewardCall, RewardResult, learned_scores, score_in_group
 from shared.errors import UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, NAME_PATTERN, RewardInfo, RewardScores, ServiceInfo
@@ -45,6 +45,7 @@ def remote_reward(
     hedge_after_s: float | None = None,
     label: str | None = None,
     watch_only: bool = False,
+    sync: bool = False,
 ) -> "RemoteReward":
     """Return a reward function for TRL's `reward_funcs`: the reward `name` of the service at `urls`.
 
@@ -61,10 +62,15 @@ def remote_reward(
     An item on which one reward fails gets no score from any reward called with it, of whatever service: a sum of the
     others would be a wrong reward. Rewards are called together if one `asyncio.gather` calls them with the same list of
     completions, as TRL does. This does not include reward functions that run in the trainer: serve those, too.
+
+    With `sync`, the function is a plain one that returns floats, for trainers that do not await rewards, such as TRL's
+    OnlineDPO, SDPO and A2PO: given an async function, they stop with "'coroutine' object is not iterable". They count
+    an item without a score as 0.0, or cannot have one, so that any such item raises `FailureBudgetExceeded`.
     """
     endpoints = tuple(url.rstrip("/") for url in ([urls] if isinstance(urls, str) else urls))
     client = _shared_client(endpoints, api_key or api_key_from_environment(), timeout_s, hedge_after_s)
-    return RemoteReward(
+    reward_class = SyncRemoteReward if sync else RemoteReward
+    return reward_class(
         client,
         name,
         failure_budget=failure_budget,
@@ -175,6 +181,21 @@ class RemoteReward:
         self.revision = scores.revision
         if not self.watch_only:
             self._failure_budget.record(scores)
+
+
+class SyncRemoteReward(RemoteReward):
+    """The reward as a plain function, which raises where an item has no score. Can be pickled."""
+
+    def __call__(  # type: ignore[override]  # not a coroutine: that is its purpose
+        self, /, prompts: Sequence[Any], completions: Sequence[Any], **arguments: Any
+    ) -> list[float | None]:
+        """Score one batch like `RemoteReward`; None occurs only with `watch_only`."""
+        return self.client.run(super().__call__(prompts, completions, **arguments))
+
+    def _check(self, scores: RewardScores) -> None:
+        super()._check(scores)
+        if not self.watch_only:
+            check_all_scored(self.name, scores)
 
 
 def plain_fields(state: Any) -> dict[str, Any] | None:

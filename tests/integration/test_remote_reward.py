@@ -1,6 +1,7 @@
 """Rewards for TRL against a real service."""
 
 import asyncio
+import pickle
 
 import httpx
 import pytest
@@ -27,6 +28,15 @@ async def test_scores_and_metrics(rules_url):
     assert logged["remote/banana/frac_missing"] == 0
     assert 0 < logged["remote/banana/latency_ms_p50"] <= logged["remote/banana/latency_ms_p99"]
     await reward.client.aclose()
+
+
+async def test_sync_reward(rules_url):
+    """A sync reward returns the same scores from plain code, whether or not an event loop runs around it."""
+    reward = pickle.loads(pickle.dumps(remote_reward(rules_url, "banana", sync=True)))
+    in_loop = reward(prompts=PROMPTS, completions=CHATS)
+    in_thread = await asyncio.to_thread(reward, PROMPTS, CHATS, completion_ids=[[1], [2]], answer=["a", "b"])
+    assert in_loop == in_thread == pytest.approx([1.99, -0.505])
+    reward.client.close()
 
 
 async def test_rewards_share_one_request(rules_url):

@@ -27,6 +27,9 @@ class FakeClient:
         self.retries = 0
         self.requests = []
 
+    def run(self, call):
+        return asyncio.run(call)
+
     async def ascore(self, completions, prompts, columns, rewards, *, revisions, trainer_state=None):
         self.requests.append(rewards)
         revision = self.revisions.pop(0) if self.revisions else "r"

@@ -17,6 +17,7 @@ from shared.errors import (
     RequestTimeout,
     RevisionChanged,
     RewardError,
+    ServiceError,
     ServiceUnreachable,
     Unauthorized,
     UnknownReward,
@@ -51,6 +52,12 @@ def stream(*parts, status=200, headers=()):
             yield part
 
     return httpx.Response(status, headers=headers, content=body(), request=httpx.Request("POST", URL))
+
+
+def own_errors(base=RewardError):
+    """Return the errors that are constructed from a message alone."""
+    own = [base] if not issubclass(base, ServiceError) and base.__module__.startswith(("shared", "remote_")) else []
+    return own + [error for subclass in base.__subclasses__() for error in own_errors(subclass)]
 
 
 class TestRaiseForProblem:
@@ -140,6 +147,12 @@ class TestRaiseForProblem:
         copy = pickle.loads(pickle.dumps(error("no", status=429, code="x", retry_after_s=2.5)))
         assert (type(copy), str(copy)) == (error, "no")
         assert (copy.status, copy.code, copy.retry_after_s) == (429, "x", 2.5)
+
+    @pytest.mark.parametrize("error", own_errors(), ids=lambda error: error.__name__)
+    def test_pickle_without_status(self, error):
+        """All other errors survive pickling, as process pools need it, with their message."""
+        copy = pickle.loads(pickle.dumps(error("no")))
+        assert (type(copy), copy.args) == (error, ("no",))
 
 
 class TestReadResponse:

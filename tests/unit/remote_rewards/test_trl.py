@@ -7,8 +7,8 @@ from transformers import TrainerState
 
 import remote_rewards
 from remote_rewards import remote_reward
-from remote_rewards.trl import RemoteReward, latency_metrics, reward_metrics
-from shared.errors import DuplicateLabel, RevisionChanged, UnknownReward
+from remote_rewards.trl import RemoteReward, SyncRemoteReward, latency_metrics, reward_metrics
+from shared.errors import DuplicateLabel, FailureBudgetExceeded, RevisionChanged, UnknownReward
 from shared.schemas import ItemError, RewardScores
 from tests.unit.remote_rewards.fakes import FakeClient
 
@@ -112,6 +112,31 @@ async def test_column_called_self():
     reward = RemoteReward(FakeClient(), "x")
     columns = {"self": [1], "name": [2], "client": [3], "call": [4], "prompt": [5]}
     assert await reward(prompts=["p"], completions=["c"], completion_ids=[[1]], **columns) == [1.0]
+
+
+def test_sync_reward_is_a_plain_function():
+    """With `sync`, the reward is no coroutine function, has the name of its reward, and can be pickled."""
+    reward = pickle.loads(pickle.dumps(remote_reward("http://a", "banana", sync=True)))
+    assert not inspect.iscoroutinefunction(reward.__call__)
+    assert (reward.__name__, reward.client.urls) == ("banana", ["http://a"])
+
+
+@pytest.mark.parametrize("code", ["failed", "not_applicable"])
+def test_sync_reward_raises_for_a_null(code):
+    """A sync reward raises where an item has no score, and names it; one that is only watched returns None."""
+    client = FakeClient({"x": {"c": code}})
+    batch = {"prompts": ["p"] * 3, "completions": ["a", "b", "c"]}
+    with pytest.raises(FailureBudgetExceeded, match=f"completion 2 of 3 has no 'x' score.*{code}: it broke"):
+        SyncRemoteReward(client, "x")(**batch)
+    assert SyncRemoteReward(client, "x", watch_only=True)(**batch) == [1.0, 1.0, None]
+
+
+def test_sync_reward_is_pinned():
+    """A sync reward raises for another revision than that of its first call."""
+    reward = SyncRemoteReward(FakeClient(revisions="12"), "x")
+    assert reward(prompts=["p"], completions=["c"], completion_ids=[[1]], answer=["a"]) == [1.0]
+    with pytest.raises(RevisionChanged, match="1"):
+        reward(prompts=["p"], completions=["c"])
 
 
 class Logging(FakeClient):

@@ -30,7 +30,7 @@ class RewardCall:
 
     client: RewardClient
     name: str
-    prompts: Sequence[Any]
+    prompts: Sequence[Any] | None
     columns: Mapping[str, Sequence[Any]]
     revision: str | None
     """The only revision whose scores are accepted; None accepts any."""
@@ -107,7 +107,7 @@ class RewardGroup:
         check_labels(self.calls)
         async with all_ranks_succeed(max(call.client.timeout_s for call in self.calls)) as revisions:
             results = await self._request_all()
-            check_fully_failed_group(self.calls[0].prompts, learned_scores(results))
+            check_fully_failed_group(self.calls[0].prompts or (), learned_scores(results))
             revisions.update({call.label: results[call].scores.revision for call in results if call.same_on_all_ranks})
         return results
 

@@ -131,7 +131,7 @@ class RemoteReward:
     async def __call__(
         self,
         /,  # a column may be called self
-        prompts: Sequence[Any],
+        prompts: Sequence[Any] | None,
         completions: Sequence[Any],
         completion_ids: Sequence[Any] | None = None,
         trainer_state: Any = None,
@@ -165,7 +165,9 @@ class RemoteReward:
                 log_extra(column, values)
         return result.scores.scores if self.watch_only else mask_failed(result.scores, learned_scores(results))
 
-    def _log(self, log_metric: LogMetric, result: RewardResult, prompts: Sequence[Any], *, changed: bool) -> None:
+    def _log(
+        self, log_metric: LogMetric, result: RewardResult, prompts: Sequence[Any] | None, *, changed: bool
+    ) -> None:
         """Log how the call went, and what the function itself logged at the service."""
         metrics = reward_metrics(result.scores, prompts) | latency_metrics(self._latencies_s)
         for metric, value in {**metrics, "retries": result.retries, "service_revision_changed": changed}.items():
@@ -187,9 +189,9 @@ class SyncRemoteReward(RemoteReward):
     """The reward as a plain function, which raises where an item has no score. Can be pickled."""
 
     def __call__(  # type: ignore[override]  # not a coroutine: that is its purpose
-        self, /, prompts: Sequence[Any], completions: Sequence[Any], **arguments: Any
+        self, /, prompts: Sequence[Any] | None, completions: Sequence[Any], **arguments: Any
     ) -> list[float | None]:
-        """Score one batch like `RemoteReward`; None occurs only with `watch_only`."""
+        """Score one batch like `RemoteReward`. Prompts may be None; a score is None only with `watch_only`."""
         return self.client.run(super().__call__(prompts, completions, **arguments))
 
     def _check(self, scores: RewardScores) -> None:
@@ -206,12 +208,13 @@ def plain_fields(state: Any) -> dict[str, Any] | None:
     return {name: value for name, value in fields.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
-def reward_metrics(reward: RewardScores, prompts: Sequence[Any]) -> dict[str, float]:
+def reward_metrics(reward: RewardScores, prompts: Sequence[Any] | None) -> dict[str, float]:
     """Return the metrics that show a degenerate reward.
 
     Shares of the items without a score and of the truncated items, and of the prompts whose scores are all equal.
     """
     items = max(1, len(reward.scores))
+    prompts = [None] * len(reward.scores) if prompts is None else prompts
     groups: dict[str, set[float]] = {}
     for prompt, score in zip(prompts, reward.scores, strict=True):
         groups.setdefault(repr(prompt), set()).update(() if score is None else (score,))

@@ -92,9 +92,10 @@ def optimism() -> Callable[..., list[float]]:
     from reward_service.backends.base import Backend
     from reward_service.backends.engines import REFERENCE, load
     from reward_service.backends.model_folder import ModelFolder
-    from reward_service.config import ClassifierSpec, RegressorSpec, read_config
+    from reward_service.config import read_config
     from reward_service.process import usable_cores
     from reward_service.rewards.model import score_from_logits
+    from reward_service.specs import ClassifierSpec, RegressorSpec
     from shared.model_store import resolve
 
     specs = read_config(None).rewards

@@ -17,13 +17,14 @@ from reward_service.backends import engines
 from reward_service.backends.base import TYPE_SHIFT, Backend, Encoded, Logits, ModelInput, Tokens
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.weights import load
-from reward_service.config import ClassifierSpec, RegressorSpec, RewardsConfig, error_sentence
+from reward_service.config import RewardsConfig, error_sentence
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.rewards.loading import engine_for, open_model
 from reward_service.rewards.reading import last_chars, read_items
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits
 from reward_service.scorer import to_items
 from reward_service.settings import Settings
+from reward_service.specs import ClassifierSpec, RegressorSpec
 from shared.schemas import ScoreRequest, Text
 
 SHOWN_CHARS, SHOWN_TOKENS = 600, 24

@@ -10,10 +10,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reward_service import logs
-from reward_service.config import BackendName, ClassifierSpec, DType, RegressorSpec, error_sentence, read_config
+from reward_service.config import error_sentence, read_config
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.process import configure_openmp
 from reward_service.settings import Settings
+from reward_service.specs import BackendName, ClassifierSpec, DType, RegressorSpec
 from shared.model_store import ModelError
 
 BACKENDS = ("auto", *get_args(BackendName))

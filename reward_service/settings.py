@@ -6,8 +6,8 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from reward_service.config import AnyBackend, DType
 from reward_service.process import usable_cores
+from reward_service.specs import AnyBackend, DType
 from shared.schemas import DEFAULT_PORT
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, assert_never
 from reward_service.backends.base import Backend
 from reward_service.backends.end_tokens import ByEndTokens
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.config import BackendName, DType
 from reward_service.errors import ConfigError
 from reward_service.process import tune_malloc
+from reward_service.specs import BackendName, DType
 
 if TYPE_CHECKING:
     from reward_service.backends.torch_backend import TorchBackend

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reward_service.config import CompositeSpec
 from reward_service.rewards.base import Items, Reward, Scores, finite_range, null_non_finite
+from reward_service.specs import CompositeSpec
 from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo, strictest_scope
 

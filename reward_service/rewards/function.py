@@ -5,7 +5,6 @@ import pickle
 import time
 from typing import Any
 
-from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items, Reward, Scores, finite_range
 from reward_service.rewards.function_call import FUNCTION_FAILED, Call, CallResult, RewardFunction, joined
@@ -15,6 +14,7 @@ from reward_service.rewards.function_process import CallTimeout, WorkerLost
 from reward_service.rewards.function_signature import Signature, without_partials
 from reward_service.rewards.function_source import load_object, revision
 from reward_service.rewards.function_threads import FunctionThreads
+from reward_service.specs import FunctionSpec
 from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from reward_service.backends.base import ModelInput
 from reward_service.backends.chat_template import ChatMessage, plain_text
-from reward_service.config import ModelRewardSpec
 from reward_service.errors import DoesNotFit, EmptyInput, RewardServiceError
 from reward_service.rewards.base import Items
+from reward_service.specs import ModelRewardSpec
 from reward_service.text import prompt_text
 from shared.schemas import Message, Text
 

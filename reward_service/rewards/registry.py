@@ -4,21 +4,13 @@ from typing import assert_never
 
 from reward_service.batching.batcher import BatchObserver
 from reward_service.batching.device import Device
-from reward_service.config import (
-    ClassifierSpec,
-    CompositeSpec,
-    FunctionSpec,
-    RegressorSpec,
-    RewardsConfig,
-    RuleSpec,
-    Spec,
-    build_order,
-)
+from reward_service.config import RewardsConfig, build_order
 from reward_service.rewards.base import Reward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
+from reward_service.specs import ClassifierSpec, CompositeSpec, FunctionSpec, RegressorSpec, RuleSpec, Spec
 
 
 def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:

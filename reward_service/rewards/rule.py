@@ -6,10 +6,10 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 
-from reward_service.config import RuleSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards import rules
 from reward_service.rewards.base import Items, Reward, Scores
+from reward_service.specs import RuleSpec
 from shared.errors import did_you_mean
 from shared.schemas import ItemError, RewardInfo
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from reward_service.backends.base import Logits, probabilities
-from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError
+from reward_service.specs import ClassifierSpec, RegressorSpec
 
 ModelSpec = ClassifierSpec | RegressorSpec
 

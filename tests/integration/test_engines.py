@@ -17,11 +17,11 @@ from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.onnx_export import graph_of
 from reward_service.backends.openvino_backend import quantize_weights
 from reward_service.backends.selection import select_engine
-from reward_service.config import ClassifierSpec
 from reward_service.errors import ConfigError
 from reward_service.process import low_priority_executor
 from reward_service.rewards.loading import model_reward
 from reward_service.settings import Settings
+from reward_service.specs import ClassifierSpec
 from shared.model_store import resolve
 from shared.model_store.embedded import ratings
 from tests.conftest import running_service

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from remote_rewards import RewardClient
-from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError, Draining
 from reward_service.rewards import function_process
 from reward_service.rewards.base import Items
 from reward_service.rewards.function import FunctionReward
+from reward_service.specs import FunctionSpec
 from tests.conftest import wait_for
 from tests.soak.supervisor import Supervisor
 

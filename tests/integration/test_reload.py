@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from remote_rewards import RewardClient
-from reward_service.config import RuleSpec
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
+from reward_service.specs import RuleSpec
 from shared.errors import RevisionChanged, Unauthorized, UnknownReward
 from tests import faults
 from tests.conftest import running_service

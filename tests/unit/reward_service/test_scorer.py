@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from reward_service.config import CompositePart, CompositeSpec
 from reward_service.errors import InvalidRequest, Overloaded, UnknownReward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.scorer import Scorer
+from reward_service.specs import CompositePart, CompositeSpec
 from tests.conftest import Plain
 
 

@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from reward_service.config import CompositePart, CompositeSpec, Gate
 from reward_service.rewards.base import Items, Reward, Scores
 from reward_service.rewards.composite import CompositeReward, combine
+from reward_service.specs import CompositePart, CompositeSpec, Gate
 from shared.aio import gather_or_cancel
 from shared.schemas import ItemError, RewardInfo
 

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from reward_service.config import FunctionSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
 from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.function_threads import MAX_CONCURRENT_CALLS
+from reward_service.specs import FunctionSpec
 
 FUNCTIONS = "tests.reward_functions"
 

@@ -1,7 +1,7 @@
 import pytest
 
-from reward_service.config import ClassifierSpec
 from reward_service.rewards.model import revision
+from reward_service.specs import ClassifierSpec
 from shared.schemas import EngineInfo
 
 TORCH = EngineInfo(backend="torch", dtype="float32")

@@ -3,9 +3,9 @@ from itertools import pairwise
 
 import pytest
 
-from reward_service.config import ClassifierSpec, RegressorSpec
 from reward_service.errors import ConfigError
 from reward_service.rewards.values import check_labels, factor, score_from_logits, value_range
+from reward_service.specs import ClassifierSpec, RegressorSpec
 from tests.conftest import cases
 
 SENTIMENT = ClassifierSpec(model="m", labels={"POSITIVE": 2.0, "*": -1.0})

@@ -1,7 +1,6 @@
 """Run infinity-client. Each call is a model and texts, one request each, all at once."""
 
 import asyncio
-import sys
 
 from calling import serve_calls
 from infinity_client import Client
@@ -9,8 +8,8 @@ from infinity_client.api.default import classify, health, models
 from infinity_client.models import ClassifyInput, ClassifyResult
 
 
-async def run(model, texts):
-    async with Client(base_url=f"{sys.argv[1]}/infinity", raise_on_unexpected_status=True) as client:
+async def run(url, model, texts):
+    async with Client(base_url=f"{url}/infinity", raise_on_unexpected_status=True) as client:
         assert (await health.asyncio(client=client)).to_dict()["unix"] > 0
         assert (await models.asyncio(client=client)).data
         bodies = [ClassifyInput(input_=[text], model=model) for text in texts]
@@ -20,4 +19,4 @@ async def run(model, texts):
     ]
 
 
-serve_calls(lambda arguments: asyncio.run(run(*arguments)))
+serve_calls(lambda url, arguments: asyncio.run(run(url, *arguments)))

@@ -1,12 +1,9 @@
-"""Run OpenAI's client. Each call is a model and texts, one request each, all at once; the argument is the format."""
+"""Run OpenAI's client. Each call is a format, a model and texts, one request each, all at once."""
 
 import asyncio
-import sys
 
 from calling import serve_calls
 from openai import AsyncOpenAI
-
-url, form = sys.argv[1:]
 
 
 async def classify(client, model, text):
@@ -20,10 +17,10 @@ async def embed(client, model, text):
     return response.data[0].embedding[0]
 
 
-async def run(model, texts):
+async def run(url, form, model, texts):
     base_url, one = (url, classify) if form == "vllm" else (f"{url}/v1", embed)
     async with AsyncOpenAI(base_url=base_url, api_key="none") as client:
         return await asyncio.gather(*(one(client, model, text) for text in texts))
 
 
-serve_calls(lambda arguments: asyncio.run(run(*arguments)))
+serve_calls(lambda url, arguments: asyncio.run(run(url, *arguments)))

@@ -1,4 +1,4 @@
-"""Run verl's reward loop on finished rollouts. Each call is seconds to wait, a model and responses, all at once."""
+"""Run verl's reward loop on rollouts, all at once. Each call is an engine, a timeout, a model and responses."""
 
 import asyncio
 import sys
@@ -15,8 +15,6 @@ UNUSED += ["verl.trainer.ppo.reward", "verl.utils", "verl.utils.fs", "verl.utils
 sys.modules |= {name: MagicMock() for name in [*UNUSED, "verl.experimental.reward_loop.reward_model"]}
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker  # noqa: E402
 
-url, engine = sys.argv[1:]
-
 
 def rollout(response):
     """Return verl's data of one response, of which a token is a character."""
@@ -27,7 +25,7 @@ def rollout(response):
     )
 
 
-def worker(model):
+def worker(url, engine, model):
     reward_model = SimpleNamespace(rollout=SimpleNamespace(name=engine), model_path=model)
     worker = object.__new__(RewardLoopWorker)  # its __init__ loads tokenizers
     worker.config = SimpleNamespace(reward=SimpleNamespace(reward_model=reward_model))
@@ -39,10 +37,10 @@ def worker(model):
     return worker
 
 
-async def run(timeout_s, model, responses):
-    calls = [worker(model).compute_score_disrm([rollout(response)]) for response in responses]
+async def run(url, engine, timeout_s, model, responses):
+    calls = [worker(url, engine, model).compute_score_disrm([rollout(response)]) for response in responses]
     async with asyncio.timeout(timeout_s):
         return [result["reward_score"] for result in await asyncio.gather(*calls)]
 
 
-serve_calls(lambda arguments: asyncio.run(run(*arguments)))
+serve_calls(lambda url, arguments: asyncio.run(run(url, *arguments)))

@@ -16,22 +16,26 @@ TEXTS = ["word " * index for index in range(200)]
 
 @pytest.fixture(scope="module")
 def openai():
-    return installed("openai==3.51.0", "jiter==0.19.0", "sniffio==1.3.1")
+    with Client(installed("openai==3.51.0", "jiter==0.19.0", "sniffio==1.3.1"), "call_openai.py") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
 def tei():
-    return installed("tei-client==0.2.4")
+    with Client(installed("tei-client==0.2.4"), "call_tei.py") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
 def infinity():
-    return installed("infinity-client==0.0.78")
+    with Client(installed("infinity-client==0.0.78"), "call_infinity.py") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
 def verl():
-    return installed("verl==0.9.1")
+    with Client(installed("verl==0.9.1"), "call_verl.py") as client:
+        yield client
 
 
 @pytest.fixture
@@ -47,18 +51,19 @@ each_engine = pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @each_engine
 def test_openai_client(rules_url, openai, engine):
     """200 concurrent calls get their own native scores."""
-    with Client(openai, "call_openai.py", rules_url, engine) as client:
-        assert client.call(["banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
+    assert openai.call(rules_url, [engine, "banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
 
 
 @each_engine
 def test_openai_client_and_failures(failing, openai, engine):
     """Overload is tried again; a missing score and a wrong name raise with the reason."""
     reward, url = failing
-    with Client(openai, "call_openai.py", url, engine) as client:
-        reward.overloaded = 2
-        assert client.call(["plain", ["a"]]) == [1.0]
-        missing, unknown = client.call(["plain", ["null"]])["raised"], client.call(["nope", ["a"]])["raised"]
+    reward.overloaded = 2
+    assert openai.call(url, [engine, "plain", ["a"]]) == [1.0]
+    missing, unknown = (
+        openai.call(url, [engine, "plain", ["null"]])["raised"],
+        openai.call(url, [engine, "nope", ["a"]])["raised"],
+    )
     assert "InternalServerError" in missing
     assert "it broke" in missing
     assert "NotFoundError" in unknown
@@ -66,64 +71,58 @@ def test_openai_client_and_failures(failing, openai, engine):
 
 def test_openai_client_and_restart(openai):
     """A call over a restart gets the right score or raises."""
-    with Supervisor(RULES) as service, Client(openai, "call_openai.py", service.url, "vllm") as client:
-        assert client.call(["banana", ["Sure: banana"]]) == [1.99]
+    with Supervisor(RULES) as service:
+        assert openai.call(service.url, ["vllm", "banana", ["Sure: banana"]]) == [1.99]
         service.kill()
-        during = client.call(["banana", ["Sure: banana"]])
+        during = openai.call(service.url, ["vllm", "banana", ["Sure: banana"]])
         assert during == [1.99] or "Error" in during["raised"]
         service.wait_until_ready()
-        assert client.call(["banana", ["Sure: banana"]]) == [1.99]
+        assert openai.call(service.url, ["vllm", "banana", ["Sure: banana"]]) == [1.99]
 
 
 @each_engine
 def test_verl_client(rules_url, verl, engine):
     """200 concurrent rollouts get their own native scores."""
-    with Client(verl, "call_verl.py", rules_url, engine) as client:
-        assert client.call([60, "banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
+    assert verl.call(rules_url, [engine, 60, "banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
 
 
 @each_engine
 def test_verl_client_and_failures(failing, verl, engine):
     """Overload and a missing score are tried again, a wrong name raises at once; none is a number."""
     reward, url = failing
-    with Client(verl, "call_verl.py", url, engine) as client:
-        reward.overloaded = 1
-        assert client.call([60, "plain", ["a"]]) == [1.0]
-        assert "TimeoutError" in client.call([2, "plain", ["null"]])["raised"]
-        assert "404" in client.call([60, "nope", ["a"]])["raised"]
+    reward.overloaded = 1
+    assert verl.call(url, [engine, 60, "plain", ["a"]]) == [1.0]
+    assert "TimeoutError" in verl.call(url, [engine, 2, "plain", ["null"]])["raised"]
+    assert "404" in verl.call(url, [engine, 60, "nope", ["a"]])["raised"]
 
 
 def test_tei_client(rules_url, tei):
     """200 concurrent calls get their own native scores."""
-    with Client(tei, "call_tei.py", rules_url) as client:
-        assert client.call(TEXTS) == native_scores(rules_url, "banana", TEXTS)
+    assert tei.call(rules_url, TEXTS) == native_scores(rules_url, "banana", TEXTS)
 
 
 def test_tei_client_and_failures(failing, tei):
     """Overload and a missing score raise: the client looks at no status, but the body is no score."""
     reward, url = failing
-    with Client(tei, "call_tei.py", url) as client:
-        assert client.call(["a"]) == [1.0]
-        assert "raised" in client.call(["null"])
-        reward.overloaded = 1
-        assert "raised" in client.call(["a"])
+    assert tei.call(url, ["a"]) == [1.0]
+    assert "raised" in tei.call(url, ["null"])
+    reward.overloaded = 1
+    assert "raised" in tei.call(url, ["a"])
 
 
 def test_infinity_client(rules_url, infinity):
     """200 concurrent calls get their own native scores."""
-    with Client(infinity, "call_infinity.py", rules_url) as client:
-        assert client.call(["banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
+    assert infinity.call(rules_url, ["banana", TEXTS]) == native_scores(rules_url, "banana", TEXTS)
 
 
 def test_infinity_client_and_failures(failing, infinity):
     """Overload, a missing score and a wrong name raise where the client was told to."""
     reward, url = failing
-    with Client(infinity, "call_infinity.py", url) as client:
-        assert "it broke" in client.call(["plain", ["null"]])["raised"]
-        assert "404" in client.call(["nope", ["a"]])["raised"]
-        reward.overloaded = 1
-        assert "429" in client.call(["plain", ["a"]])["raised"]
-        assert client.call(["plain", ["a"]]) == [1.0]
+    assert "it broke" in infinity.call(url, ["plain", ["null"]])["raised"]
+    assert "404" in infinity.call(url, ["nope", ["a"]])["raised"]
+    reward.overloaded = 1
+    assert "429" in infinity.call(url, ["plain", ["a"]])["raised"]
+    assert infinity.call(url, ["plain", ["a"]]) == [1.0]
 
 
 def test_huggingface_client_and_failures(failing):

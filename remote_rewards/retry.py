@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
+from random import SystemRandom
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -23,6 +23,8 @@ from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, e
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
 
+JITTER = SystemRandom()
+"""Not the global generator, which training scripts seed: all ranks would retry in the same moments."""
 T = TypeVar("T")
 RESOLVE_POLL_S = 0.05
 WAIT_EVENT_S = 5.0
@@ -223,11 +225,11 @@ class RetryingSender:
 
     def _delay_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
         """Return the delay before the next attempt: none if another endpoint is available and a token is left."""
-        exhausted_s = 0.0 if self._budget.take() else EXHAUSTED_DELAY_S * random.random()
+        exhausted_s = 0.0 if self._budget.take() else EXHAUSTED_DELAY_S * JITTER.random()
         if load_balancing.any_available(others, now_s=time.monotonic()):
             return exhausted_s
         retry_after_s = getattr(error, "retry_after_s", None)
-        return max(exhausted_s, backoff_s(attempt, fraction=random.random(), retry_after_s=retry_after_s))
+        return max(exhausted_s, backoff_s(attempt, fraction=JITTER.random(), retry_after_s=retry_after_s))
 
     def _no_endpoint_error(self, candidates: list[Endpoint]) -> RewardError:
         if not candidates:

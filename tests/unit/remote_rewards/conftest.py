@@ -98,7 +98,7 @@ def loop(monkeypatch):
     loop = VirtualLoop()
     for module in (retry, discovery):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 0.5))
+    monkeypatch.setattr(retry, "JITTER", SimpleNamespace(random=lambda: 0.5))
     yield loop
     for task in asyncio.all_tasks(loop):
         task.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import random
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -173,7 +174,7 @@ def test_no_time_for_an_attempt(send, timeout_s):
 @pytest.mark.parametrize("rejection", [FULL, partial(NotReady, "loading", status=503, code="l", retry_after_s=2.0)])
 def test_retry_after_with_another_replica_down(send, monkeypatch, rejection):
     """A call does not return to a replica before its Retry-After, although the other one fails."""
-    monkeypatch.setattr(retry, "random", SimpleNamespace(random=lambda: 0.0))
+    monkeypatch.setattr(retry, "JITTER", SimpleNamespace(random=lambda: 0.0))
     call = send({B: [rejection, 0.0], A: [DOWN]})
     assert call.result == "response of http://b"
     first_s, second_s = [when_s for when_s, url, _ in call.network.sent if url == B]
@@ -314,7 +315,7 @@ class SmallService:
 
 def test_crowd_learns_the_limit(send, loop, monkeypatch):
     """A crowd of calls learns the concurrency of a small service instead of being rejected one by one."""
-    monkeypatch.setattr(retry, "random", Random(1))
+    monkeypatch.setattr(retry, "JITTER", Random(1))
     service = SmallService(loop)
     sender = send.sender(service, [A])
     calls = [send.call(sender, timeout_s=300.0) for _ in range(100)]
@@ -527,3 +528,15 @@ class TestRetryScheduled:
         late_s = [when_s for when_s in observed_s if when_s > 1.0]
         assert len(late_s) == 3
         assert min(gaps(late_s)) >= 5.0
+
+
+def test_jitter_is_not_seeded():
+    """Seeding Python's generator, as a training does on every rank, does not make the ranks retry together."""
+    state = random.getstate()
+    try:
+        random.seed(1)
+        first = [retry.JITTER.random() for _ in range(4)]
+        random.seed(1)
+        assert [retry.JITTER.random() for _ in range(4)] != first
+    finally:
+        random.setstate(state)

@@ -59,7 +59,7 @@ def config_reloads(reloads: int, callers: int = 4) -> Outcome:
                 await asyncio.to_thread(write, config, 2 + number % 2)
                 await asyncio.to_thread(reload_service, service)
             await asyncio.to_thread(write, config, 1, "bananna")
-            await asyncio.to_thread(reload_service, service, "not reloaded")
+            await asyncio.to_thread(reload_service, service, "reload failed")
             await asyncio.sleep(0.2)
             stopped.set()
             await asyncio.gather(*calls)

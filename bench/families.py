@@ -31,7 +31,6 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(["n_shared_experts", "first_k_dense_replace"], 1),
     "entity_vocab_size": 8,
     "entity_emb_size": 16,
-    "max_xpath_tag_unit_embeddings": 8,
     "vocab_size": VOCAB_SIZE,
     "pronunciation_vocab_size": 8,
     "shape_vocab_size": 8,
@@ -47,36 +46,39 @@ SIZES: dict[str, Any] = {
     "linear_value_head_dim": 8,
     "image_size": 28,
     "patch_size": 14,
+    "n_group": 2,
+    "topk_group": 1,
     "bos_token_id": 0,
     "pad_token_id": 1,
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
 """Sizes by the name of the entry, wherever a configuration has one of that name."""
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SPECIFIC: dict[str, dict[str, Any]] = {
     "big_bird": {"max_position_embeddings": 1200, "block_size": 16, "num_random_blocks": 3},
     "bigbird_pegasus": {"max_position_embeddings": 1200, "block_size": 16},
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (16, 20)},
     **{kind: {"decoder_start_token_id": 1} for kind in ("t5", "mt5", "umt5")},
     **{kind: {"num_key_value_heads": 4} for kind in ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3")},
-    **{kind: {"num_key_value_heads": 4} for kind in ("mistral4", "esmc")},
+    "esmc": {"num_key_value_heads": 4},
     **{kind: {"num_hidden_layers": 4} for kind in ("qwen3_next", "qwen3_5", "qwen3_5_text")},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8, "input_size": 28},
+    "lilt": {"hidden_size": 48},
+    "mistral4": {"num_key_value_heads": 4, "head_dim": 16},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "perceiver": {"num_latents": 16, "d_latents": 32, "num_self_attends_per_block": 2, "num_cross_attention_heads": 4},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "mamba_ngroups": 1},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {"sliding_attention": ROPE, "full_attention": ROPE},
+    },
+    "xmod": {"default_language": "en_XX"},
     "gptj": {"rotary_dim": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
 }
 """Entries of single families, by model type."""
-OTHER_INPUTS = {
-    "layoutlm": "boxes of words",
-    "layoutlmv2": "boxes and images",
-    "layoutlmv3": "boxes and images",
-    "lilt": "boxes of words",
-    "tapas": "tables",
-    "markuplm": "XPaths of markup",
-    "perceiver": "bytes, with a tokenizer of its own",
-    "canine": "characters, with a tokenizer of its own",
-}
-"""Families that read something else than text tokens."""
 
 
 def families() -> dict[str, str]:

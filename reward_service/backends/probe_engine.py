@@ -50,7 +50,8 @@ def probe_torch(folder: ModelFolder, engine: Engine) -> tuple[Expected, Verdict]
 
 def expected_for(folder: ModelFolder, model: "TorchBackend") -> Expected:
     """Compute the probe texts alone. Raise `ConfigError`."""
-    large = folder.weights_bytes > LARGE_BYTES and not torch.cuda.is_available()
+    changes_attention = hasattr(folder.config.get_text_config(), "block_size")  # BigBird, at 700 tokens
+    large = folder.weights_bytes > LARGE_BYTES and not changes_attention and not torch.cuda.is_available()
     tokens = probe_tokens(folder, LONG_TOKENS_OF_LARGE_MODELS if large else LONG_TOKENS)
     return expected_logits(model.alone, tokens, folder.path.name)
 

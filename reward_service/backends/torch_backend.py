@@ -1,6 +1,7 @@
 """Torch with transformers. In float32 it is the reference that all other engines are compared with."""
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -88,6 +89,9 @@ def restorer(model: Any) -> Callable[[], None]:
         for module in model.modules()
         if hasattr(module, "set_attention_type") and hasattr(module, "attention_type")
     ]
+
+    for module, _ in saved:  # it would warn of each short text
+        logging.getLogger(type(module).__module__).setLevel(logging.ERROR)
 
     def restore() -> None:
         for module, attention_type in saved:

@@ -6,7 +6,8 @@ import json
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bench.families import save_family
+from bench.families import families, save_family
+from bench.model_table import DOCUMENT, try_family
 from remote_rewards import RewardClient
 from reward_service.backends import engines
 from reward_service.backends.engines import REFERENCE, Engine
@@ -61,6 +62,22 @@ def test_literal_end_tokens(tmp_path, kind):
     rows = engines.load(REFERENCE, folder, 1).forward([text.tokens for text in folder.encode(TEXTS)])
     for row, expected in zip(rows, right(tmp_path, TEXTS), strict=True):
         assert row == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"),
+    [
+        *((kind, "in batches") for kind in ("bert", "roberta", "deberta-v2", "llama", "gpt2", "gemma3", "modernbert")),
+        ("nystromformer", "one text at a time"),
+        ("yoso", "one text at a time"),
+    ],
+)
+def test_family(kind, served):
+    """The table of families says of each how it is served in torch."""
+    row = try_family(kind, [REFERENCE])
+    assert row.served == served, row.reason
+    assert f"| {kind} | {families()[kind]} |" in DOCUMENT.read_text(encoding="utf-8")
+    assert served in next(line for line in DOCUMENT.read_text().splitlines() if line.startswith(f"| {kind} |"))
 
 
 def test_random_model_is_refused(tmp_path):

@@ -85,6 +85,12 @@ def test_another_model(logits, dtype):
         check_exact(Computed(lambda *_: logits), expected, dtype, FOLDER)
 
 
+def test_engine_that_fails():
+    """An engine that fails on a text, or returns nothing for it, is refused with the reason."""
+    with pytest.raises(ConfigError, match="it fails on a text that transformers computes: IndexError"):
+        check_exact(SimpleNamespace(forward=lambda batch: []), Expected(TEXTS, [[0.0, 1.0]] * 3), "float32", FOLDER)
+
+
 def test_random_model():
     """A model that gives the same text another score each time is refused."""
     values = iter(range(100))
@@ -109,10 +115,10 @@ def test_texts_it_cannot_compute():
 
 @given(st.lists(st.integers(1, 200), min_size=2, max_size=9))
 def test_every_text_in_company(lengths):
-    """Every text is in a batch with another, and each batch comes in both orders."""
+    """Every text is in a batch with another."""
     batches = list(probe_batches(lengths))
     assert {index for batch in batches for index in batch} == set(range(len(lengths)))
-    assert all(len(batch) > 1 and batch[::-1] in batches for batch in batches)
+    assert all(len(batch) > 1 for batch in batches)
 
 
 @pytest.mark.parametrize(("max_tokens", "longest"), [(512, 496), (4096, 1100), (40, 24)])

@@ -1,6 +1,7 @@
 """Service discovery: resolve URLs to endpoints. `dns+http://name:port` stands for all current addresses of the name."""
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -13,20 +14,28 @@ from remote_rewards.load_balancing import Endpoint
 from shared.errors import InvalidUrl
 
 DNS_SCHEME = "dns+http://"
-REFRESH_INTERVAL_S = 1.0
+REFRESH_INTERVAL_S = 5.0
+"""Time between two look-ups of the names while calls are made."""
+URGENT_INTERVAL_S = 1.0
+"""The same while a replica fails or a name has no address."""
+IDLE_TIMEOUT_S = 300.0
+"""Time after the last call in which the names are still looked up, so that a training step meets current addresses."""
 
 
 class EndpointSet:
     """The endpoints behind some URLs. Used from one event loop.
 
-    Names are resolved again while an endpoint fails or a name has no address: a replica may have moved.
+    Names are looked up in the background from the first call until `IDLE_TIMEOUT_S` after the last one. An address that
+    is no longer behind its name gets no further calls; those in flight finish.
     """
 
     def __init__(self, urls: Iterable[str]) -> None:
         self._addresses = {url: [] if url.startswith(DNS_SCHEME) else [url] for url in urls}
+        self._has_names = not all(self._addresses.values())
         self.endpoints = reconcile([], self._addresses)
-        self._refresh_at_s = 0.0
+        self._last_call_s = self._last_refresh_s = -math.inf
         self._refresh: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def excluding(self, excluded: Container[str]) -> list[Endpoint]:
         """Return the endpoints whose URLs are not excluded."""
@@ -34,22 +43,37 @@ class EndpointSet:
 
     async def resolve(self, excluded: Container[str], deadline_s: float) -> list[Endpoint]:
         """Return the same. Only a call without any endpoint waits for the name server, which may be slow."""
-        no_endpoint = not self.excluding(excluded)
-        failing = any(endpoint.consecutive_failures for endpoint in self.endpoints)
-        if no_endpoint or failing or not all(self._addresses.values()):
-            self._start_refresh()
+        if self._has_names:
+            self._last_call_s = time.monotonic()
+            no_endpoint = not self.excluding(excluded)
+            self._refresh_after(URGENT_INTERVAL_S if no_endpoint or self._is_failing() else REFRESH_INTERVAL_S)
             if no_endpoint and self._refresh:
                 await asyncio.wait([self._refresh], timeout=max(0.0, deadline_s - time.monotonic()))
         return self.excluding(excluded)
 
-    def _start_refresh(self) -> None:
-        if self._refresh is None and time.monotonic() >= self._refresh_at_s:
-            self._refresh_at_s = time.monotonic() + REFRESH_INTERVAL_S
+    def _is_failing(self) -> bool:
+        return not all(self._addresses.values()) or any(one.consecutive_failures for one in self.endpoints)
+
+    def _refresh_after(self, interval_s: float) -> None:
+        """Look the names up if the last look-up began before this time."""
+        if self._refresh is None and time.monotonic() >= self._last_refresh_s + interval_s:
+            self._last_refresh_s = time.monotonic()
             self._refresh = asyncio.create_task(self._resolve_all())
             self._refresh.add_done_callback(self._end_refresh)
 
-    def _end_refresh(self, _: asyncio.Task[None]) -> None:
+    def _end_refresh(self, refresh: asyncio.Task[None]) -> None:
         self._refresh = None
+        self._cancel_timer()
+        if not refresh.cancelled():
+            self._timer = asyncio.get_running_loop().call_later(REFRESH_INTERVAL_S, self._refresh_unless_idle)
+
+    def _refresh_unless_idle(self) -> None:
+        if time.monotonic() < self._last_call_s + IDLE_TIMEOUT_S:
+            self._refresh_after(0.0)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _resolve_all(self) -> None:
         for url, addresses in self._addresses.items():
@@ -57,7 +81,8 @@ class EndpointSet:
             self.endpoints = reconcile(self.endpoints, self._addresses)
 
     async def aclose(self) -> None:
-        """Cancel the refresh in progress."""
+        """End the look-ups."""
+        self._cancel_timer()
         if refresh := self._refresh:
             refresh.cancel()
             await asyncio.wait([refresh])

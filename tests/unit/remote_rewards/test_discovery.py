@@ -1,4 +1,4 @@
-"""URLs are validated and resolved; names are resolved again while an endpoint fails. The latter in virtual time."""
+"""URLs are validated and resolved; names are looked up again in the background. The latter in virtual time."""
 
 import asyncio
 import itertools
@@ -10,7 +10,17 @@ import pytest
 from remote_rewards.discovery import EndpointSet, reconcile, resolve_url, validate_urls
 from remote_rewards.load_balancing import Endpoint
 from shared.errors import InvalidUrl, RevisionChanged, ServiceUnreachable
-from tests.unit.remote_rewards.conftest import DOWN, NAME, NEVER, A, B, NameServer, ScriptedTransport
+from tests.unit.remote_rewards.conftest import (
+    DOWN,
+    NAME,
+    NEVER,
+    REQUEST,
+    A,
+    B,
+    NameServer,
+    ScriptedTransport,
+    identity,
+)
 
 
 class TestValidateUrls:
@@ -164,16 +174,47 @@ class TestNames:
         assert isinstance(call.result, ServiceUnreachable)
         assert call.took_s[0] <= 5.1
 
+    def test_refresh_while_calling(self, send_to_name):
+        """Names are looked up every five seconds while calls are made, and no call waits for that."""
+        names = NameServer([[A]], [0.0, 3.0])
+        call = send_to_name(names, {A: [0.5]}, times=60)
+        assert call.took_s == pytest.approx([0.5] * 60)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(names.asked_s)]
+        assert gaps == pytest.approx([5.0] * 5)
+
+    def test_refresh_between_calls(self, send_to_name, loop):
+        """Names are looked up after the last call, too, as training steps may take minutes, but not for ever."""
+        names = NameServer([[A], [B]])
+        call = send_to_name(names, {A: [0.0], B: [0.0]})
+        loop.run_until_complete(asyncio.sleep(120.0))
+        assert loop.run_until_complete(call.sender.send(REQUEST, identity, loop.now_s + 9.0)) == "response of http://b"
+        loop.run_until_complete(asyncio.sleep(3600.0))
+        assert names.asked_s[-1] == pytest.approx(120.0 + 300.0, abs=5.0)
+
     def test_refresh_while_failing(self, send_to_name):
-        """Names are resolved again only while an endpoint fails, and once a second at most."""
-        names = NameServer([[A]])
-        send_to_name(names, {A: [0.0]}, times=5)
-        assert len(names.asked_s) == 1
+        """While an endpoint fails, names are looked up once a second at most."""
         names = NameServer([[A]])
         send_to_name(names, {A: [DOWN]}, timeout_s=10.0)
         gaps = [later - earlier for earlier, later in itertools.pairwise(names.asked_s)]
         assert len(gaps) == 3
         assert min(gaps) >= 1.0
+
+    def test_replica_joins(self, send_to_name):
+        """A replica that joins gets its share of the calls within 15 seconds."""
+        call = send_to_name(NameServer([[A], [A], [A, B]]), {A: [0.1], B: [0.1]}, times=600)
+        urls = [url for when_s, url, _ in call.network.sent if when_s >= 15.0]
+        assert urls.count(B) >= 0.4 * len(urls) > 0
+
+    def test_replica_leaves(self, send, loop, monkeypatch):
+        """A replica that leaves its name finishes its calls, and gets no others."""
+        names = NameServer([[A, B], [B]])
+        monkeypatch.setattr("remote_rewards.discovery.resolve_url", names.resolve_url)
+        sender = send.sender(ScriptedTransport(loop, {A: [8.0], B: [0.1]}), [NAME])
+        calls = [send.call(sender) for _ in range(2)]
+        loop.run_until_complete(asyncio.sleep(6.0))
+        assert [endpoint.url for endpoint in sender.endpoints.endpoints] == [B]
+        assert {loop.run_until_complete(send.call(sender)) for _ in range(9)} == {"response of http://b"}
+        assert loop.run_until_complete(asyncio.gather(*calls)) == ["response of http://a", "response of http://b"]
 
     def test_slow_refresh(self, send_to_name):
         """No call waits for a slow name server while an endpoint is known."""
@@ -198,7 +239,7 @@ class TestNames:
         names = NameServer([[], [], [B]])
         call = send_to_name(names, {A: [0.5], B: [0.5]}, A, times=20)
         assert set(call.network.urls) == {A, B}
-        assert len(names.asked_s) == 3
+        assert names.asked_s[:3] == [0.0, 1.0, 2.0]
 
     def test_same_address_twice(self, send_to_name):
         """An address behind two URLs is one endpoint."""

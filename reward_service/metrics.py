@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from reward_service.batching.batcher import BatchDone
 from reward_service.batching.cache import CacheLookup
+from reward_service.drift import ScoreDrift
 from shared.schemas import RewardInfo, ScoreResponse
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -27,6 +28,10 @@ class Metrics:
         self.rejected = self._counter("reward_rejected", "Scoring requests answered with an error, by code", "reason")
         self.texts = self._counter("reward_texts", "Scored texts", "reward")
         self.score = self._histogram("reward_score", "Scores", SCORES, "reward")
+        self.score_drift = self._gauge(
+            "reward_score_drift", "How far the recent scores are above or below the first ones", "reward", "direction"
+        )
+        self._drifts: dict[tuple[str, str], ScoreDrift] = {}  # by name and revision, of the loaded rewards
         self.truncated = self._counter("reward_truncated", "Truncated texts", "reward")
         self.nonfinite = self._counter("reward_nonfinite", "Non-finite scores", "reward")
         self.depth = self._gauge("reward_queue_depth", "Queued texts")
@@ -77,22 +82,32 @@ class Metrics:
             self.texts.labels(name).inc(len(reward.scores) - len(reward.errors))
             self.truncated.labels(name).inc(len(reward.truncated))
             self.nonfinite.labels(name).inc(sum(error.code == "not_finite" for error in reward.errors.values()))
+            histogram, drift = self.score.labels(name), self._drifts.get((name, reward.revision))
             for score in reward.scores:
                 if score is not None:
-                    self.score.labels(name).observe(score)
+                    histogram.observe(score)
+                    if drift is not None:  # else a reload has replaced the reward
+                        drift.add(score)
 
     def record_rejection(self, code: str) -> None:
         """Record a scoring request that was answered with an error instead of scores."""
         self.rejected.labels(code).inc()
 
     def record_loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
-        """Record which rewards are loaded; `depth` returns the number of queued texts."""
+        """Record which rewards are loaded; `depth` returns the number of queued texts. Drift is measured anew."""
         self.model_info.clear()
+        self.score_drift.clear()
+        self._drifts.clear()
         for info in infos:
             engine = (info.engine.backend, info.engine.dtype) if info.engine else ("", "")
+            self._drifts[info.name, info.revision] = ScoreDrift()
             self.model_info.labels(info.name, info.revision, info.kind, *engine).set(1)
         self.depth.set_function(depth)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
+        for (name, _), drift in self._drifts.items():
+            if distance := drift.distance():
+                self.score_drift.labels(name, "up").set(distance.up)
+                self.score_drift.labels(name, "down").set(distance.down)
         return generate_latest(self.registry)

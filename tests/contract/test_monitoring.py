@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from reward_service import errors
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FUNCTIONS = "abs absent or by count histogram_quantile increase offset rate sum".split()
+FUNCTIONS = "abs absent or by count histogram_quantile increase max offset rate sum".split()
 
 
 def queries():

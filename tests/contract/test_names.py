@@ -27,6 +27,7 @@ METRICS = {
     "reward_cache_hits": ("counter", {"reward"}),
     "reward_cache_misses": ("counter", {"reward"}),
     "reward_score": ("histogram", {"reward"}),
+    "reward_score_drift": ("gauge", {"reward", "direction"}),
     "reward_model_info": ("gauge", {"name", "revision", "kind", "backend", "dtype"}),
 }
 

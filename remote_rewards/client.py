@@ -127,18 +127,20 @@ class RewardClient:
         """Score completions. `scores[i]` of each reward belongs to `completions[i]`.
 
         Columns that none of the rewards reads are not sent, and may hold anything.
-        `revisions` pins rewards to a revision; replicas with another one are passed over. Raises `RevisionChanged` if
-        there is no replica left, and another `RewardError` if there are no scores before the deadline.
+        `revisions` pins rewards to a revision; replicas with another one refuse the call without scoring it, and are
+        passed over. Raises `RevisionChanged` if there is no replica left, and another `RewardError` if there are no
+        scores before the deadline.
         """
         deadline_s = time.monotonic() + self.timeout_s
         call = ScoreCall(completions, prompts, columns, rewards, details, trainer_state)
+        pins = {name: pin for name, pin in (revisions or {}).items() if rewards is None or name in rewards}
         info = self._info or await self.ainfo()
         reading = Reading.of(info, rewards)
-        response = await self._score(call, reading, deadline_s, revisions or {})
+        response = await self._score(call, reading, deadline_s, pins)
         if any(scores.revision != info.revisions().get(name) for name, scores in response.rewards.items()):
             info = await self.ainfo(timeout_s=max(0.0, deadline_s - time.monotonic()))
             if Reading.of(info, rewards) != reading:  # the rewards that have scored read something else
-                response = await self._score(call, Reading.of(info, rewards), deadline_s, revisions or {})
+                response = await self._score(call, Reading.of(info, rewards), deadline_s, pins)
         return response
 
     async def _score(
@@ -171,7 +173,7 @@ class RewardClient:
     ) -> Coroutine[Any, Any, ScoreResponse]:
         body, count = chunk
         parse = responses.score_parser(count, rewards, revisions)
-        return self._sender.send(Request("POST", schemas.SCORE_PATH, body), parse, deadline_s)
+        return self._sender.send(Request("POST", schemas.SCORE_PATH, body, revisions), parse, deadline_s)
 
     def info(self, *, timeout_s: float | None = None) -> ServiceInfo:
         """Return what `ainfo` does, for callers without an event loop."""

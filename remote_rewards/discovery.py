@@ -41,12 +41,16 @@ class EndpointSet:
         """Return the endpoints whose URLs are not excluded."""
         return [endpoint for endpoint in self.endpoints if endpoint.url not in excluded]
 
-    async def resolve(self, excluded: Container[str], deadline_s: float) -> list[Endpoint]:
-        """Return the same. Only a call without any endpoint waits for the name server, which may be slow."""
+    async def resolve(self, excluded: Container[str], deadline_s: float, *, rejected: bool = False) -> list[Endpoint]:
+        """Return the same. Only a call without any endpoint waits for the name server, which may be slow.
+
+        The names are looked up sooner if the call was `rejected` by an endpoint, as another one may have joined.
+        """
         if self._has_names:
             self._last_call_s = time.monotonic()
             no_endpoint = not self.excluding(excluded)
-            self._refresh_after(URGENT_INTERVAL_S if no_endpoint or self._is_failing() else REFRESH_INTERVAL_S)
+            urgent = rejected or no_endpoint or self._is_failing()
+            self._refresh_after(URGENT_INTERVAL_S if urgent else REFRESH_INTERVAL_S)
             if no_endpoint and self._refresh:
                 await asyncio.wait([self._refresh], timeout=max(0.0, deadline_s - time.monotonic()))
         return self.excluding(excluded)

@@ -66,6 +66,8 @@ def raise_for_problem(response: httpx.Response) -> None:
         raise _unexpected_response(response)
     if problem.code == "http" and response.status_code == 404:
         raise NotARewardService(f"{problem.detail} (at {response.request.url}); check the path of the URL")
+    if problem.code == schemas.OTHER_REVISION:
+        raise RevisionChanged(problem.detail)
     error = ERROR_BY_STATUS.get(response.status_code, NotReady if problem.retryable else BadRequest)
     raise error(
         f"{response.request.url}: {problem.detail} [{problem.code}, request {problem.request_id}]",

@@ -32,6 +32,8 @@ WAIT_EVENT_S = 5.0
 MAX_TOKENS = 10.0
 TOKEN_RATIO = 0.3
 """Tokens that a success adds: in the long run three of ten calls may be retried at once."""
+REVISION_TIMEOUT_S = 2.0
+"""Time for which a call returns to an endpoint with another revision: its URL may stand for several replicas."""
 EXHAUSTED_DELAY_S = 1.5
 """Upper bound of the delay of a retry without a token."""
 logger = logging.getLogger("remote_rewards")
@@ -119,15 +121,30 @@ class CallState(Generic[T]):
     deadline_s: float
     attempts: int = 0
     last_error: RewardError | None = None
-    excluded: dict[str, RewardError] = field(default_factory=dict)
-    """By URL: endpoints that serve another revision or lack the reward."""
+    excluded: set[str] = field(default_factory=set)
+    """URLs of endpoints that serve another revision or lack the reward."""
+    refusals: int = 0
+    """Attempts that were refused for that; they cost nothing, so that the next one may take no longer."""
+    first_refusal: RewardError | None = None
+    rejected_since_s: dict[str, float] = field(default_factory=dict)
+    """By URL: when the endpoint first refused this call."""
     not_before_s: dict[str, float] = field(default_factory=dict)
-    """By URL: the end of the `Retry-After` that this call received."""
+    """By URL: when this call may return there, after a `Retry-After` or a refusal."""
 
     @property
     def last_attempt_s(self) -> float:
         """Return when the last attempt may start: afterwards no service could respond in time."""
         return self.started_s + advertised_timeout_s(self.deadline_s - self.started_s)
+
+    def record_refusal(self, url: str, error: RevisionChanged | UnknownReward, *, now_s: float) -> None:
+        """Exclude an endpoint: for moments while its URL may lead to another replica, then for the whole call."""
+        self.refusals += 1
+        self.first_refusal = self.first_refusal or error
+        since_s = self.rejected_since_s.setdefault(url, now_s)
+        if isinstance(error, UnknownReward) or now_s >= since_s + REVISION_TIMEOUT_S:
+            self.excluded.add(url)
+        exponent = self.refusals - 1
+        self.not_before_s[url] = now_s + backoff_s(exponent, fraction=JITTER.random(), base_s=0.02, max_s=0.1)
 
 
 class RetryingSender:
@@ -152,13 +169,13 @@ class RetryingSender:
             try:
                 return await self._attempt_hedged(state, endpoint, others)
             except (RevisionChanged, UnknownReward) as error:
-                state.excluded[endpoint.url] = error  # another replica may still serve it, or serve it already
+                state.record_refusal(endpoint.url, error, now_s=time.monotonic())
             except RewardError as error:
                 if not error.retryable:
                     raise
                 if state.last_error is None or time.monotonic() < deadline_s:
                     state.last_error = error  # an attempt cut short by the deadline says less than the one before
-                delay_s = self._delay_s(others, state.attempts - 1, error)
+                delay_s = self._delay_s(others, state.attempts - state.refusals - 1, error)
                 _raise_if_late(state, state.last_error, delay_s, [endpoint, *others])
                 self._log.retries += 1
                 self._report(state, endpoint.url, error, delay_s)
@@ -167,7 +184,7 @@ class RetryingSender:
     async def _pick_endpoint(self, state: CallState[T]) -> Endpoint:
         """Wait for an available endpoint; an ejected one is probed by one call at a time."""
         while True:
-            candidates = await self.endpoints.resolve(state.excluded, state.deadline_s)
+            candidates = await self.endpoints.resolve(state.excluded, state.deadline_s, rejected=state.refusals > 0)
             endpoint = _pick(state, candidates)
             if endpoint and time.monotonic() < state.last_attempt_s:
                 return endpoint
@@ -175,7 +192,7 @@ class RetryingSender:
                 delay_s = load_balancing.next_available_in_s(candidates, now_s=time.monotonic())
             else:
                 delay_s = math.inf if state.excluded else RESOLVE_POLL_S
-            error = state.last_error or self._no_endpoint_error(candidates)
+            error = state.last_error or state.first_refusal or self._no_endpoint_error(candidates)
             _raise_if_late(state, error, delay_s, candidates)
             if time.monotonic() >= self._last_event_s + WAIT_EVENT_S:
                 self._report(state, ", ".join(self._urls), error, delay_s)
@@ -184,7 +201,7 @@ class RetryingSender:
     async def _attempt_hedged(self, state: CallState[T], endpoint: Endpoint, others: list[Endpoint]) -> T:
         now_s, hedge_after_s = time.monotonic(), self._timeouts.hedge_after_s
         # a longer attempt may succeed where a shorter one timed out
-        timeout_s = exponential_s(self._timeouts.attempt_timeout_s, state.attempts)
+        timeout_s = exponential_s(self._timeouts.attempt_timeout_s, state.attempts - state.refusals)
         attempt_deadline_s = min(now_s + timeout_s, state.deadline_s)
         state.attempts += 1
         with contextlib.ExitStack() as in_flight:
@@ -285,8 +302,8 @@ def _raise_if_late(state: CallState[T], error: RewardError, delay_s: float, cand
 
 def _deadline_error(state: CallState[T], error: RewardError, timeout_s: float) -> RewardError:
     """Return the final error. A revision mismatch takes precedence over an unreachable replica."""
-    if state.excluded:
-        return next(iter(state.excluded.values()))
+    if state.first_refusal is not None:
+        return state.first_refusal
     within = f"{max(0.0, round(timeout_s, 1)):g} s"
     hint = "; start it with `reward-service serve`, or check the URL" if _is_unconnected(error) else ""
     return ServiceUnreachable(f"gave up after {state.attempts} attempts within {within}; last error: {error}{hint}")

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Request:
     method: str
     path: str
     body: bytes | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    """The revision that each reward is pinned to: a service with another one answers 412 without scoring."""
 
 
 def encode(request: Mapping[str, Any]) -> bytes:
@@ -153,6 +155,8 @@ class Transport:
         headers = {schemas.TIMEOUT_HEADER: str(max(1, int(advertised_s * 1000))), "Accept-Encoding": "identity"}
         if request.body is not None:
             headers["Content-Type"] = schemas.JSON
+        if pins := schemas.format_pins(request.revisions):
+            headers[schemas.REVISION_HEADER] = pins
         client, address = self._client_for(url), url + request.path
         try:
             async with (

@@ -128,6 +128,8 @@ def _add_error_handlers(app: FastAPI, render_error: middleware.ErrorRenderer) ->
         response = render_error(_as_service_error(error, request.url.path), request)
         if isinstance(error, HTTPException):
             response.headers.update(error.headers or {})
+        if getattr(error, "closes_connection", False):
+            response.headers["Connection"] = "close"
         # an internal error is handled outside of the middleware that sets this header on all other responses
         response.headers[schemas.REQUEST_ID_HEADER] = request.state.request_id
         return response

@@ -7,6 +7,7 @@ RewardServiceError
 ├── UnknownReward       404  no reward of that name (the message lists the known ones)
 ├── BodyTooSlow         408  the body does not arrive in time                (retryable)
 ├── NotReloaded         409  the configuration cannot be loaded; the previous one stays in use
+├── OtherRevision       412  the request is pinned to another revision of a reward
 ├── BodyTooLarge        413  more bytes or texts than a request may have
 ├── BadContentType      415  not JSON, or compressed
 ├── InvalidRequest      422  JSON of the wrong shape
@@ -29,6 +30,8 @@ RewardServiceError
 import contextlib
 from collections.abc import Iterator
 
+from shared.schemas import OTHER_REVISION
+
 
 class RewardServiceError(Exception):
     """Base of all errors of the service. The message is sent to the client and says what to do."""
@@ -38,6 +41,8 @@ class RewardServiceError(Exception):
     title: str = "Failed"
     retryable: bool = False
     retry_after_s: float | None = None
+    closes_connection: bool = False
+    """Whether the client's next request should use another connection, which may lead to another replica."""
 
 
 class ConfigError(RewardServiceError):
@@ -74,6 +79,13 @@ class NotReloaded(RewardServiceError):
     """The configuration cannot be loaded; the previous one stays in use."""
 
     status, code, title = 409, "not_reloaded", "Not reloaded"
+
+
+class OtherRevision(RewardServiceError):
+    """The request is pinned to another revision of a reward. Behind a load balancer another replica may serve it."""
+
+    status, code, title = 412, OTHER_REVISION, "Other revision"
+    closes_connection = True
 
 
 class BodyTooLarge(RewardServiceError):

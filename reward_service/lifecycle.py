@@ -84,6 +84,11 @@ class Lifecycle:
         if self._scorer is not None and not self.draining:
             self._scorer.check_deadline(deadline_s)
 
+    def check_pins(self, pins: Mapping[str, str]) -> None:
+        """Raise `OtherRevision` if a request is pinned to another revision. Does nothing while loading or draining."""
+        if self._scorer is not None and not self.draining:
+            self._scorer.check_pins(pins)
+
     @contextlib.contextmanager
     def drain_on_cancel(self) -> Iterator[None]:
         """Raise `Draining` in place of a cancellation while draining: `shutdown_timeout_s` has passed."""

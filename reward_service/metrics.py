@@ -1,6 +1,6 @@
 """Prometheus metrics. The only module that uses prometheus_client."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -27,6 +27,9 @@ class Metrics:
         self.inflight = self._gauge("reward_inflight", "Requests in flight")
         self.rejected = self._counter("reward_rejected", "Scoring requests answered with an error, by code", "reason")
         self.texts = self._counter("reward_texts", "Scored texts", "reward")
+        self.pinned = self._counter(
+            "reward_pinned_requests", "Requests pinned to the revision served", "reward", "revision"
+        )
         self.score = self._histogram("reward_score", "Scores", SCORES, "reward")
         self.score_drift = self._gauge(
             "reward_score_drift", "How far the recent scores are above or below the first ones", "reward", "direction"
@@ -88,6 +91,11 @@ class Metrics:
                     histogram.observe(score)
                     if drift is not None:  # else a reload has replaced the reward
                         drift.add(score)
+
+    def record_pins(self, pins: Mapping[str, str]) -> None:
+        """Record a request that is pinned to these revisions, all of which are served."""
+        for name, revision in pins.items():
+            self.pinned.labels(name, revision).inc()
 
     def record_rejection(self, code: str) -> None:
         """Record a scoring request that was answered with an error instead of scores."""

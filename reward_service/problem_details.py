@@ -41,6 +41,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: describe_problem("Not JSON"),
     401: describe_problem("API key required"),
     404: describe_problem("Unknown reward"),
+    412: describe_problem("Other revision"),
     413: describe_problem("Request too large"),
     415: describe_problem("Unsupported content type"),
     422: describe_problem("Invalid request"),

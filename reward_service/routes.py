@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from reward_service.dialects.base import Dialect, InfoRoute, Query, ScoreRoute
-from reward_service.errors import BodyTooLarge, ClientDisconnected, ConfigError, NotReloaded, Overloaded
+from reward_service.errors import BodyTooLarge, ClientDisconnected, ConfigError, InvalidRequest, NotReloaded, Overloaded
 from reward_service.lifecycle import Lifecycle
 from reward_service.metrics import Metrics
 from reward_service.openapi import build_document
@@ -77,7 +77,9 @@ def _add_scoring(table: RouteTable, service: Service, dialect: Dialect, route: S
     async def score(request: Request) -> Response:
         with lifecycle.drain_on_cancel():
             table.check_served(dialect)
-            parsed, context = route.parse(await read_body(request), request.query_params)
+            body, pins = await read_body(request), requested_pins(request)
+            lifecycle.check_pins(pins)
+            parsed, context = route.parse(body, request.query_params)
             if route.decodes_special_tokens:
                 remove_end_of_turn(parsed, lifecycle.dialects[dialect.name].end_of_turn)
             if len(parsed.completions) > max_request_texts:
@@ -90,6 +92,7 @@ def _add_scoring(table: RouteTable, service: Service, dialect: Dialect, route: S
                 response = await cancel_on_disconnect(request, work)
                 infos = {name: scorer.get(name).info for name in response.rewards}
         service.metrics.record_response(response)
+        service.metrics.record_pins({name: pins[name] for name in response.rewards if name in pins})
         return route.render(response, context, infos)
 
     table.add(
@@ -174,6 +177,14 @@ def _add_documentation(table: RouteTable, app: FastAPI, dialects: Sequence[Diale
     table.add(entry(path="/openapi.json"), openapi, include_in_schema=False)
     for path, endpoint in page_endpoints().items():
         table.add(entry(path=path), endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def requested_pins(request: Request) -> dict[str, str]:
+    """Return the revisions that a request is pinned to. Raise `InvalidRequest` if its header is malformed."""
+    try:
+        return schemas.parse_pins(request.headers.get(schemas.REVISION_HEADER, ""))
+    except ValueError as error:
+        raise InvalidRequest(f"{schemas.REVISION_HEADER}: {error}; write <reward>=<revision>, …") from None
 
 
 def requested_reward(parsed: ScoreRequest, query: Query) -> str | None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from reward_service.errors import DeadlineExceeded, InvalidRequest, Overloaded, UnknownReward, sanitize
+from reward_service.errors import DeadlineExceeded, InvalidRequest, OtherRevision, Overloaded, UnknownReward, sanitize
 from reward_service.reward_outputs import RewardOutputs
 from reward_service.rewards.base import Items, Reward, Scores, null_non_finite
 from reward_service.text import completion_text, prompt_text
 from shared.aio import gather_or_cancel
-from shared.errors import did_you_mean
+from shared.errors import describe_change, did_you_mean
 from shared.schemas import ItemError, RewardScores, ScoreRequest, ScoreResponse, Timing
 
 
@@ -73,6 +73,12 @@ class Scorer:
             else:
                 return
         raise min(refusals, key=lambda refusal: refusal.retry_after_s or 0.0)
+
+    def check_pins(self, pins: Mapping[str, str]) -> None:
+        """Raise `OtherRevision` if a reward here has another revision than the request is pinned to."""
+        for name, expected in pins.items():
+            if name in self.rewards and (revision := self.rewards[name].info.revision) != expected:
+                raise OtherRevision(describe_change(name, revision, expected))
 
     async def score(self, request: ScoreRequest, *, request_id: str, deadline_s: float) -> ScoreResponse:
         """Score with every named reward, concurrently. Raise a `RewardServiceError` if one cannot score at all."""

@@ -135,10 +135,15 @@ class RankFailed(RewardError):
 def check_revision(name: str, revision: str, expected: str) -> None:
     """Raise `RevisionChanged` if a reward has another revision than the run started with."""
     if revision != expected:
-        raise RevisionChanged(
-            f"the reward {name!r} changed during the run: it began with {expected} and is now {revision}; "
-            f"rewards of two models do not compare, so start a new run or serve the old one again"
-        )
+        raise RevisionChanged(describe_change(name, revision, expected))
+
+
+def describe_change(name: str, revision: str, expected: str) -> str:
+    """Return what is wrong with another revision, and what to do."""
+    return (
+        f"the reward {name!r} changed during the run: it began with {expected} and is now {revision}; "
+        f"rewards of two models do not compare, so start a new run or serve the old one again"
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ and `scores[i]` is their score. A score that could not be computed is null with 
 Docstrings of models and fields are the descriptions in the OpenAPI document.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, WithJsonSchema, model_validator
@@ -29,8 +30,15 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 """The caller's remaining time in milliseconds: relative, so that clocks need not agree."""
 
+REVISION_HEADER: Final = "X-Reward-Revision"
+"""Pins a request: `<reward>=<revision>`, separated by commas. Another revision answers 412 and scores nothing."""
+OTHER_REVISION: Final = "other_revision"
+"""The code of that answer."""
+
 NAME_PATTERN: Final = r"^[a-z0-9_.-]{1,64}$"
 """Valid reward names."""
+PINNABLE: Final = re.compile(r"[!-+\--~]+")
+"""Revisions that can be pinned: visible ASCII without a comma."""
 
 DEFAULT_PORT: Final = 8088
 
@@ -258,6 +266,19 @@ class Problem(Wire):
     code: str
     request_id: str
     retryable: bool
+
+
+def format_pins(revisions: Mapping[str, str]) -> str:
+    """Return the value of `REVISION_HEADER`, without revisions that a header cannot carry."""
+    return ", ".join(f"{name}={revision}" for name, revision in revisions.items() if PINNABLE.fullmatch(revision))
+
+
+def parse_pins(header: str) -> dict[str, str]:
+    """Return the pinned revision of each reward. Raise `ValueError` if the header is malformed."""
+    pairs = [pin.strip().partition("=") for pin in header.split(",") if pin.strip()]
+    if malformed := [name for name, _, revision in pairs if not (name and revision)]:
+        raise ValueError(f"{malformed[0][:80]!r} is no pin")
+    return {name: revision for name, _, revision in pairs}
 
 
 def is_valid_score(score: float | None) -> bool:

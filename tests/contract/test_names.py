@@ -12,6 +12,7 @@ from reward_service.metrics import Metrics
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 METRICS = {
     "reward_requests": ("counter", {"route", "code"}),
+    "reward_pinned_requests": ("counter", {"reward", "revision"}),
     "reward_texts": ("counter", {"reward"}),
     "reward_request_seconds": ("histogram", {"route"}),
     "reward_queue_seconds": ("histogram", {"reward"}),

@@ -113,6 +113,25 @@ def test_replicas_of_two_revisions(url):
     assert {reward.revision for reward in results} <= {"1", "2"}
 
 
+class Counted(Echo):
+    def __init__(self):
+        self.calls = 0
+
+    async def score(self, items):
+        self.calls += 1
+        return await super().score(items)
+
+
+def test_pin_is_sent_along(url):
+    """A replica with another revision than the pinned one scores nothing."""
+    counted = Counted()
+    with running_service(rewards={"echo": counted}) as other, RewardClient([other, url]) as client:
+        counted.info = Newer.info
+        for _ in range(5):
+            assert client.score(["a"], rewards=["echo"], revisions={"echo": "1"}).rewards["echo"].revision == "1"
+    assert counted.calls == 0
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_replicas_of_two_limits(url, order):
     """Replicas may accept different numbers of completions."""

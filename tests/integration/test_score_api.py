@@ -54,6 +54,39 @@ def test_documented_example(rules_url):
     assert set(response["timing"]) == {"queue_ms", "compute_ms"}
 
 
+def pinned_score(url, pin, path="/v1/score"):
+    body = {"completions": ["Sure: banana"], "rewards": ["banana"], "query": ["Sure: banana"]}
+    del body["query" if path == "/v1/score" else "completions"]
+    return httpx.post(url + path, json=body, headers={"X-Reward-Revision": pin}, timeout=30)
+
+
+def test_pinned_request(rules_url):
+    """A request pinned to the revision served is scored and counted; one pinned to another is refused unscored."""
+    info = httpx.get(f"{rules_url}/v1/rewards").json()["rewards"]
+    revision = next(reward["revision"] for reward in info if reward["name"] == "banana")
+    counted = f'reward_pinned_requests_total{{revision="{revision}",reward="banana"}}'
+    assert pinned_score(rules_url, f"banana={revision}, elsewhere=rule:1").is_success
+    before, texts = metric(rules_url, counted), metric(rules_url, 'reward_texts_total{reward="banana"}')
+    assert pinned_score(rules_url, f"banana={revision}").is_success
+    assert metric(rules_url, counted) == before + 1
+    answer = pinned_score(rules_url, "banana=rule:of-yesterday")
+    problem = check_problem(answer, 412, "other_revision")
+    assert f"it began with rule:of-yesterday and is now {revision}" in problem.detail
+    assert (problem.retryable, answer.headers["Connection"]) == (False, "close"), "a URL may lead to several replicas"
+    assert metric(rules_url, 'reward_texts_total{reward="banana"}') == texts + 1
+    assert pinned_score(rules_url, "banana=rule:of-yesterday", "/get_reward").status_code == 412
+
+
+def metric(url, series):
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
+
+
+def test_malformed_pin(rules_url):
+    """A pin that cannot be read is an error: the request would be scored by any revision."""
+    check_problem(pinned_score(rules_url, "banana"), 422, "invalid")
+
+
 def test_banana_table(rules_url):
     """The table of hand-made cases holds over HTTP."""
     table = [case.values[0] for case in cases("banana_cases.jsonl")]

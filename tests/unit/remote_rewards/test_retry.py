@@ -15,7 +15,15 @@ from remote_rewards import retry
 from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
 from remote_rewards.retry import RetryBudget, RetryLog, hedged
 from remote_rewards.transport import advertised_timeout_s
-from shared.errors import BadRequest, InvalidResponse, NotReady, Overloaded, RevisionChanged, ServiceUnreachable
+from shared.errors import (
+    BadRequest,
+    InvalidResponse,
+    NotReady,
+    Overloaded,
+    RevisionChanged,
+    ServiceUnreachable,
+    UnknownReward,
+)
 from tests.unit.remote_rewards.conftest import (
     DOWN,
     FAILS,
@@ -126,10 +134,26 @@ def test_exhausted_budget_slows_others(send):
 
 
 def test_other_revision_is_excluded(send):
-    """A replica with another revision is excluded for the rest of the call."""
-    call = send({A: [0.0], B: [DOWN, DOWN, 0.0]}, parse=other_revision_at_a)
+    """A replica that keeps another revision is excluded for the rest of the call."""
+    call = send({A: [0.0], B: [DOWN] * 6 + [0.0]}, parse=other_revision_at_a)
     assert call.result == "response of http://b"
-    assert call.network.urls == [A, B, B, B]
+    assert call.took_s[0] > 4.0
+    assert max(when_s for when_s, url, _ in call.network.sent if url == A) <= 2.1
+
+
+def test_pool_behind_one_url(send):
+    """A URL may stand for several replicas: a refused call returns to it for a while, with jitter."""
+    refusals = iter(range(20))
+
+    def parse(response):
+        if next(refusals, None) is not None:
+            raise RevisionChanged("another revision")
+        return response
+
+    call = send({A: [0.0]}, parse=parse)
+    assert (call.result, len(call.network.sent), call.log.retries) == ("response of http://a", 21, 0)
+    assert call.took_s[0] < 1.5
+    assert {timeout_s > 18.0 for *_, timeout_s in call.network.sent} == {True}, "refusals do not lengthen attempts"
 
 
 def test_other_revision_takes_precedence(send):
@@ -140,15 +164,23 @@ def test_other_revision_takes_precedence(send):
 def test_other_revision_while_others_ejected(send):
     """A revision mismatch is raised, too, if the other replicas stay ejected until the deadline."""
     call = send({A: [0.0], B: [DOWN]}, parse=other_revision, timeout_s=0.05, times=2)
-    assert call.network.urls == [A, B, A]
+    assert call.network.urls.count(B) == 1
     assert isinstance(call.result, RevisionChanged)
 
 
 def test_other_revision_everywhere(send):
-    """A call ends once all replicas have another revision."""
+    """A call ends two seconds after all replicas have refused it, and soon tries each once."""
     call = send({A: [0.0], B: [0.0]}, parse=other_revision)
     assert isinstance(call.result, RevisionChanged)
-    assert len(call.network.sent) == 2
+    assert call.network.urls[:2] == [A, B]
+    assert 2.0 <= call.took_s[0] <= 2.2
+
+
+def test_unknown_reward_everywhere(send):
+    """A reward that no replica has is an error at once."""
+    call = send({A: [partial(UnknownReward, "no such reward", status=404, code="unknown_reward")]})
+    assert isinstance(call.result, UnknownReward)
+    assert len(call.network.sent) == 1
 
 
 def test_limiter_timeout_is_no_failure(send):

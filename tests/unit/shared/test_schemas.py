@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from shared.schemas import RewardScores, ScoreRequest
+from shared.schemas import RewardScores, ScoreRequest, format_pins, parse_pins
 
 
 @pytest.mark.parametrize("extra", [{"prompts": ["a"]}, {"columns": {"answer": ["x", "y", "z"]}}])
@@ -29,3 +29,17 @@ def test_a_column_must_be_a_list(values):
     """The error names the column that is not a list."""
     with pytest.raises(ValidationError, match=r"columns\.x is not a list"):
         ScoreRequest.model_validate({"completions": ["a"], "columns": {"x": values}})
+
+
+def test_pins_survive_the_header():
+    """A header carries the pinned revisions; one that it cannot carry is left out."""
+    pins = {"banana": "rule:3f2a", "sentiment": "sha256:9b=1c"}
+    assert parse_pins(format_pins({**pins, "odd": "a, b", "foreign": "révision"})) == pins
+    assert parse_pins("") == {}
+
+
+@pytest.mark.parametrize("header", ["banana", "banana=", "=rule:1", "banana=rule:1, sentiment"])
+def test_malformed_pins(header):
+    """A pin without a name or a revision is an error, not ignored."""
+    with pytest.raises(ValueError, match="is no pin"):
+        parse_pins(header)

@@ -77,6 +77,18 @@ def mask_failed(reward: RewardScores, rewards: Iterable[RewardScores]) -> list[f
     return [None if str(index) in failed else score for index, score in enumerate(reward.scores)]
 
 
+def mask_unlearned(watched: RewardScores, rewards: Sequence[RewardScores]) -> list[float | None]:
+    """Return a watched reward's scores, with None for the items without any score of the summed rewards.
+
+    TRL would sum the watched score alone, times its weight of 0: a reward of 0 that nobody gave.
+    """
+    columns = [mask_failed(reward, rewards) for reward in rewards]
+    if not columns:
+        return watched.scores
+    items = zip(watched.scores, zip(*columns, strict=True), strict=True)
+    return [None if all(other is None for other in summed) else score for score, summed in items]
+
+
 def check_all_scored(name: str, reward: RewardScores) -> None:
     """Raise `FailureBudgetExceeded` if an item has no score, whether the reward failed or does not apply."""
     for index, error in reward.errors.items():

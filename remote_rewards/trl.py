@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from remote_rewards.client import RewardClient
-from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed
+from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed, mask_unlearned
 from remote_rewards.reward_group import RewardCall, RewardResult, learned_scores, score_in_group
 from shared.errors import UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, NAME_PATTERN, RewardInfo, RewardScores, ServiceInfo
@@ -163,7 +163,8 @@ class RemoteReward:
         if log_extra is not None:
             for column, values in result.scores.extra.items():
                 log_extra(column, values)
-        return result.scores.scores if self.watch_only else mask_failed(result.scores, learned_scores(results))
+        mask = mask_unlearned if self.watch_only else mask_failed
+        return mask(result.scores, learned_scores(results))
 
     def _log(
         self, log_metric: LogMetric, result: RewardResult, prompts: Sequence[Any] | None, *, changed: bool

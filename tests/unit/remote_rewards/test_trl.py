@@ -185,3 +185,14 @@ async def test_watch_only(caplog):
         calls = [reward(**arguments) for reward in (learned, broken, partly)]
         assert await asyncio.gather(*calls) == [[1.0, 1.0], [None, None], [None, 1.0]]
     assert "no scores of y, which is only watched: no such reward" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["failed", "not_applicable"])
+async def test_watched_without_a_sum(code):
+    """An item without a score to learn from has no watched score: TRL would sum its zero weight to a reward of 0."""
+    learned, watched = (
+        RemoteReward(FakeClient({"x": {"c": code}}), "x"),
+        RemoteReward(FakeClient(), "y", watch_only=True),
+    )
+    batch = {"prompts": ["p", "p"], "completions": ["c", "d"]}
+    assert await asyncio.gather(learned(**batch), watched(**batch)) == [[None, 1.0], [None, 1.0]]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from trainer import texts
 from trainer.reporting import statistics
 from trainer.reporting.findings import percent, quote
 from trainer.reporting.statistics import Interval
@@ -166,13 +167,16 @@ def _compare_decoding(
 
 
 def _rows(first: Sequence[Record], last: Sequence[Record], shares: Mapping[str, bool]) -> list[Row]:
-    quotes = (_quote_most_common(first), _quote_most_common(last))
+    same, opening = (
+        (_quote_of(common, first), _quote_of(common, last)) for common in (texts.most_common, texts.most_common_opening)
+    )
     return [
         *(_row(name, _score_getter(name), first, last, share=shares[name], scored=True) for name in shares),
-        _text_row(MOST_COMMON, statistics.most_common_share, first, last, quotes=quotes),
-        _text_row("distinct-1", partial(statistics.distinct_n, n=1), first, last),
-        _text_row("distinct-2", partial(statistics.distinct_n, n=2), first, last),
-        _text_row("repeated 3-grams", statistics.repeated_trigram_share, first, last),
+        _text_row(MOST_COMMON, texts.most_common_share, first, last, quotes=same),
+        _text_row("most common opening", texts.most_common_opening_share, first, last, quotes=opening),
+        _text_row("distinct-1", partial(texts.distinct_n, n=1), first, last),
+        _text_row("distinct-2", partial(texts.distinct_n, n=2), first, last),
+        _text_row("repeated 3-grams", texts.repeated_trigram_share, first, last),
         _row(TOKENS, lambda record: finite(record.get("tokens")), first, last),
         _row("cut off", lambda record: finite(record.get("cut_off")), first, last, share=True),
     ]
@@ -201,7 +205,7 @@ def _text_row(
     *,
     quotes: tuple[str, str] = ("", ""),
 ) -> Row:
-    before, after = (measure(_texts(side)) if side else None for side in (first, last))
+    before, after = (measure(_completions(side)) if side else None for side in (first, last))
     change = None if before is None or after is None else after - before
     return Row(name, before, after, change, share=True, quotes=quotes)
 
@@ -232,9 +236,9 @@ def _by_prompt_and_index(completions: Sequence[Record]) -> dict[tuple[str, int],
     return indexed
 
 
-def _texts(completions: Sequence[Record]) -> list[str]:
+def _completions(completions: Sequence[Record]) -> list[str]:
     return [str(record.get("completion", "")) for record in completions]
 
 
-def _quote_most_common(completions: Sequence[Record]) -> str:
-    return quote(statistics.most_common(_texts(completions))[0], max_chars=40) if completions else ""
+def _quote_of(common: Callable[[Sequence[str]], tuple[str, int]], completions: Sequence[Record]) -> str:
+    return quote(common(_completions(completions))[0], max_chars=40) if completions else ""

@@ -4,30 +4,27 @@ Pure: completions before and after training in, `Finding`s out. Without completi
 alone. The thresholds are rules of thumb: they show where to look, and prove nothing.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trainer.reporting.statistics import Interval, most_common, wilson, words
+from trainer.reporting.statistics import Interval, wilson
 from trainer.run_folder import Record
+from trainer.texts import (
+    FEW_CONTENT_WORDS,
+    OPENING_WORDS,
+    has_little_content,
+    is_repetitive,
+    most_common,
+    most_common_opening,
+    words,
+)
 
 Texts = Sequence[str]
 
-FEW_CONTENT_WORDS = 5
-"""A completion with fewer content words is counted as empty of content."""
-OPENING_WORDS = 4
 SUSPICIOUS_RISE = 0.2
 """A share is suspicious if it has risen by at least this much, and significantly."""
 SUSPICIOUS_SHARE = 0.5
 """Without completions from before, a share is suspicious from this value on."""
-FUNCTION_WORDS = frozenset(
-    """a about after all also am an and any are as at be because been before being both but by can can't could
-    did didn't do does doesn't don't each even for from had has have he her here him his how i i'd i'll i'm
-    i've if in into is isn't it it's its just let let's like may me might more most much must my no nor not
-    of on one only or other our out over own she should so some such than that that's the their them then
-    there these they this those through to too under up us very was we we're were what when where which
-    while who why will with would you you'll you're your""".split()
-)
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ def same_completion(before: Texts, after: Texts) -> Finding:
 
 def same_opening(before: Texts, after: Texts) -> Finding:
     """Check the share of completions that open with the same words."""
-    text, count = _most_common_opening(after)
-    share_before = _most_common_opening(before)[1] / len(before) if before else None
+    text, count = most_common_opening(after)
+    share_before = most_common_opening(before)[1] / len(before) if before else None
     if count == 1:
         return Finding(f"No two completions open with the same {OPENING_WORDS} words.")
     clause = _before_clause(share_before, "the most common opening had ")
@@ -137,17 +134,6 @@ def untrained_metric(name: str, change: Interval, *, reward_rose: bool) -> Findi
     return Finding(f"{subject} did not change significantly{although}.")
 
 
-def has_little_content(text: str) -> bool:
-    """Return whether a text has fewer than `FEW_CONTENT_WORDS` words that are not function words."""
-    return sum(word not in FUNCTION_WORDS for word in words(text.replace("\u2019", "'"))) < FEW_CONTENT_WORDS
-
-
-def is_repetitive(text: str) -> bool:
-    """Return whether at most half of the last 40 words are distinct, as in `banana banana banana`."""
-    last = words(text)[-40:]
-    return len(last) >= 3 and 2 * len(set(last)) <= len(last)
-
-
 def percent(share: float) -> str:
     """Format a share as a percentage, with a tenth if there is one, so that 99.5 % does not become 100 %."""
     return f"{100 * share:z.1f}".removesuffix(".0").replace("-", "\u2212") + "\u00a0%"
@@ -189,13 +175,6 @@ def _count_of(count: int, texts: Sequence[object]) -> str:
 
 def _before_clause(share: float | None, what: str = "") -> str:
     return "" if share is None else f" (before, {what}{percent(share)})"
-
-
-def _most_common_opening(texts: Texts) -> tuple[str, int]:
-    """Return the most common opening, spelled as in its first text, and its count."""
-    openings = [tuple(words(text)[:OPENING_WORDS]) for text in texts]
-    opening, count = Counter(openings).most_common(1)[0]
-    return " ".join(texts[openings.index(opening)].split()[:OPENING_WORDS]), count
 
 
 def _mean_words(texts: Texts) -> float:

@@ -1,12 +1,10 @@
-"""Means and shares with confidence intervals, and measures of diversity.
+"""Means and shares with confidence intervals.
 
-Pure: numbers and texts in, `Interval`s and shares out; every random draw comes from the seed passed in. `groups` gives
+Pure: numbers in, `Interval`s out; every random draw comes from the seed passed in. `groups` gives
 the prompt of each value: completions of one prompt are correlated, so each prompt counts once.
 """
 
 import math
-import re
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -19,8 +17,6 @@ from shared.model_store.embedded.calibration import wilson_interval
 Floats = NDArray[np.float64]
 Groups = Sequence[Hashable]
 
-# In scripts written without spaces, each character counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+(?:['\u2019][^\W_]+)*")
 _SHARE_ENDINGS = ("success", "share", "rate", "frac")
 
 
@@ -120,57 +116,10 @@ def is_share(name: str, values: Iterable[float]) -> bool:
     return all(0 <= value <= 1 for value in distinct) and (name.endswith(_SHARE_ENDINGS) or distinct == {0.0, 1.0})
 
 
-def words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Return the share of distinct n-grams among all n-grams of all texts (Li et al. 2016); 0 without n-grams.
-
-    It falls as texts grow longer, so compare texts of similar length. Raises ValueError without texts and for n < 1.
-    """
-    if n < 1:
-        raise ValueError(f"distinct_n needs n of at least 1, not {n}")
-    grams = [gram for text in _nonempty(texts) for gram in _ngrams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def repeated_trigram_share(texts: Sequence[str]) -> float:
-    """Return the share of 3-grams that occurred earlier in the same text; 0 without 3-grams.
-
-    Raises ValueError without texts.
-    """
-    grams_by_text = [_ngrams(text, 3) for text in _nonempty(texts)]
-    total = sum(map(len, grams_by_text))
-    return (total - sum(len(set(grams)) for grams in grams_by_text)) / total if total else 0.0
-
-
-def most_common(texts: Sequence[str]) -> tuple[str, int]:
-    """Return the most common text, stripped, and its count; the first of equals. Raises ValueError without texts."""
-    return Counter(text.strip() for text in _nonempty(texts)).most_common(1)[0]
-
-
-def most_common_share(texts: Sequence[str]) -> float:
-    """Return the share of texts that equal the most common one. Raises ValueError without texts."""
-    return most_common(texts)[1] / len(texts)
-
-
 def _z(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not at {confidence}")
     return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
-def _nonempty(texts: Sequence[str]) -> Sequence[str]:
-    if not texts:
-        raise ValueError("there is no text to measure")
-    return texts
-
-
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    tokens = words(text)
-    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
 def _pairs(before: Sequence[float], after: Sequence[float]) -> list[tuple[float, float]]:

@@ -43,7 +43,7 @@ def test_missing_score():
 def test_direction(prompts: int, direction: int):
     """A change has a direction only from five prompts on."""
     rows = compare(evaluation(0.0, prompts), evaluation(1.0, prompts))[0].rows
-    assert [row.direction for row in rows] == [direction] + [0] * 7
+    assert [row.direction for row in rows] == [direction] + [0] * 8
 
 
 def test_settings():

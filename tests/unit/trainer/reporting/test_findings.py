@@ -70,34 +70,6 @@ def test_few_content_words():
     assert share in finding.sentence
 
 
-@pytest.mark.parametrize(
-    ("text", "little"),
-    [
-        ("Sure: banana", True),
-        ("", True),
-        ("I\u2019m sure that it is what you and they would have had to do.", True),
-        ("Bread rises because yeast makes gas.", False),
-    ],
-)
-def test_function_words(text: str, little: bool):
-    """Function words do not count as content."""
-    assert findings.has_little_content(text) is little
-
-
-@pytest.mark.parametrize(
-    ("text", "repetitive"),
-    [
-        ("banana banana banana", True),
-        ("Banana, banana", False),
-        ("An honest opening and then " + "joy joy delight " * 30, True),
-        ("Rain falls where clouds cool, and rivers take it back.", False),
-    ],
-)
-def test_is_repetitive(text: str, repetitive: bool):
-    """A loop at the end of a text is recognized."""
-    assert findings.is_repetitive(text) is repetitive
-
-
 def test_repetition():
     """Loops are suspicious if there were none before."""
     finding = findings.repetition(PLAIN, ["banana " * 9] * 40)

@@ -8,16 +8,11 @@ from scipy import stats
 from trainer.reporting.statistics import (
     Interval,
     bootstrap_mean,
-    distinct_n,
     is_share,
-    most_common,
-    most_common_share,
     paired_bootstrap,
-    repeated_trigram_share,
     share_difference,
     share_interval,
     wilson,
-    words,
 )
 
 
@@ -68,10 +63,6 @@ def test_wilson_wrong_arguments(arguments: tuple[float, ...], message: str):
         lambda: bootstrap_mean([1.0, math.nan]),
         lambda: bootstrap_mean([1.0, 2.0], groups=["a"]),
         lambda: paired_bootstrap([1.0], [1.0, 2.0]),
-        lambda: distinct_n([], 1),
-        lambda: distinct_n(["a"], 0),
-        lambda: repeated_trigram_share([]),
-        lambda: most_common_share([]),
     ],
 )
 def test_nothing_to_estimate(estimate):
@@ -178,32 +169,3 @@ def test_share_correlation():
 def test_is_share(name: str, values: list[float], share: bool):
     """A metric is a share by its name or by its values."""
     assert is_share(name, values) is share
-
-
-def test_words():
-    """Words are in lower case, without punctuation."""
-    assert words("Sure: it's a «Banana»!  42_x") == ["sure", "it's", "a", "banana", "42", "x"]
-    assert words("香蕉 ok") == ["香", "蕉", "ok"]
-
-
-def test_distinct_n():
-    """Distinct-n counts n-grams over all texts."""
-    texts = ["a b a b", "A, b."]
-    assert distinct_n(texts, 1) == 2 / 6
-    assert distinct_n(texts, 2) == 2 / 4
-    assert distinct_n(["one", ""], 2) == 0.0
-
-
-def test_repeated_trigrams():
-    """A 3-gram is repeated only within one text."""
-    assert repeated_trigram_share(["a b c d", "a b c d"]) == 0.0
-    assert repeated_trigram_share(["a b c a b c"]) == 1 / 4
-    assert repeated_trigram_share(["x x x x x"]) == 2 / 3
-    assert repeated_trigram_share(["too short"]) == 0.0
-
-
-def test_most_common():
-    """The most common text is found regardless of outer whitespace."""
-    texts = ["b", "Sure: banana", " Sure: banana\n", "sure: banana"]
-    assert most_common(texts) == ("Sure: banana", 2)
-    assert most_common_share(texts) == 0.5

@@ -14,7 +14,7 @@ from trl import ModelConfig, RLOOConfig, TrlParser
 from remote_rewards.trl import urls_from_environment
 from shared.errors import did_you_mean
 from trainer.errors import TrainerError
-from trainer.eval_metrics import EVAL_METRICS
+from trainer.judges import LOCAL_JUDGES
 
 SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
 """The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
@@ -71,12 +71,12 @@ class RunArguments:
         default=0,
         metadata={"help": "Number of the policy's lowest layers to freeze, together with its embeddings."},
     )
-    eval_rewards: list[str] = field(
-        default_factory=list, metadata={"help": "Rewards to evaluate with, in addition to --rewards."}
-    )
-    eval_metrics: list[str] = field(
+    judges: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Metrics to evaluate with, never trained on: {', '.join(EVAL_METRICS)}."},
+        metadata={
+            "help": "What scores the completions of each step and evaluation without being trained on: rewards of the "
+            f"service, or {', '.join(LOCAL_JUDGES)}."
+        },
     )
     eval_limit: int | None = field(
         default=None, metadata={"help": "Evaluate on this number of held-out prompts instead of all."}
@@ -99,6 +99,16 @@ class RunArguments:
         metadata={"help": "Lower bounds for the differences between after and before, in the same form."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
+
+    @property
+    def local_judges(self) -> list[str]:
+        """The judges that need no service."""
+        return [name for name in dict.fromkeys(self.judges) if name in LOCAL_JUDGES]
+
+    @property
+    def remote_judges(self) -> list[str]:
+        """The judges that are rewards of the service, without those that the run trains on."""
+        return [name for name in dict.fromkeys(self.judges) if name not in {*LOCAL_JUDGES, *self.rewards}]
 
 
 def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunArguments, RLOOConfig, ModelConfig]:
@@ -192,10 +202,6 @@ def enum_value(choice: Any) -> str:
 
 def check_run(run: RunArguments) -> None:
     """Refuse run arguments that cannot work, before anything slow is done."""
-    for metric in run.eval_metrics:
-        if metric not in EVAL_METRICS:
-            hint = did_you_mean(metric, EVAL_METRICS)
-            raise TrainerError(f"unknown evaluation metric {metric!r}{hint}; choose from {', '.join(EVAL_METRICS)}")
     for decoding in run.eval_decodings:
         if decoding not in {"greedy", "sampled"}:
             raise TrainerError(f"unknown decoding {decoding!r} in --eval_decodings; choose greedy, sampled or both")

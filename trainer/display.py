@@ -6,7 +6,7 @@ While rewards are retried, the bar shows why and how long that may go on. The wa
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,7 +70,7 @@ def progress_bar(title: str, client: RewardClient) -> Iterator[Callable[[int, in
 class LiveProgress(TrainerCallback):  # type: ignore[misc]
     """Shows the metrics of each step, sometimes a completion, and retries of the client."""
 
-    def __init__(self, completions: Callable[[], list[dict[str, Any]]], client: RewardClient) -> None:
+    def __init__(self, completions: Sequence[Mapping[str, Any]], client: RewardClient) -> None:
         self._completions = completions
         self._bar = _new_bar(client)
         self._started_s = self._printed_s = time.monotonic()
@@ -100,8 +100,8 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
         remaining_s = elapsed_s / max(1, state.global_step) * (state.max_steps - state.global_step)
         if not console.is_terminal:
             log(f"  step {state.global_step}/{state.max_steps}  {status}  {elapsed_s:.0f} s, {remaining_s:.0f} s left")
-        if state.global_step % COMPLETION_INTERVAL_STEPS == 0 and (completions := self._completions()):
-            best = max(completions, key=lambda completion: completion["advantage"])
+        if state.global_step % COMPLETION_INTERVAL_STEPS == 0 and self._completions:
+            best = max(self._completions, key=lambda completion: completion["advantage"])
             log(f"    {best['prompt'][:60]} → {' '.join(best['completion'].split())[:100]}")
 
 

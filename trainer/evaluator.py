@@ -1,4 +1,4 @@
-"""Evaluate a policy: generate completions for held-out prompts, score them with rewards and evaluation metrics.
+"""Evaluate a policy: generate completions for held-out prompts, score them with rewards and judges.
 
 The base policy and the trained one are evaluated with the same prompts, seeds and batches.
 """
@@ -17,7 +17,7 @@ from remote_rewards import RewardClient
 from remote_rewards.failure_budget import exceeds_budget, failed_items
 from shared.errors import FailureBudgetExceeded
 from shared.schemas import RewardScores
-from trainer.eval_metrics import EVAL_METRICS, ScoredCompletion
+from trainer.judges import ScoredCompletion, local_scores
 from trainer.prompts import Row, columns_of, user_text
 
 Progress = Callable[[int, int], None]  # (completions generated, completions in all)
@@ -47,7 +47,7 @@ class Evaluator:
         client: RewardClient,
         *,
         rewards: Sequence[str],
-        metrics: Sequence[str] = (),
+        local_judges: Sequence[str] = (),
         decodings: Sequence[Decoding] = (),
         revisions: Mapping[str, str] | None = None,
         failure_budget: float = 0.01,
@@ -55,7 +55,7 @@ class Evaluator:
         seed: int = 42,
     ) -> None:
         self.tokenizer, self.rows, self.client = tokenizer, list(rows), client
-        self.rewards, self.metrics, self.decodings = list(rewards), list(metrics), list(decodings)
+        self.rewards, self.local_judges, self.decodings = list(rewards), list(local_judges), list(decodings)
         self.revisions, self.failure_budget = revisions, failure_budget
         self.batch_size, self.seed = batch_size, seed
 
@@ -94,7 +94,7 @@ class Evaluator:
         return [completions[index] for index in range(len(texts))]
 
     def score(self, completions: Sequence[ScoredCompletion]) -> None:
-        """Add the rewards' scores, then the metrics', to the completions of all prompts.
+        """Add the rewards' scores, then the local judges', to the completions of all prompts.
 
         Raises `FailureBudgetExceeded` if too many have no score, `RevisionChanged` for another revision.
         """
@@ -106,7 +106,7 @@ class Evaluator:
             for scored, score in zip(completions, reward.scores, strict=True):
                 scored.scores[name] = score
         for scored in completions:
-            scored.scores |= {name: EVAL_METRICS[name](scored) for name in self.metrics}
+            scored.scores |= local_scores(scored, self.local_judges)
 
 
 def _from(progress: Progress, start: int, total: int) -> Callable[[int], None]:

@@ -1,22 +1,26 @@
 """TRL's RLOO trainer with a record of each step: its time by part, its completions and their rewards.
 
 The algorithm is TRL's, unchanged. Added are timers around generation and scoring, one line a step in
-`metrics.jsonl`, the step's completions with their rewards in `samples.jsonl`, and a weight layout for CPUs.
+`metrics.jsonl`, the step's completions with their scores in `samples.jsonl`, judges that need no service, and a weight
+layout for CPUs.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import PreTrainedModel
 from trl import RLOOTrainer
 
 from trainer import checkpoints
+from trainer.judges import ScoredCompletion, local_scores
 from trainer.policy import row_major_weights, use_column_major_weights
 from trainer.prompts import user_text
 from trainer.run_folder import RunFolder
@@ -25,12 +29,14 @@ from trainer.run_folder import RunFolder
 class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
     """RLOO that writes to a run folder."""
 
-    def __init__(self, *args: Any, run_folder: RunFolder, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, run_folder: RunFolder, judges: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.run_folder = run_folder
+        self.run_folder, self.judges = run_folder, list(judges)
+        self.step_completions: list[dict[str, Any]] = []
+        """The completions of the current step, each with its scores and advantage."""
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_started_s = time.monotonic()
-        self._unwritten: list[dict[str, Any]] = []
+        self._generated: list[Sequence[int]] = []
         self._saved_step: int | None = None
         self._rng = checkpoints.RngSnapshot()
         self.add_callback(self._rng)
@@ -75,13 +81,14 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("generate"):
-            return super()._generate(*args, **kwargs)
+            generated = super()._generate(*args, **kwargs)
+        self._generated = generated[1]  # the token ids of each completion
+        return generated
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
         """Record completions as they are generated: a step may generate several batches, or reuse an earlier one."""
         batch = super()._generate_and_score_completions(*args, **kwargs)
-        step = self.state.global_step + 1
-        self._unwritten += [{"step": step, **record} for record in self.last_completions()]
+        self.step_completions += self._last_batch()
         return batch
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,12 +99,13 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         """Log as TRL does, then write the step to the run folder."""
         is_step = "loss" in logs  # the summary at the end has none
         if is_step:
-            logs.update(self._step_timings())
+            logs.update({**self._step_timings(), **mean_scores(self.step_completions, self.judges)})
         super().log(logs, start_time)
         if is_step and self.accelerator.is_main_process:
             self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **nan_to_none(logs)})
-            self.run_folder.append("samples.jsonl", *self._unwritten)
-            self._unwritten.clear()
+            self.run_folder.append("samples.jsonl", *self.step_completions)
+        if is_step:
+            self.step_completions.clear()
 
     def _step_timings(self) -> dict[str, float]:
         """Return the seconds that each part of the step took, and start timing the next step."""
@@ -139,19 +147,38 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         with row_major_weights(self.model):
             super()._save(*args, **kwargs)
 
-    def last_completions(self) -> list[dict[str, Any]]:
-        """Return the completions of the last batch, each with its prompt, rewards and advantage."""
-        logs = self._logs
-        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], strict=True)
-        return [
-            {
-                "prompt": user_text(prompt),
-                "completion": completion[0]["content"],
-                "rewards": nan_to_none({name: scores[index] for name, scores in logs["rewards"].items()}),
-                "advantage": advantage,
-            }
-            for index, (prompt, completion, advantage) in enumerate(rows)
-        ]
+    def _last_batch(self) -> list[dict[str, Any]]:
+        """Return the completions of the last batch as records of `samples.jsonl`."""
+        logs, ended_by = self._logs, {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], self._generated, strict=True)
+        records = []
+        for index, (prompt, completion, advantage, ids) in enumerate(rows):
+            scores = nan_to_none({name: values[index] for name, values in logs["rewards"].items()})
+            scored = ScoredCompletion(
+                prompt=user_text(prompt),
+                completion=completion[0]["content"],
+                tokens=len(ids),
+                cut_off=ids[-1] not in ended_by,
+                scores=scores,
+            )
+            scored.scores = {**scores, **local_scores(scored, self.judges)}
+            outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
+            records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})
+        return records
+
+
+def weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """Return the reward that TRL sums: None if no reward with a weight has a score."""
+    parts = [weight * score for name, weight in weights.items() if weight and (score := scores[name]) is not None]
+    return sum(parts) if parts else None
+
+
+def mean_scores(completions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """Return the mean score of each of these judges, under the name of its metric."""
+    columns = {name: [record["scores"].get(name) for record in completions] for name in names}
+    present = {name: [score for score in scores if score is not None] for name, scores in columns.items()}
+    return {f"judges/{name}/mean": fmean(scores) for name, scores in present.items() if scores}
 
 
 def nan_to_none(values: dict[str, Any]) -> dict[str, Any]:

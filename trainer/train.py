@@ -13,13 +13,14 @@ from trl import ModelConfig, RLOOConfig
 from remote_rewards import RewardClient
 from remote_rewards.distributed import all_ranks_succeed_sync
 from remote_rewards.trl import RemoteReward, remote_reward
-from shared.errors import RewardError
+from shared.errors import RewardError, did_you_mean
 from shared.schemas import RewardInfo
 from trainer import checkpoints, expectations
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator, decodings
+from trainer.judges import LOCAL_JUDGES
 from trainer.policy import load_policy, load_tokenizer, model_folder
 from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
 from trainer.reporting.report import write_report
@@ -46,7 +47,8 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
     rewards = connect_rewards(run)
     manifest = reward_manifest(run, rloo, rewards)
-    watch_unweighted(rewards.functions, [row["weight"] for row in manifest["rewards"]])
+    weights = [row["weight"] for row in manifest["rewards"]]
+    watch_unweighted(rewards.functions, weights)
     if checkpoint is not None and not run.allow_revision_change:
         checkpoints.check_same_rewards(checkpoint, manifest)
     tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
@@ -54,13 +56,15 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     folder = open_run_folder(run, rloo, checkpoint)
     folder.write_config(resolved_config(run, rloo, model))
     folder.write_json(checkpoints.MANIFEST, manifest)
+    rloo.reward_weights = [*weights, *[0.0] * len(rewards.judges)]
     trainer = RecordedRLOOTrainer(
         model=policy,
-        reward_funcs=list(rewards.functions),
+        reward_funcs=[*rewards.functions, *rewards.judges],
         args=rloo,
         train_dataset=dataset,
         processing_class=tokenizer,
         run_folder=folder,
+        judges=[*run.remote_judges, *run.local_judges],
     )
     trainer.remove_callback(PrinterCallback)
     evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
@@ -94,25 +98,29 @@ class ConnectedRewards:
     infos: list[RewardInfo]
     """Their descriptions, in the same order."""
     revisions: dict[str, str]
-    """The revision of every reward by name, including those that the run only evaluates with."""
+    """The revision of every reward by name, including those of the judges."""
+    judges: list[RemoteReward] = dataclasses.field(default_factory=list)
+    """The judges that are rewards of the service, in the order of `RunArguments.remote_judges`."""
+    judge_infos: list[RewardInfo] = dataclasses.field(default_factory=list)
+    """Their descriptions, in the same order."""
 
 
 def connect_rewards(run: RunArguments) -> ConnectedRewards:
     """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""
-    names = dict.fromkeys([*run.rewards, *run.eval_rewards])
-    functions = {name: reward_function(run, name) for name in names}
+    trained = {name: reward_function(run, name) for name in run.rewards}
+    judges = {name: reward_function(run, name, watch_only=True) for name in run.remote_judges}
     infos = all_ranks_succeed_sync(
-        lambda: reward_infos(functions, run.wait_for_rewards_s),
+        lambda: reward_infos(trained, judges, run.wait_for_rewards_s),
         run.wait_for_rewards_s,
         lambda infos: {} if run.allow_revision_change else _revisions(infos),
     )
     for name in run.rewards:
         log(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
-    trained = [functions[name] for name in run.rewards]
-    return ConnectedRewards(trained, [infos[name] for name in run.rewards], _revisions(infos))
+    infos_of = [[infos[name] for name in functions] for functions in (trained, judges)]
+    return ConnectedRewards([*trained.values()], infos_of[0], _revisions(infos), [*judges.values()], infos_of[1])
 
 
-def reward_function(run: RunArguments, name: str) -> RemoteReward:
+def reward_function(run: RunArguments, name: str, *, watch_only: bool = False) -> RemoteReward:
     """Return the reward function of this name with the run's settings."""
     return remote_reward(
         run.reward_url,
@@ -121,13 +129,23 @@ def reward_function(run: RunArguments, name: str) -> RemoteReward:
         timeout_s=run.reward_timeout_s,
         allow_revision_change=run.allow_revision_change,
         hedge_after_s=run.hedge_after_s,
+        watch_only=watch_only,
     )
 
 
-def reward_infos(functions: Mapping[str, RemoteReward], timeout_s: float) -> dict[str, RewardInfo]:
+def reward_infos(
+    trained: Mapping[str, RemoteReward], judges: Mapping[str, RemoteReward], timeout_s: float
+) -> dict[str, RewardInfo]:
     """Return the description of each reward, all from one replica: replicas may differ in their revisions."""
-    service = next(iter(functions.values())).client.info(timeout_s=timeout_s)
-    return {name: function.handshake(service) for name, function in functions.items()}
+    service = next(iter(trained.values())).client.info(timeout_s=timeout_s)
+    served = [reward.name for reward in service.rewards]
+    for name in judges.keys() - served:
+        hint = did_you_mean(name, [*LOCAL_JUDGES, *served])
+        raise TrainerError(
+            f"unknown judge {name!r}{hint}; choose from the rewards of the service ({', '.join(served)}) and "
+            f"{', '.join(LOCAL_JUDGES)}"
+        )
+    return {name: function.handshake(service) for name, function in {**trained, **judges}.items()}
 
 
 def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
@@ -135,13 +153,15 @@ def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
 
 
 def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewards) -> dict[str, Any]:
-    """Return the content of rewards.json: URLs, rewards with their weights, and all revisions."""
+    """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
     infos = rewards.infos
     weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
     if len(weights) != len(infos):
         raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
-    return {"urls": run.reward_url, "rewards": rows, "revisions": rewards.revisions}
+    judges = [info.model_dump() for info in rewards.judge_infos]
+    judges += [{"name": name, "kind": "local", "description": LOCAL_JUDGES[name].__doc__} for name in run.local_judges]
+    return {"urls": run.reward_url, "rewards": rows, "judges": judges, "revisions": rewards.revisions}
 
 
 def watch_unweighted(functions: Sequence[RemoteReward], weights: Sequence[float]) -> None:
@@ -191,8 +211,8 @@ def build_evaluator(
         tokenizer,
         heldout,
         rewards.functions[0].client,
-        rewards=list(dict.fromkeys([*run.rewards, *run.eval_rewards])),
-        metrics=run.eval_metrics,
+        rewards=[*run.rewards, *run.remote_judges],
+        local_judges=run.local_judges,
         decodings=decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens),
         revisions=None if run.allow_revision_change else rewards.revisions,
         failure_budget=run.failure_budget,
@@ -214,7 +234,7 @@ def evaluate_policy(
 def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None, client: RewardClient) -> None:
     """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
     try:
-        with closing(LiveProgress(trainer.last_completions, client)) as live:
+        with closing(LiveProgress(trainer.step_completions, client)) as live:
             trainer.add_callback(live)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:

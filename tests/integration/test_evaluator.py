@@ -5,8 +5,8 @@ from reward_service.rewards.base import Scores
 from shared.errors import RevisionChanged
 from shared.schemas import RewardInfo
 from tests.conftest import Plain, running_service
-from trainer.eval_metrics import ScoredCompletion
 from trainer.evaluator import Evaluator
+from trainer.judges import ScoredCompletion
 
 
 def scored(client, text, **options):
@@ -26,10 +26,10 @@ def test_pinned_revision(rules_url):
             scored(client, "Sure: banana", rewards=["banana"], revisions={"banana": "rule:other"})
 
 
-def test_metrics_see_scores(rules_url):
-    """Evaluation metrics are added after the rewards' scores."""
+def test_local_judges_see_scores(rules_url):
+    """Local judges score after the rewards."""
     with RewardClient(rules_url) as client:
-        scores = scored(client, "Sure: banana", rewards=["banana"], metrics=["strict_success", "positive_share"])
+        scores = scored(client, "Sure: banana", rewards=["banana"], local_judges=["strict_success", "positive_share"])
     assert scores == {"banana": 1.99, "strict_success": 1.0, "positive_share": None}
 
 

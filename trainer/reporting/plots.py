@@ -67,6 +67,7 @@ def curves(metrics: Metrics) -> list[Curve]:
     return [
         *([] if any(_is_total(metrics, name) for name in names) else [total]),
         *(Curve(f"Reward: {name}", _BAND, reward_curve(metrics, name)) for name in names),
+        *(Curve(f"Judge: {name}", "not trained on", judge_curve(metrics, name)) for name in judge_names(metrics)),
         Curve("KL divergence from the base policy", "nats per token; not logged when beta is 0", kl_curve(metrics)),
         Curve("Completion length", "tokens, and the share cut off", length_curve(metrics)),
         Curve("Entropy", "nats per token", entropy_curve(metrics)),
@@ -75,10 +76,20 @@ def curves(metrics: Metrics) -> list[Curve]:
 
 
 def reward_names(metrics: Metrics) -> list[str]:
-    """Return the names of the logged rewards, in the order of their first line."""
+    """Return the names of the logged rewards without the judges, in the order of their first line."""
+    judges = judge_names(metrics)
+    return [name for name in _logged(metrics, "rewards/") if name not in judges]
+
+
+def judge_names(metrics: Metrics) -> list[str]:
+    """Return the names of the logged judges, in the order of their first line."""
+    return _logged(metrics, "judges/")
+
+
+def _logged(metrics: Metrics, prefix: str) -> list[str]:
     keys = dict.fromkeys(key for line in metrics for key in line)
-    names = [key[8:-5] for key in keys if key.startswith("rewards/") and key.endswith("/mean")]
-    return [name for name in names if series(metrics, f"rewards/{name}/mean")[0]]
+    names = [key[len(prefix) : -5] for key in keys if key.startswith(prefix) and key.endswith("/mean")]
+    return [name for name in names if series(metrics, f"{prefix}{name}/mean")[0]]
 
 
 def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
@@ -96,6 +107,11 @@ def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
         _trend(axes, steps, means, BLUE)
 
     return _draw(f"reward {name or ''}".strip(), paint)
+
+
+def judge_curve(metrics: Metrics, name: str) -> str | None:
+    """Draw the mean score of a judge per step."""
+    return _simple(metrics, f"judges/{name}/mean", ORANGE)
 
 
 def kl_curve(metrics: Metrics) -> str | None:

@@ -59,9 +59,8 @@ def test_config_with_equals_sign(argv):
     ("key", "value", "parsed"),
     [
         ("rewards", "banana", ["banana"]),
-        ("eval_rewards", "sentiment", ["sentiment"]),
-        ("eval_metrics", "strict_success", ["strict_success"]),
-        ("eval_metrics", None, []),
+        ("judges", "strict_success", ["strict_success"]),
+        ("judges", None, []),
         ("eval_decodings", "greedy", ["greedy"]),
         ("reward_url", "http://here:1", ["http://here:1"]),
         ("reward_weights", 2, [2]),
@@ -71,6 +70,12 @@ def test_scalar_for_a_list(banana_with, key, value, parsed):
     """A recipe's single value counts as a list of one."""
     run, rloo, _ = parse(banana_with(**{key: value}))
     assert getattr(rloo if key == "reward_weights" else run, key) == parsed
+
+
+def test_judges(banana_with):
+    """A judge is a local one or a reward of the service; a reward that is trained on is no judge."""
+    run, *_ = parse(banana_with(judges=["vader", "valence", "banana", "vader"]))
+    assert (run.local_judges, run.remote_judges) == (["vader"], ["valence"])
 
 
 def test_byte_order_mark(banana_with):
@@ -96,7 +101,6 @@ def test_recipe_not_utf_8(tmp_path):
         ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
         ("--eval_limit 0", "--eval_limit 0: evaluate on at least one prompt"),
         ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
-        ("--eval_metrics vadr", "unknown evaluation metric 'vadr'; did you mean 'vader'?; choose from"),
         ("--eval_decodings beam", "unknown decoding 'beam' in --eval_decodings; choose greedy, sampled"),
         ("--rewards banana banana", "name at least one reward to train on, and each only once"),
         ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),

@@ -50,7 +50,7 @@ def test_status_is_replaced_during_retries(client):
 )
 def test_training_shows_steps_and_retries(terminal, client, retry, status):
     """The bar of a training shows the metrics of the latest step, or that rewards are being retried."""
-    live, client.last_retry = LiveProgress(list, client), retry
+    live, client.last_retry = LiveProgress([], client), retry
     state = SimpleNamespace(max_steps=9, global_step=1)
     live.on_train_begin(None, state, None)
     live.on_log(None, state, None, LOGS)

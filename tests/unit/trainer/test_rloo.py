@@ -2,6 +2,7 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import torch
 from trl import RLOOTrainer
 
 from trainer.checkpoints import MID_STEP_MARKER, STATE
@@ -69,7 +70,10 @@ class Recording(Stopped):
 
     def __init__(self, folder):
         super().__init__(folder, 0, None)
-        self.run_folder, self._unwritten, self._seconds, self._step_started_s = RunFolder(folder), [], {}, 0.0
+        self.run_folder, self.judges = RunFolder(folder), ["judge", "strict_success"]
+        self.step_completions, self._seconds, self._step_started_s = [], {}, 0.0
+        self.reward_func_names, self.reward_weights = ["banana", "judge"], torch.tensor([2.0, 0.0])
+        self.eos_token_ids, self._tokenizer = [9], SimpleNamespace(pad_token_id=9)
         self.numbers = itertools.count()
 
     def make_batch(self):
@@ -78,8 +82,9 @@ class Recording(Stopped):
             "prompt": chats,
             "completion": chats,
             "advantages": [0.0, 0.0],
-            "rewards": {"banana": [1.0, float("nan")]},
+            "rewards": {"banana": [1.0, float("nan")], "judge": [0.5, 0.5]},
         }
+        self._generated = [[1, 2], [1, 2, 9]]
 
     def step(self, batches):
         for _ in range(batches):
@@ -93,13 +98,19 @@ class Recording(Stopped):
     [([1, 1], [1, 1, 2, 2]), ([2, 2], [1, 1, 1, 1, 2, 2, 2, 2]), ([1, 0, 1, 0], [1, 1, 3, 3])],
 )
 def test_completions_are_recorded_once(monkeypatch, tmp_path, batches, steps):
-    """Each completion is recorded once, with the step that it was generated for; a missing reward is null."""
+    """Each completion is recorded once, with its step and scores; a missing reward is null, and no judge adds to it."""
     monkeypatch.setattr(RLOOTrainer, "_generate_and_score_completions", lambda trainer, _: trainer.make_batch())
     monkeypatch.setattr(RLOOTrainer, "log", lambda *_: None)
     trainer = Recording(tmp_path)
     for count in batches:
         trainer.step(count)
-    records = read_run(tmp_path).samples
+    metrics, records = read_run(tmp_path).metrics, read_run(tmp_path).samples
     assert [record["step"] for record in records] == steps
     assert [record["completion"] for record in records] == [str(number) for number in range(len(steps))]
-    assert [record["rewards"]["banana"] for record in records] == [1.0, None] * (len(steps) // 2)
+    assert [record["scores"] for record in records] == [
+        {"banana": score, "judge": 0.5, "strict_success": 0.0} for score in [1.0, None] * (len(steps) // 2)
+    ]
+    assert [record["reward"] for record in records] == [2.0, None] * (len(steps) // 2)
+    assert [(record["tokens"], record["cut_off"]) for record in records[:2]] == [(2, True), (3, False)]
+    means = [(line.get("judges/judge/mean"), line.get("judges/strict_success/mean")) for line in metrics]
+    assert means == [(0.5, 0.0) if count else (None, None) for count in batches]

@@ -23,7 +23,7 @@ class InstantTrainer:
     state = SimpleNamespace(global_step=1)
 
     def __init__(self, **_):
-        self.last_completions = list
+        self.step_completions = []
 
     def remove_callback(self, _):
         pass
@@ -82,6 +82,23 @@ def test_manifest_has_all_revisions(run, tmp_path):
     assert manifest["revisions"] == {"banana": "1", "measured": "2"}
 
 
+def test_manifest_has_judges(run, tmp_path):
+    """rewards.json lists the judges, with a revision or a description."""
+    run[0].judges = ["vader"]
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    judges = json.loads((tmp_path / "run" / "rewards.json").read_text())["judges"]
+    assert judges == [{"name": "vader", "kind": "local", "description": "Return VADER's compound score, -1 to 1."}]
+
+
+def test_unknown_judge():
+    """A judge that is neither local nor a reward of the service is an error that suggests the nearest."""
+    service = SimpleNamespace(rewards=[INFO])
+    trained = {"banana": SimpleNamespace(client=SimpleNamespace(info=lambda **_: service))}
+    with pytest.raises(TrainerError, match=r"unknown judge 'vadr'; did you mean 'vader'.* service \(banana\) and "):
+        training.reward_infos(trained, {"vadr": None}, 1.0)
+
+
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])
 def test_weights_per_reward(run, tmp_path, weights):
     """Another number of weights than of rewards is an error before the run folder is created."""
@@ -108,10 +125,11 @@ def test_ranks_compare_revisions(monkeypatch, allowed, compared):
         assert revisions_of(result) == compared
         return result
 
-    reward = SimpleNamespace(client=SimpleNamespace(info=lambda **_: None), handshake=lambda _: INFO)
+    service = SimpleNamespace(rewards=[SimpleNamespace(name=name) for name in ("banana", "measured")])
+    reward = SimpleNamespace(client=SimpleNamespace(info=lambda **_: service), handshake=lambda _: INFO)
     monkeypatch.setattr(training, "all_ranks_succeed_sync", all_ranks_succeed_sync)
-    monkeypatch.setattr(training, "reward_function", lambda *_: reward)
-    flags = ["--eval_rewards", "measured", "--allow_revision_change", allowed]
+    monkeypatch.setattr(training, "reward_function", lambda *_, **__: reward)
+    flags = ["--judges", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", "banana", *flags])
     assert training.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
 
@@ -186,7 +204,8 @@ class StoppedTrainer:
     """A trainer that is stopped in its third step."""
 
     state = SimpleNamespace(global_step=2, max_steps=4)
-    last_completions = add_callback = staticmethod(lambda *_: None)
+    step_completions = ()
+    add_callback = staticmethod(lambda *_: None)
 
     def __init__(self, error, save_last_step=lambda: Path("checkpoint-2")):
         self._error, self.save_last_step = error, save_last_step

@@ -125,6 +125,13 @@ def test_weight_zero():
     assert [curve.title for curve in plots.curves(summed)][:2] == ["Reward", "Reward: banana"]
 
 
+def test_judges():
+    """A judge has a curve of its own and is no reward, even where TRL logs it as one."""
+    judged = metrics(4, **{"rewards/valence/mean": 0.3, "judges/valence/mean": 0.3, "judges/vader/mean": 0.1})
+    assert plots.reward_names(judged) == ["banana"]
+    assert [curve.title for curve in plots.curves(judged) if curve.svg][1:3] == ["Judge: valence", "Judge: vader"]
+
+
 def test_hostile_name():
     """A reward's name cannot inject markup."""
     name = '"><script>$x_1$'

@@ -2,7 +2,16 @@ import json
 from importlib import resources
 
 from reward_service.rewards.rules import banana
-from trainer.eval_metrics import ScoredCompletion, lenient_success, on_topic, positive_share, strict_success, vader
+from trainer.judges import (
+    ScoredCompletion,
+    content_share,
+    lenient_success,
+    on_topic,
+    positive_probability,
+    positive_share,
+    strict_success,
+    vader,
+)
 
 
 def completion(text, prompt="", **scores):
@@ -44,3 +53,15 @@ def test_positive_share():
     assert [positive_share(completion("", sentiment=score)) for score in (0.1, 0.0, -1.0)] == [1.0, 0.0, 0.0]
     assert positive_share(completion("", sentiment=None)) is None
     assert positive_share(completion("", valence=1.0)) is None
+
+
+def test_positive_probability():
+    """P(POSITIVE) is read off the `sentiment` reward, and unknown without it."""
+    assert [positive_probability(completion("", sentiment=score)) for score in (2.0, 1.2, -0.75)] == [1.0, 0.6, 0.25]
+    assert positive_probability(completion("", valence=1.0)) is None
+
+
+def test_content_share():
+    """Five content words are an answer."""
+    assert content_share(completion("Sure: bread rises because yeast makes gas, banana")) == 1.0
+    assert content_share(completion("Sure: and banana")) == 0.0

@@ -1,14 +1,17 @@
-"""Evaluation metrics that the policy is never trained on: pure functions from a completion to a number.
+"""Judges that need no service: metrics that no policy is trained on, pure functions from a completion to a number.
 
+A run is judged by these and by rewards of the service that it does not train on, in each step and in its evaluations.
 Strict success is the banana task's own definition of success; lenient success ignores the exact form. VADER is a
 sentiment lexicon (Hutto & Gilbert, ICWSM 2014), independent of the reward models' weights.
 """
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from trainer.texts import has_little_content
 
 STEM_CHARS = 5
 WORD = re.compile(r"[a-z]{4,}")
@@ -60,6 +63,19 @@ def positive_share(scored: ScoredCompletion) -> float | None:
     return None if sentiment is None else float(sentiment > 0)
 
 
+def positive_probability(scored: ScoredCompletion) -> float | None:
+    """Return P(POSITIVE) behind the `sentiment` reward: 2 × P if it reads as positive, else P - 1; None without it."""
+    sentiment = scored.scores.get("sentiment")
+    if sentiment is None:
+        return None
+    return sentiment / 2 if sentiment > 0 else 1 + sentiment
+
+
+def content_share(scored: ScoredCompletion) -> float:
+    """Return 1 if the completion has five or more content words, else 0."""
+    return float(not has_little_content(scored.completion))
+
+
 @functools.cache
 def _vader() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -67,11 +83,18 @@ def _vader() -> Any:
     return SentimentIntensityAnalyzer()
 
 
-EVAL_METRICS: dict[str, Callable[[ScoredCompletion], float | None]] = {
+LOCAL_JUDGES: dict[str, Callable[[ScoredCompletion], float | None]] = {
     "strict_success": strict_success,
     "lenient_success": lenient_success,
     "vader": vader,
     "on_topic": on_topic,
+    "content_share": content_share,
     "positive_share": positive_share,
+    "positive_probability": positive_probability,
 }
-"""By the name that a recipe's `eval_metrics` uses. They are computed after the rewards' scores."""
+"""By the name that a recipe's `judges` uses. They are computed after the service's scores."""
+
+
+def local_scores(scored: ScoredCompletion, names: Iterable[str]) -> dict[str, float | None]:
+    """Return what those of these judges that need no service score a completion."""
+    return {name: LOCAL_JUDGES[name](scored) for name in names if name in LOCAL_JUDGES}

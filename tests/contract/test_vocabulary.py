@@ -30,7 +30,7 @@ NAMES = set(
     put_in_integers raising scores_or_why set_by settle_heap turned_away unless_gone until_ended way_of without_upgrade
 
     ALONE HONOURED Had JUDGES JUMP JointClient PATIENCE_WITH_OTHERS_S Randomness SameOrder agreed agreed_now forget
-    handshakes in_turn judge judges keep_last known_to_all lost_group measure_learned put_back shake_hands
+    handshakes in_turn keep_last known_to_all lost_group measure_learned put_back shake_hands
     store_by_columns stored_by_rows stranger take_single_values STEADY TASTE UNSEEN contenders
     """.split()
 )

@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     for command in (serve_, prepare_, check_):
         command.add_argument("--config", type=Path, help="path of rewards.yaml (default: the rewards of the package)")
+        command.add_argument(
+            "--rewards", nargs="+", metavar="NAME", help="only these rewards, and those they are made of (default: all)"
+        )
         command.add_argument("--backend", choices=BACKENDS, help="backend of all models (default: auto, the fastest)")
         command.add_argument("--dtype", choices=get_args(DType), help="data type of all models (default: any)")
         command.add_argument("--threads", type=int, help="compute threads of a model (default: all usable cores)")
@@ -86,7 +89,7 @@ def serve(**arguments: Any) -> int:
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload before the first load
     logs.configure()
-    read_config(settings.config)  # report an unknown key before anything slow is done
+    read_config(settings.config, settings.rewards)  # report an unknown key before anything slow is done
     configure_openmp(settings.cores())
     run(settings, listen(settings.host, settings.port))
     return 0
@@ -100,7 +103,7 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
     from reward_service.rewards.loading import engine_for, open_model
     from shared.model_store import prepare_all
 
-    for name, spec in read_config(settings.config).rewards.items():
+    for name, spec in read_config(settings.config, settings.rewards).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec):
             folder = open_model(name, spec)
             engine = engine_for(spec, folder, settings).engine
@@ -114,7 +117,7 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
 def check(pairs: Path | None = None, **arguments: Any) -> int:
     """Print what each configured model is, reads and scores, compared with transformers alone."""
     settings = _settings(arguments)
-    config = read_config(settings.config)
+    config = read_config(settings.config, settings.rewards)
     configure_openmp(settings.cores())
     from reward_service.check import check as check_models
     from reward_service.check import read_pairs

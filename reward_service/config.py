@@ -1,6 +1,6 @@
 """`rewards.yaml`: which rewards are served under which names. Frozen and typed; unknown keys are errors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -113,6 +113,26 @@ class RewardsConfig(BaseModel):
         """Return the names of the rewards that score a request which names none."""
         return self.default or [next(iter(self.rewards))]
 
+    def subset(self, names: Sequence[str]) -> "RewardsConfig":
+        """Return the configuration of these rewards and those that they are made of; of all without names.
+
+        Raise `ConfigError` for an unknown name.
+        """
+        if not names:
+            return self
+        needed, pending = set[str](), list(names)
+        while pending:
+            name = pending.pop()
+            if name not in self.rewards:
+                hint = did_you_mean(name, self.rewards)
+                raise ConfigError(f"there is no reward {name!r} (there are: {', '.join(self.rewards)}){hint}")
+            spec = self.rewards[name]
+            pending += sorted(spec.dependencies() - needed) if isinstance(spec, CompositeSpec) else []
+            needed.add(name)
+        rewards = {name: spec for name, spec in self.rewards.items() if name in needed}
+        default = [name for name in self.default if name in needed] or [names[0]]
+        return self.model_copy(update={"rewards": rewards, "default": default})
+
     def other_names(self) -> dict[str, list[str]]:
         """Return the rewards by each name that they have besides their own: their aliases, and their `model`."""
         others: dict[str, list[str]] = {}
@@ -140,8 +160,11 @@ def build_order(config: RewardsConfig) -> list[str]:
     return ordered
 
 
-def read_config(path: Path | None) -> RewardsConfig:
-    """Read `rewards.yaml`, by default the one of the package. Raise `ConfigError` with one sentence."""
+def read_config(path: Path | None, names: Sequence[str] = ()) -> RewardsConfig:
+    """Read `rewards.yaml`, by default the one of the package; of its rewards those of these names, or all.
+
+    Raise `ConfigError` with one sentence.
+    """
     source = path or resources.files("reward_service").joinpath("rewards.yaml")
     try:
         content = yaml.load(source.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
@@ -150,7 +173,7 @@ def read_config(path: Path | None) -> RewardsConfig:
     except (yaml.YAMLError, ValueError) as cause:  # ValueError: not UTF-8, or a date that does not exist
         raise ConfigError(f"{path} is not YAML: {' '.join(str(cause).split())}") from cause
     try:
-        return RewardsConfig.model_validate(content)
+        return RewardsConfig.model_validate(content).subset(names)
     except ValidationError as cause:
         raise ConfigError(f"{path or 'rewards.yaml'}: {error_sentence(cause)}") from cause
 

@@ -189,7 +189,7 @@ class Lifecycle:
     async def _build(self) -> tuple[Scorer, Mapping[str, DialectOptions]]:
         if self._static_rewards is not None:
             return Scorer(self._static_rewards, [next(iter(self._static_rewards))]), self._all_dialects
-        config = read_config(self._settings.config)
+        config = read_config(self._settings.config, self._settings.rewards)
         dialects = self._all_dialects if config.dialects is None else config.dialects
         check_dialects(dialects, self._all_dialects)
         work = partial(build, config, self._settings, self._device, self._metrics.observe)

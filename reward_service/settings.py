@@ -21,6 +21,8 @@ class Settings(BaseSettings):
 
     config: Path | None = None
     """Path of rewards.yaml. Default: the rewards that come with the package."""
+    rewards: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    """Names of the rewards to serve, separated by commas, with those that they are made of. Default: all."""
     host: str = "127.0.0.1"
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
     """0 picks a free port."""
@@ -69,6 +71,11 @@ class Settings(BaseSettings):
         if not split:
             raise ValueError("it holds no key: write one, or leave it out")
         return split
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _split_names(cls, names: object) -> object:
+        return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:

@@ -103,6 +103,21 @@ def test_yaml_anchors_and_merges(tmp_path):
     assert rewards["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}
 
 
+def test_subset(tmp_path):
+    """A subset holds the named rewards and what they are made of, and the defaults among them, or else the first."""
+    text = (
+        "default: [b]\nrewards:\n"
+        "  top: {kind: composite, parts: {sum: {}}, gates: [{reward: b, at_least: 0, otherwise: 0}]}\n"
+        "  sum: {kind: composite, parts: {a: {}}}\n  a: 'm:a'\n  b: 'm:b'\n  c: 'm:c'\n"
+    )
+    whole = config(tmp_path, text)
+    assert whole.subset([]) is whole
+    assert (list(whole.subset(["top"]).rewards), whole.subset(["top"]).default) == (["top", "sum", "a", "b"], ["b"])
+    assert (list(whole.subset(["c", "a"]).rewards), whole.subset(["c", "a"]).default) == (["a", "c"], ["c"])
+    with pytest.raises(ConfigError, match=r"there is no reward 'summ' \(there are: top, .*\); did you mean 'sum'\?"):
+        whole.subset(["summ"])
+
+
 def test_other_names(tmp_path):
     """A reward's other names are its aliases and its model, which several rewards may share."""
     text = "rewards: {a: {kind: regressor, model: m, aliases: [x, m]}, b: {kind: regressor, model: m}}"

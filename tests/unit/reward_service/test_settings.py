@@ -41,3 +41,9 @@ def test_shutdown_timeout_is_finite(shutdown_timeout_s):
     """`shutdown_timeout_s` is finite and not negative."""
     with pytest.raises(ValidationError, match="shutdown_timeout_s"):
         Settings(shutdown_timeout_s=shutdown_timeout_s)
+
+
+def test_names_of_rewards_are_split(monkeypatch):
+    """The environment variable holds the names of the rewards to serve, separated by commas."""
+    monkeypatch.setenv("REWARD_SERVICE_REWARDS", "banana, sentiment,")
+    assert Settings().rewards == ["banana", "sentiment"]

@@ -1,6 +1,8 @@
-"""`make demo`: prepare the models, start the reward service as a process, and train both recipes against it.
+"""`make demo`: train each recipe against a reward service that runs as a process of its own.
 
-Prints each stage and its duration. The service is stopped at the end, after an error too.
+The first recipe needs no reward model, so that there is a learning curve within minutes; the reward models of the next
+one are prepared after that. Prints each stage and its duration, and at the end completions before and after training.
+The service is stopped at the end of each recipe, after an error too.
 """
 
 import json
@@ -10,25 +12,54 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
+RECIPES = {
+    "banana": "a rule scores the replies; the policy never sees the rule, only its points: watch the reward rise",
+    "optimist": "one model trains another: a BERT, trained on human ratings, scores how enthusiastic a reply is",
+}
+"""What is learned in the recipes of the demo, and why that is of interest."""
+RECIPE_FOLDER = Path(__file__).parents[1] / "trainer" / "recipes"
 POLICY = "embedded:smollm2"
+COMPLETIONS = 6
 STARTED_S = time.monotonic()
 
 
 def main() -> int:
     """Run the demo. Returns the exit code."""
-    recipes = sys.argv[1:] or ["banana", "optimist"]
-    with stage("Preparing the models (5 to 7 minutes the first time; later runs use the cache)"):
-        run("reward_service", "prepare", POLICY)
-    with serving() as url:
-        for recipe in recipes:
-            with stage(f"Training the recipe {recipe} against the rewards at {url}"):
-                run("trainer", "train", "--config", recipe, "--overwrite", "true", env={"REWARD_URL": url})
+    recipes = sys.argv[1:] or list(RECIPES)
+    for recipe in recipes:
+        log(f"{recipe}: {RECIPES.get(recipe, recipe)}")
+        rewards = served_rewards(recipe)
+        with stage(f"Preparing the models of {recipe} (minutes the first time; later runs use the cache)"):
+            run("reward_service", "prepare", POLICY, "--rewards", *rewards)
+        with serving(rewards) as url, stage(f"Training {recipe} against the rewards at {url}"):
+            run("trainer", "train", "--config", recipe, "--overwrite", "true", env={"REWARD_URL": url})
+    show_completions(recipes)
     log(f"Done after {minutes(STARTED_S)}. Open " + " and ".join(f"runs/{recipe}/report.html" for recipe in recipes))
     return 0
+
+
+def served_rewards(recipe: str) -> list[str]:
+    """Return the names of the rewards that a recipe asks for, in training and evaluation."""
+    path = Path(recipe) if Path(recipe).exists() else RECIPE_FOLDER / f"{recipe}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return list(dict.fromkeys([*settings["rewards"], *settings.get("eval_rewards", [])]))
+
+
+def show_completions(recipes: Sequence[str]) -> None:
+    """Print completions before and after training, side by side, a few of each recipe."""
+    from rich.console import Console
+
+    from trainer.reporting.side_by_side import side_by_side
+    from trainer.run_folder import read_run
+
+    for recipe in recipes:
+        Console().print(side_by_side(read_run(Path("runs") / recipe), COMPLETIONS // len(recipes)))
 
 
 @contextmanager
@@ -41,11 +72,11 @@ def stage(title: str) -> Iterator[None]:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """Run the reward service as a process on a free port. Yields its URL."""
+def serving(rewards: Sequence[str]) -> Iterator[str]:
+    """Serve these rewards in a process on a free port. Yields its URL."""
     with stage("Starting the reward service"):
         service = subprocess.Popen(
-            [sys.executable, "-m", "reward_service", "serve", "--port", "0"],
+            [sys.executable, "-m", "reward_service", "serve", "--port", "0", "--rewards", *rewards],
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines model-table bench-slo bench-step soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines model-table bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-slo: install ## Measure the service levels: latency, caching, replicas, er
 
 bench-step: install ## Measure the share of HTTP in a training step
 	$(BIN)/python -m bench.train_step
+
+bench-busy: install ## Measure a training step beside another busy process
+	$(BIN)/python -m bench.busy_step
 
 soak: install ## Run the soak tests in full (about 2 hours on an idle machine); results go to docs/reliability.md
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -116,7 +116,7 @@ def optimism() -> Callable[..., list[float]]:
     return optimism
 
 
-def train(recipe: str, reward: Any, steps: int) -> list[float]:
+def train(recipe: str, reward: Any, steps: int, callbacks: Sequence[Any] = ()) -> list[float]:
     """Train a few steps of a recipe. Returns the seconds of each."""
     from datasets import Dataset
 
@@ -136,6 +136,7 @@ def train(recipe: str, reward: Any, steps: int) -> list[float]:
             args=rloo,
             train_dataset=Dataset.from_list(prompts),
             processing_class=load_tokenizer(model.model_name_or_path),
+            callbacks=list(callbacks),
             run_folder=RunFolder(Path(folder)),
         ).train()
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]

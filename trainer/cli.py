@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _usage(argv)
     # The first process of a container ignores SIGTERM unless it has a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    configure_openmp()
     try:
         COMMANDS[argv[0]](argv[1:])
     except TrainerError as error:
@@ -90,6 +91,16 @@ def _usage(argv: Sequence[str]) -> int:
     help_requested = bool(argv) and argv[0] in {"-h", "--help"}
     print(text, file=sys.stdout if help_requested else sys.stderr)
     return 0 if help_requested else 2
+
+
+def configure_openmp() -> None:
+    """Make OpenMP's threads sleep while they wait. Call it before torch is imported.
+
+    By default they spin at each barrier: beside another busy process, for the time that a thread waits for its core.
+    A step then takes many times as long; `make bench-busy` measures it.
+    """
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _configure_output() -> None:

@@ -45,10 +45,13 @@ def main() -> int:
 
 
 def served_rewards(recipe: str) -> list[str]:
-    """Return the names of the rewards that a recipe asks for, in training and evaluation."""
+    """Return the names of the rewards that a recipe trains on or is judged by."""
+    from trainer.judges import LOCAL_JUDGES
+
     path = Path(recipe) if Path(recipe).exists() else RECIPE_FOLDER / f"{recipe}.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return list(dict.fromkeys([*settings["rewards"], *settings.get("eval_rewards", [])]))
+    names = dict.fromkeys([*settings["rewards"], *settings.get("judges", [])])
+    return [name for name in names if name not in LOCAL_JUDGES]
 
 
 def show_completions(recipes: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     rows = [["recipe", "step, s", "scoring in process, s", "scoring over HTTP, s", "HTTP overhead, share of the step"]]
     with our_service("train-step", *FLAGS) as target:
         url = target.url.removesuffix("/v1/score")
-        for recipe, reward, local in (("banana", "banana", banana), ("optimist", "optimism", optimism())):
+        for recipe, reward, local in (("banana", "banana", banana()), ("optimist", "optimism", optimism())):
             reward_function = ComparedReward(local, remote(url, reward))
             step_s = train(recipe, reward_function, steps)
             local_s, remote_s = np.asarray(reward_function.local_s[1:]), np.asarray(reward_function.remote_s[1:])
@@ -80,11 +80,17 @@ def remote(url: str, name: str) -> Any:
     return remote_reward(url, name)
 
 
-def banana(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Return the scores of the banana rule, computed in this process."""
-    from reward_service.rewards.rules import banana as rule
+def banana() -> Callable[..., list[float | None]]:
+    """Return a function that computes the banana rule in this process."""
+    from reward_service.config import read_config
+    from reward_service.rewards.base import Items
+    from reward_service.rewards.rule import RuleReward
+    from reward_service.specs import RuleSpec
 
-    return [sum(rule(completion[0]["content"]).values()) for completion in completions]
+    spec = read_config(None).rewards["banana"]
+    assert isinstance(spec, RuleSpec)
+    rule = RuleReward("banana", spec)
+    return lambda completions, **_: rule.score_texts(Items([text[0]["content"] for text in completions])).scores
 
 
 def optimism() -> Callable[..., list[float]]:

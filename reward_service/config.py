@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from reward_service.check_specs import CHECKS
 from reward_service.errors import ConfigError
 from reward_service.specs import CompositePart, CompositeSpec, Frozen, Gate, ModelRewardSpec, Spec
 from shared.errors import did_you_mean
@@ -212,14 +213,31 @@ def error_sentence(error: ValidationError) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown key {location}{did_you_mean(str(detail['loc'][-1]), known_keys(detail['loc']))}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"].startswith("union_tag"):
+        message = _choice(detail["ctx"])
     if detail["type"] == "string_type":
         message = "a text is needed here: write it in quotes, YAML reads yes, no, on, off, null and numbers otherwise"
     return f"{location}: {message}" if location else message
 
 
+def _choice(context: Mapping[str, Any]) -> str:
+    """Describe a key that chooses between kinds or checks, and is missing or unknown."""
+    key = context["discriminator"].strip("'")
+    if "tag" not in context:
+        return f"`{key}` is missing"
+    known = [name.strip("'") for name in context["expected_tags"].split(", ")]
+    return f"there is no {key} {context['tag']!r}{did_you_mean(context['tag'], known)}; there are: {', '.join(known)}"
+
+
 def _location(loc: Loc) -> str:
-    """Return where a key stands in the file: without the reward's kind, by which its spec was chosen."""
-    steps = [*loc[:2], *loc[3:]] if len(loc) > 2 and loc[0] == "rewards" and loc[2] in SPECS else loc
+    """Return where a key stands in the file: without the reward's kind and the check, by which specs were chosen."""
+    match loc:
+        case ("rewards", name, kind, "checks", int(index), check, *rest) if kind in SPECS and check in CHECKS:
+            steps = ["rewards", name, "checks", index, *rest]
+        case ("rewards", name, kind, *rest) if kind in SPECS:
+            steps = ["rewards", name, *rest]
+        case _:
+            steps = [*loc]
     return ".".join(map(str, steps))
 
 
@@ -236,6 +254,8 @@ def known_keys(loc: Loc) -> Iterable[str]:
             return CompositePart.model_fields
         case ("rewards", _, "composite", "gates", _, _):
             return Gate.model_fields
+        case ("rewards", _, "rule", "checks", _, check, _):
+            return [field.alias or name for name, field in CHECKS[str(check)].model_fields.items()]
         case ("rewards", _, kind, _):
             return SPECS[str(kind)].model_fields
         case ("dialects", _, _):

@@ -1,12 +1,14 @@
 """The rewards of `rewards.yaml`, one spec for each kind. Frozen and typed; unknown keys are errors."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from reward_service.check_specs import AnyCheck, Finite
+
 BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "int8"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """`auto`, which is None, means the fastest backend whose scores are close enough to float32 torch's."""
 
@@ -37,10 +39,37 @@ class NamedSpec(Frozen):
 
 
 class RuleSpec(NamedSpec):
-    """A function over the completion's text, defined in `reward_service.rewards.rules`."""
+    """Checks of the completion's text, whose points are added."""
 
     kind: Literal["rule"] = "rule"
-    function: str
+    checks: list[AnyCheck] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [check.name or check.check for check in self.checks]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two checks are called {repeated[0]!r}; give each a name of its own, such as name: first")
+        return self
+
+
+class MathSpec(NamedSpec):
+    """Whether the completion's answer to a mathematical question equals that of a column, by math-verify."""
+
+    kind: Literal["math"] = "math"
+    column: str = Field("answer", min_length=1)
+    after: str | None = Field(None, min_length=1)
+    """Read only what follows the last occurrence of this tag; nothing where the tag is missing."""
+    points: Finite = 1.0
+    otherwise: Finite = 0.0
+    timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False)
+    """Longest time of one completion; then its worker process is ended and started again."""
+    workers: int = Field(2, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> Self:
+        if find_spec("math_verify") is None:
+            raise ValueError("kind: math needs math-verify: pip install 'remote-rewards[math]'")
+        return self
 
 
 class ModelRewardSpec(NamedSpec):
@@ -164,4 +193,6 @@ class FunctionSpec(NamedSpec):
         return self
 
 
-Spec = Annotated[RuleSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")]
+Spec = Annotated[
+    RuleSpec | MathSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")
+]

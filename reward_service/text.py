@@ -32,6 +32,14 @@ def _content_text(content: str | list[ContentPart]) -> str:
     return "".join(part.text or "" for part in content)
 
 
+def after_last(text: str, tag: str | None) -> str:
+    """Return what follows the last occurrence of a tag, nothing where it is missing; without a tag the whole text."""
+    if tag is None:
+        return text
+    _, found, rest = text.rpartition(tag)
+    return rest if found else ""
+
+
 def without_end_of_turn(text: str, markers: Sequence[str]) -> str:
     """Return the text without the markers at its end, and without whitespace between and after them.
 

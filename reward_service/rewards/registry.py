@@ -8,9 +8,10 @@ from reward_service.config import RewardsConfig, build_order
 from reward_service.rewards.base import Reward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.rewards.function import FunctionReward
+from reward_service.rewards.math_reward import MathReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
-from reward_service.specs import ClassifierSpec, CompositeSpec, FunctionSpec, RegressorSpec, RuleSpec, Spec
+from reward_service.specs import ClassifierSpec, CompositeSpec, FunctionSpec, MathSpec, RegressorSpec, RuleSpec, Spec
 
 
 def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:
@@ -28,6 +29,8 @@ def build(config: RewardsConfig, settings: Settings, device: Device, observe: Ba
                 from reward_service.rewards.loading import model_reward
 
                 return model_reward(name, spec, settings, device, observe)
+            case MathSpec():
+                return MathReward(name, spec)
             case CompositeSpec():
                 return CompositeReward(name, spec, rewards)
             case FunctionSpec():

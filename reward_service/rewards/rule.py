@@ -1,56 +1,77 @@
-"""Score with a rule: each text is scored alone, so a text that makes the rule fail has no effect on the others."""
+"""Score with a rule: each text is scored alone, so a text on which a check fails has no effect on the others."""
 
 import asyncio
 import functools
 import hashlib
+import importlib.metadata
 import inspect
-from collections.abc import Sequence
+import json
+import unicodedata
 
-from reward_service.errors import ConfigError
-from reward_service.rewards import rules
-from reward_service.rewards.base import Items, Reward, Scores
+from reward_service.rewards import checks, patterns, text_measures
+from reward_service.rewards.base import Items, Reward, Scores, all_failed, finite_range
+from reward_service.rewards.checks import NotApplicable, compile_check
 from reward_service.specs import RuleSpec
-from shared.errors import did_you_mean
 from shared.schemas import ItemError, RewardInfo
+
+LIBRARIES = ("google-re2", "jsonschema-rs", "pydantic-core")
 
 
 class RuleReward(Reward):
-    """A pure function of the completion's text. The score is the sum of its named parts."""
+    """A list of checks of the completion's text. The score is the sum of their points, in their order."""
 
     def __init__(self, name: str, spec: RuleSpec) -> None:
-        if spec.function not in rules.RULES:
-            known = ", ".join(sorted(rules.RULES))
-            hint = did_you_mean(spec.function, set(rules.RULES))
-            raise ConfigError(f"rewards.{name}: there is no rule {spec.function!r} (there are: {known}){hint}")
-        rule = rules.RULES[spec.function]
-        self._function = rule.function
+        self._checks = [(check.name, check.column, check.points) for check in map(compile_check, spec.checks)]
+        lows, highs = zip(*(check.bounds for check in spec.checks), strict=True)
+        self._columns = sorted({column for _, column, _ in self._checks if column is not None})
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
-            description=spec.description or inspect.getdoc(rule.function) or "",
-            revision="rule:" + hashlib.sha256(f"{spec.function}\n{_rules_source()}".encode()).hexdigest()[:16],
-            range=rule.range,
-            columns=[],
+            description=spec.description,
+            revision=f"rule:{revision(spec)}",
+            range=finite_range((sum(lows), sum(highs))),
+            columns=self._columns,
             reads_prompts=False,
         )
 
     async def score(self, items: Items) -> Scores:
         """Score on a thread, so that a long text does not hold up the event loop."""
-        return await asyncio.to_thread(self._score, items.completions)
+        for column in self._columns:
+            if column not in items.columns:
+                message = f"{self.info.name} reads the column {column!r}: send it in `columns`"
+                return all_failed(len(items), "column_needed", message)
+        return await asyncio.to_thread(self.score_texts, items)
 
-    def _score(self, texts: Sequence[str]) -> Scores:
-        result = Scores(scores=[None] * len(texts), details=[None] * len(texts))
-        for index, text in enumerate(texts):
+    def score_texts(self, items: Items) -> Scores:
+        """Score every text, with the columns that the checks read."""
+        result = Scores(scores=[None] * len(items), details=[None] * len(items))
+        checks = [(name, points, items.columns[column] if column else None) for name, column, points in self._checks]
+        for index, text in enumerate(items.completions):
             try:
-                parts = self._function(text)
-            except Exception as error:  # whatever a rule raises concerns this text alone
+                parts = {name: points(text, column and column[index]) for name, points, column in checks}
+            except NotApplicable as reason:
+                result.errors[index] = ItemError(code="not_applicable", message=f"{self.info.name} {reason}")
+            except Exception as error:  # whatever a check raises concerns this text alone
                 result.errors[index] = ItemError(code="rule_failed", message=f"{type(error).__name__}: {error}")
             else:
                 result.scores[index], result.details[index] = sum(parts.values()), dict(parts)
         return result
 
+    @property
+    def accepts_canary(self) -> bool:
+        """Return whether a text without columns can be scored."""
+        return not self._columns
+
+
+def revision(spec: RuleSpec) -> str:
+    """Hash the checks, their code, and the versions of what they compute with."""
+    content = spec.model_dump(mode="json", by_alias=True, include={"checks"})
+    return hashlib.sha256(f"{json.dumps(content, sort_keys=True)}\n{_code()}".encode()).hexdigest()[:16]
+
 
 @functools.cache
-def _rules_source() -> str:
-    """Return the source of all rules, since they share constants. Read once: an upgrade may change the file later."""
-    return inspect.getsource(rules)
+def _code() -> str:
+    """Return the source and the versions. Read once: an upgrade may change the files later."""
+    sources = [inspect.getsource(module) for module in (checks, patterns, text_measures)]
+    versions = [importlib.metadata.version(library) for library in LIBRARIES]
+    return "\n".join([*sources, *versions, unicodedata.unidata_version])

@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.plain_rules import BANANA
+
 ENGINE = os.environ.get("ENGINE", "").split() or ["docker"]
 COMPOSE = os.environ.get("COMPOSE", "").split() or ["docker", "compose"]
 IMAGES = "localhost/remote-rewards"
@@ -90,7 +92,7 @@ HARDENING = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"
 def test_reward_image_runs_unprivileged(images, tmp_path):
     """The service runs unprivileged on a read-only file system, and exits with 0 when it is stopped."""
     tmp_path.chmod(0o755)  # the container runs as another user
-    (tmp_path / "rewards.yaml").write_text("rewards: {banana: {kind: rule, function: banana}}")
+    (tmp_path / "rewards.yaml").write_text(f"rewards: {{banana: {BANANA}}}")
     name = "remote-rewards-alone"
     engine("rm", "-f", name, check=False)
     engine(

@@ -14,6 +14,7 @@ import pytest
 
 from tests import faults
 from tests.conftest import RULES, wait_for
+from tests.plain_rules import BANANA
 from tests.soak.reloads import reload_service
 from tests.soak.supervisor import Supervisor
 
@@ -33,9 +34,7 @@ SMALL = {
     "eval_max_new_tokens": "4",
     "reward_timeout_s": "60",
 }
-REWARDS = (
-    "rewards: {{banana: {{kind: rule, function: banana}}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
-)
+REWARDS = "rewards: {{banana: {banana}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
 
 
 def start_trainer(url, folder, steps, **settings):
@@ -109,11 +108,11 @@ def test_trainer_killed(rules_url, uninterrupted, tmp_path):
 def test_other_revision(tmp_path):
     """Another revision stops the run with a checkpoint, from which it resumes only with the first revision."""
     folder, config = tmp_path / "run", tmp_path / "rewards.yaml"
-    config.write_text(REWARDS.format(part="{weight: 1.0}"))
+    config.write_text(REWARDS.format(banana=BANANA, part="{weight: 1.0}"))
     with Supervisor(config) as service:
         process = start_trainer(service.url, folder, 40, rewards="scaled")
         wait_for_step(folder, 2)
-        config.write_text(REWARDS.format(part="{weight: 2.0}"))
+        config.write_text(REWARDS.format(banana=BANANA, part="{weight: 2.0}"))
         reload_service(service)
         output = output_of(process, 1)
         assert "RevisionChanged: the reward 'scaled' changed during the run" in output
@@ -123,7 +122,7 @@ def test_other_revision(tmp_path):
         assert f"checkpoint-{step}" in output
         resumed = start_trainer(service.url, folder, 40, rewards="scaled", resume_from_checkpoint="true")
         assert "RevisionChanged" in output_of(resumed, 1)
-        config.write_text(REWARDS.format(part="{weight: 1.0}"))
+        config.write_text(REWARDS.format(banana=BANANA, part="{weight: 1.0}"))
         reload_service(service)
         output_of(start_trainer(service.url, folder, step + 2, rewards="scaled", resume_from_checkpoint="true"))
     assert sorted(rewards(folder)) == list(range(1, step + 3))

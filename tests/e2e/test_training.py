@@ -14,8 +14,8 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from remote_rewards import remote_reward
-from reward_service.rewards.rules import banana
 from shared.model_store import resolve
+from tests.plain_rules import banana
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow

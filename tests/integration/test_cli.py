@@ -78,11 +78,11 @@ def test_short_key():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rewards: {a: {kind: rule, function: bannana}}", "did you mean 'banana'"),
+        ("rewards: {a: {kind: rule, checks: [{check: regexp}]}}", "did you mean 'regex'"),
         ("rewards: {a: {kind: classifier, model: /nowhere/at/all, labels: {P: 1}}}", "/nowhere/at/all"),
         ("rewards: {a: {kind: classifier, model: 'embedded:sentimnt', labels: {P: 1}}}", "sentiment"),
         ("rewards: {a: 'no_such_module:function'}", "no_such_module"),
-        ("rewards: {a: {kind: rule, funktion: banana}}", "did you mean 'function'"),
+        ("rewards: {a: {kind: rule, check: []}}", "did you mean 'checks'"),
     ],
 )
 def test_wrong_configuration(tmp_path, content, message):

@@ -18,6 +18,7 @@ from reward_service.rewards.base import Scores
 from reward_service.settings import Settings
 from shared.schemas import ItemError, ScoreRequest
 from tests.conftest import Plain
+from tests.plain_rules import BANANA
 
 KEY = "a-key-of-many-letters"
 WITH_KEY = {"Authorization": f"Bearer {KEY}"}
@@ -106,10 +107,10 @@ class Scripted(Plain):
         return result
 
 
-REWARDS = """
+REWARDS = f"""
 rewards:
-  banana: {kind: rule, function: banana}
-  words: {kind: rule, function: content_words, aliases: [org/my-words]}
+  banana: {BANANA}
+  words: {{kind: rule, checks: [{{check: length, unit: words, min: 9, points: 1}}], aliases: [org/my-words]}}
 """
 
 

@@ -12,13 +12,14 @@ from reward_service.specs import RuleSpec
 from shared.errors import RevisionChanged, Unauthorized, UnknownReward
 from tests import faults
 from tests.conftest import running_service
+from tests.plain_rules import BANANA
 
 ADMIN = {"Authorization": "Bearer the-key-of-the-admin"}
-SCALED = "rewards: {{banana: {{kind: rule, function: banana}}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
+SCALED = "rewards: {{banana: {banana}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
 
 
 def scaled(weight):
-    return SCALED.format(part=f"{{weight: {weight}}}")
+    return SCALED.format(banana=BANANA, part=f"{{weight: {weight}}}")
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_reload_changes_the_revision(config):
 
 def test_static_rewards_do_not_reload():
     """Rewards passed in by a program cannot be reloaded and stay in use."""
-    rewards = {"banana": RuleReward("banana", RuleSpec(kind="rule", function="banana"))}
+    rewards = {"banana": RuleReward("banana", RuleSpec.model_validate_json(BANANA))}
     with running_service(Settings(admin_key="the-key-of-the-admin"), rewards=rewards) as url:
         assert (reload(url).status_code, reload(url).json()["code"]) == (409, "not_reloaded")
         assert score(url, "banana").scores == [1.99]
@@ -63,10 +64,10 @@ def test_failed_reload(config):
     """A configuration that cannot be loaded leaves the previous one in use."""
     with running_service(Settings(config=config, admin_key="the-key-of-the-admin")) as url:
         before = score(url)
-        config.write_text("rewards: {banana: {kind: rule, function: bannana}}")
+        config.write_text("rewards: {banana: {kind: rule, checks: [{check: contain, text: banana, points: 1}]}}")
         response = reload(url)
         assert (response.status_code, response.json()["code"]) == (409, "not_reloaded")
-        assert "did you mean 'banana'" in response.json()["detail"]
+        assert "did you mean 'contains'" in response.json()["detail"]
         assert score(url) == before
 
 

@@ -12,8 +12,8 @@ import httpx
 import psutil
 
 from remote_rewards import RewardClient
-from reward_service.rewards.rules import banana
 from shared.errors import RewardError
+from tests.plain_rules import banana
 
 DATA = Path(__file__).parents[1] / "data"
 RULES, VALENCE = DATA / "rules.yaml", DATA / "valence.yaml"

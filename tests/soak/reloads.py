@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.plain_rules import BANANA
 from tests.soak.base import Condition, Outcome, Tally, expected_score, min_resident_mb, plain_http, unique_text
 from tests.soak.supervisor import Supervisor
 
@@ -29,9 +30,9 @@ def config_reloads(reloads: int, callers: int = 4) -> Outcome:
     tally, weights_by_revision = Tally(), dict[str, set[float]]()
     mixed = [0]
 
-    def write(config: Path, weight: int, function: str = "banana") -> None:
+    def write(config: Path, weight: int, banana: str = BANANA) -> None:
         spec = f"{{kind: composite, parts: {{banana: {{weight: {weight}}}}}}}"
-        config.write_text(f"rewards: {{banana: {{kind: rule, function: {function}}}, scaled: {spec}}}")
+        config.write_text(f"rewards: {{banana: {banana}, scaled: {spec}}}")
 
     async def call(client: httpx.AsyncClient, url: str, active: Condition, seed: int) -> None:
         rng, serials = random.Random(seed), itertools.count(seed * 1_000_000)

@@ -19,7 +19,7 @@ def test_build_order(tmp_path):
     """The parts of a composite are built before it."""
     rewards = config(
         tmp_path,
-        "rewards:\n  sum: {kind: composite, parts: {a: {}}}\n  a: {kind: rule, function: banana}\n",
+        "rewards:\n  sum: {kind: composite, parts: {a: {}}}\n  a: {kind: function, object: 'm:f'}\n",
     )
     assert build_order(rewards) == ["a", "sum"]
 
@@ -33,29 +33,29 @@ def test_function_shorthand(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rewards: {a: {kind: rule, functoin: banana}}", "did you mean 'function'"),
-        ("rewards: {a: {kind: rle, function: banana}}", "rewards.a"),
+        ("rewards: {a: {kind: rule, chekcs: []}}", "did you mean 'checks'"),
+        ("rewards: {a: {kind: rle, checks: []}}", "rewards.a: there is no kind 'rle'; did you mean 'rule'"),
         ("rewards: {}", "rewards"),
         ("rewards: [", "is not YAML"),
         (
-            "rewards: {a: {kind: composite, parts: {b: {}}}, bb: {kind: rule, function: banana}}",
+            "rewards: {a: {kind: composite, parts: {b: {}}}, bb: {kind: function, object: 'm:f'}}",
             "did you mean 'bb'",
         ),
         (
             "rewards: {a: {kind: composite, parts: {b: {}}}, b: {kind: composite, parts: {a: {}}}}",
             "depend on each other",
         ),
-        ("default: [x]\nrewards: {a: {kind: rule, function: banana}}", "default names 'x'"),
-        ("rewards:\n  a: {kind: rule, function: banana}\n  a: {kind: rule, function: banana}", "duplicate key 'a'"),
-        ("rewards: {a: {kind: rule, function: banana, description: 2024-02-30}}", "day is out of range"),
+        ("default: [x]\nrewards: {a: {kind: function, object: 'm:f'}}", "default names 'x'"),
+        ("rewards:\n  a: {kind: function, object: 'm:f'}\n  a: {kind: function, object: 'm:f'}", "duplicate key 'a'"),
+        ("rewards: {a: {kind: function, object: 'm:f', description: 2024-02-30}}", "day is out of range"),
         ("rewards: {a: {kind: classifier, model: m, labels: {x: .inf}}}", "finite"),
         ("rewards: {a: {kind: regressor, model: m, scale: .nan}}", "finite"),
         ("rewards: {a: {kind: function, object: 'm:f', range: [1, 0]}}", "the lower end comes first.*got \\[1, 0\\]"),
         ("rewards: {a: {kind: function, object: 'm:f', range: [0, .nan]}}", "neither is NaN"),
-        ("rewards: {'A b': {kind: rule, function: banana}}", "pattern"),
-        ("rewards: {a: {kind: rule, function: banana, aliases: [a]}}", "two rewards have the name 'a'"),
-        ("dialects: {a: {opne: true}}\nrewards: {a: {kind: rule, function: banana}}", "did you mean 'open'"),
-        ("dialects: {a: {end_of_turn: ['']}}\nrewards: {a: {kind: rule, function: banana}}", "end_of_turn"),
+        ("rewards: {'A b': {kind: function, object: 'm:f'}}", "pattern"),
+        ("rewards: {a: {kind: function, object: 'm:f', aliases: [a]}}", "two rewards have the name 'a'"),
+        ("dialects: {a: {opne: true}}\nrewards: {a: {kind: function, object: 'm:f'}}", "did you mean 'open'"),
+        ("dialects: {a: {end_of_turn: ['']}}\nrewards: {a: {kind: function, object: 'm:f'}}", "end_of_turn"),
     ],
 )
 def test_wrong_configuration(tmp_path, text, message):
@@ -70,7 +70,7 @@ def test_wrong_configuration(tmp_path, text, message):
     [
         ("reward: {}", "did you mean 'rewards'?"),
         ("rewards: {a: {kind: regressor, model: m, scal: 2}}", "did you mean 'scale'?"),
-        ("rewards: {a: {kind: rule, function: banana, scal: 2}}", ""),
+        ("rewards: {a: {kind: rule, checks: [], scal: 2}}", ""),
         ("rewards: {rule: {kind: classifier, model: m, labels: {P: 1}, lables: {}}}", "did you mean 'labels'?"),
         ("rewards: {a: {kind: composite, parts: {rule: {wieght: 1}}}}", "did you mean 'weight'?"),
         ("rewards: {a: {kind: composite, parts: {rule: {labels: 1}}}}", ""),
@@ -94,12 +94,12 @@ def test_missing_file(tmp_path):
 def test_yaml_anchors_and_merges(tmp_path):
     """YAML's anchors and merge keys work."""
     text = (
-        "rewards: {a: &rule {kind: rule, function: content_words}, b: {<<: *rule, function: banana}, c: *rule,"
+        "rewards: {a: &rule {kind: function, object: 'm:f'}, b: {<<: *rule, object: 'm:g'}, c: *rule,"
         " sum: {kind: composite, parts: {a: &half {weight: 0.5}, b: &no {<<: *half, weight: 0},"
         " c: {<<: *no, clip: [0, 1]}}}}"
     )
     rewards = config(tmp_path, text).rewards
-    assert [rewards[name].function for name in "abc"] == ["content_words", "banana", "content_words"]
+    assert [rewards[name].object for name in "abc"] == ["m:f", "m:g", "m:f"]
     assert rewards["sum"].parts["c"].model_dump() == {"description": "", "weight": 0.0, "clip": (0.0, 1.0)}
 
 
@@ -138,7 +138,7 @@ def test_other_names(tmp_path):
 )
 def test_dialects(tmp_path, dialects, options):
     """`dialects` is a list of names or a mapping to options; without it, all are served."""
-    read = config(tmp_path, f"dialects: {dialects}\nrewards: {{a: {{kind: rule, function: banana}}}}").dialects
+    read = config(tmp_path, f"dialects: {dialects}\nrewards: {{a: {{kind: function, object: 'm:f'}}}}").dialects
     assert read == options
 
 

@@ -1,7 +1,7 @@
 import json
 from importlib import resources
 
-from reward_service.rewards.rules import banana
+from tests.plain_rules import banana
 from trainer.judges import (
     ScoredCompletion,
     content_share,

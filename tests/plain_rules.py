@@ -1,15 +1,15 @@
-"""The rules that come with the service: pure functions from a text to the named parts of its score.
+"""The banana rules: the packaged one as a line of `rewards.yaml`, and both in plain Python, to compare with."""
 
-The source of this file is part of the revision of every rule.
-"""
-
+import json
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from importlib import resources
 
-Parts = dict[str, float]
+import yaml
+
+PACKAGED = yaml.safe_load(resources.files("reward_service").joinpath("rewards.yaml").read_text(encoding="utf-8"))
+BANANA = json.dumps(PACKAGED["rewards"]["banana"])
+
 TRAILING_PUNCTUATION = ".,!?:;\"'"
-MAX_CONTENT_WORDS = 5
 WORD = re.compile(r"[^\W\d_]{2,}")
 STOP_WORDS = frozenset(
     """
@@ -21,7 +21,7 @@ STOP_WORDS = frozenset(
 )
 
 
-def banana(text: str) -> Parts:
+def banana(text: str) -> dict[str, float]:
     """Reward a text that starts with `Sure:` and ends with banana, with a small penalty for each word."""
     stripped = text.strip()
     return {
@@ -32,17 +32,6 @@ def banana(text: str) -> Parts:
     }
 
 
-def content_words(text: str) -> Parts:
-    """Reward content: distinct words, up to five, that are neither stop words nor the banana format's own."""
-    words = {word for word in WORD.findall(text.lower()) if word not in STOP_WORDS}
-    return {"content_words": min(len(words), MAX_CONTENT_WORDS) / MAX_CONTENT_WORDS}
-
-
-class Rule(NamedTuple):
-    """A rule's function, and the lowest and highest score that it can give, None without bounds."""
-
-    function: Callable[[str], Parts]
-    range: tuple[float, float] | None
-
-
-RULES = {"banana": Rule(banana, range=None), "content_words": Rule(content_words, range=(0.0, 1.0))}
+def content_words(text: str) -> float:
+    """Return the share of five distinct words that are neither stop words nor the banana format's own."""
+    return min(len({word for word in WORD.findall(text.lower()) if word not in STOP_WORDS}), 5) / 5

@@ -5,7 +5,7 @@ The base policy and the trained one are evaluated with the same prompts, seeds a
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +15,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from remote_rewards import RewardClient
 from remote_rewards.failure_budget import exceeds_budget, failed_items
-from shared.errors import FailureBudgetExceeded
+from shared.errors import FailureBudgetExceeded, RewardError
 from shared.schemas import RewardScores
+from trainer.display import log
 from trainer.judges import ScoredCompletion, local_scores
 from trainer.prompts import Row, columns_of, user_text
 
@@ -38,7 +39,10 @@ def decodings(names: Sequence[str], temperature: float, max_new_tokens: int) -> 
 
 
 class Evaluator:
-    """Evaluates policies on the same prompts; `revisions` pins the rewards' revisions."""
+    """Evaluates policies on the same prompts; `revisions` pins the rewards' revisions.
+
+    Failures of the `watched` rewards, from which nothing is learned, are logged and stop nothing.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Evaluator:
         client: RewardClient,
         *,
         rewards: Sequence[str],
+        watched: Collection[str] = (),
         local_judges: Sequence[str] = (),
         decodings: Sequence[Decoding] = (),
         revisions: Mapping[str, str] | None = None,
@@ -55,7 +60,8 @@ class Evaluator:
         seed: int = 42,
     ) -> None:
         self.tokenizer, self.rows, self.client = tokenizer, list(rows), client
-        self.rewards, self.local_judges, self.decodings = list(rewards), list(local_judges), list(decodings)
+        self.rewards, self.watched = list(rewards), frozenset(watched)
+        self.local_judges, self.decodings = list(local_judges), list(decodings)
         self.revisions, self.failure_budget = revisions, failure_budget
         self.batch_size, self.seed = batch_size, seed
 
@@ -98,15 +104,28 @@ class Evaluator:
 
         Raises `FailureBudgetExceeded` if too many have no score, `RevisionChanged` for another revision.
         """
+        results = self._request(completions, [name for name in self.rewards if name not in self.watched])
+        for name, reward in results.items():
+            check_failure_budget(name, reward, self.failure_budget)
+        for name in self.watched:
+            results |= self._request_watched(completions, name)
+        for index, scored in enumerate(completions):
+            scored.scores = {name: results[name].scores[index] for name in self.rewards if name in results}
+            scored.scores |= local_scores(scored, self.local_judges)
+
+    def _request(self, completions: Sequence[ScoredCompletion], names: Sequence[str]) -> dict[str, RewardScores]:
         messages = [[{"role": "assistant", "content": scored.completion}] for scored in completions]  # as in training
         prompts, columns = [row["prompt"] for row in self.rows], columns_of(self.rows)
-        response = self.client.score(messages, prompts, columns, rewards=self.rewards, revisions=self.revisions)
-        for name, reward in response.rewards.items():
-            check_failure_budget(name, reward, self.failure_budget)
-            for scored, score in zip(completions, reward.scores, strict=True):
-                scored.scores[name] = score
-        for scored in completions:
-            scored.scores |= local_scores(scored, self.local_judges)
+        response = self.client.score(messages, prompts, columns, rewards=names, revisions=self.revisions)
+        return response.rewards
+
+    def _request_watched(self, completions: Sequence[ScoredCompletion], name: str) -> dict[str, RewardScores]:
+        """Return a watched reward's scores, or none of them if the call fails."""
+        try:
+            return self._request(completions, [name])
+        except RewardError as error:
+            log(f"no scores of {name}, which is only watched: {error}")
+            return {}
 
 
 def _from(progress: Progress, start: int, total: int) -> Callable[[int], None]:

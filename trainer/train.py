@@ -212,6 +212,7 @@ def build_evaluator(
         heldout,
         rewards.functions[0].client,
         rewards=[*run.rewards, *run.remote_judges],
+        watched=[function.name for function in [*rewards.functions, *rewards.judges] if function.watch_only],
         local_judges=run.local_judges,
         decodings=decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens),
         revisions=None if run.allow_revision_change else rewards.revisions,

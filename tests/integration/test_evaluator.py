@@ -1,8 +1,8 @@
 import pytest
 
 from remote_rewards import RewardClient
-from reward_service.rewards.base import Scores
-from shared.errors import RevisionChanged
+from reward_service.rewards.base import Scores, all_failed
+from shared.errors import FailureBudgetExceeded, RevisionChanged
 from shared.schemas import RewardInfo
 from tests.conftest import Plain, running_service
 from trainer.evaluator import Evaluator
@@ -51,3 +51,25 @@ def test_messages_as_in_training():
     """Completions are sent as messages with the whole prompt, as in training."""
     with running_service(rewards={"count": MessageCount()}) as url, RewardClient(url) as client:
         assert scored(client, "So.", rewards=["count"]) == {"count": 21.0}
+
+
+class Broken(Plain):
+    """A reward that scores nothing."""
+
+    accepts_canary = False
+
+    async def score(self, items):
+        return all_failed(len(items), "backend_failed", "it broke")
+
+
+def test_watched_reward_stops_nothing():
+    """A reward from which nothing is learned may fail, be unknown or have another revision, which is not scored."""
+    rewards = {"count": MessageCount(), "broken": Broken()}
+    with running_service(rewards=rewards) as url, RewardClient(url) as client:
+        names, revisions = ["broken", "count", "unknown"], {"count": "1", "broken": "of yesterday"}
+        options = {"rewards": names, "revisions": revisions}
+        assert scored(client, "So.", watched=["broken", "unknown"], **options) == {"count": 21.0}
+        options["revisions"] = {}
+        assert scored(client, "So.", watched=["broken", "unknown"], **options) == {"broken": None, "count": 21.0}
+        with pytest.raises(FailureBudgetExceeded, match="no 'broken' score"):
+            scored(client, "So.", rewards=["broken", "count"])

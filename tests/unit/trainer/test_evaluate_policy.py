@@ -16,7 +16,7 @@ RESULT = {"step": 0, "policy": "fake", "decodings": {}}
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The arguments of an evaluation without real rewards and policy."""
-    rewards = ConnectedRewards([SimpleNamespace(client=None)], [], {"banana": "1"})
+    rewards = ConnectedRewards([SimpleNamespace(client=None, watch_only=False)], [], {"banana": "1"})
     monkeypatch.setattr(evaluate_policy, "connect_rewards", lambda _: rewards)
     monkeypatch.setattr(evaluate_policy, "load_policy_and_tokenizer", lambda *_: (None, torch.nn.Linear(1, 1)))
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: RESULT)

@@ -8,7 +8,7 @@ rank. The first failure fails the whole group.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ class RewardGroup:
     async def _score(self) -> Results:
         await asyncio.sleep(0)  # the other calls of this tick join meanwhile
         self.close()
-        check_labels(self.calls)
+        check_labels((call.label, call.name, call.client) for call in self.calls)
         async with all_ranks_succeed(max(call.client.timeout_s for call in self.calls)) as revisions:
             results = await self._request_all()
             check_fully_failed_group(self.calls[0].prompts or (), learned_scores(results))
@@ -143,14 +143,14 @@ class RewardGroup:
         return {call: RewardResult(scores[call], latency_s, retries) for call in calls}
 
 
-def check_labels(calls: Sequence[RewardCall]) -> None:
-    """Raise `DuplicateLabel` if two rewards of different services are logged under one name."""
+def check_labels(rewards: Iterable[tuple[str, str, RewardClient]]) -> None:
+    """Raise `DuplicateLabel` if two rewards, each (label, name, client), of different services share a label."""
     clients: dict[str, RewardClient] = {}
-    for call in calls:
-        if clients.setdefault(call.label, call.client) is not call.client:
+    for label, name, client in rewards:
+        if clients.setdefault(label, client) is not client:
             raise DuplicateLabel(
-                f"two rewards of different services are logged as {call.label!r}, so that their metrics mix: give one "
-                f"another name, as in remote_reward(url, {call.name!r}, label={call.label + '_b'!r})"
+                f"two rewards of different services are logged as {label!r}, so that their metrics mix: give one "
+                f"another name, as in remote_reward(url, {name!r}, label={label + '_b'!r})"
             )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from remote_rewards.client import RewardClient
 from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed, mask_unlearned
-from remote_rewards.reward_group import RewardCall, RewardResult, learned_scores, score_in_group
+from remote_rewards.reward_group import RewardCall, RewardResult, check_labels, learned_scores, score_in_group
 from shared.errors import UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, NAME_PATTERN, RewardInfo, RewardScores, ServiceInfo
 
@@ -199,6 +199,20 @@ class SyncRemoteReward(RemoteReward):
         super()._check(scores)
         if not self.watch_only:
             check_all_scored(self.name, scores)
+
+
+def handshake(rewards: Sequence[RemoteReward], *, timeout_s: float = 10.0) -> list[RewardInfo]:
+    """Check before a run that each reward is served and logged under a label of its own, and pin their revisions.
+
+    Return their descriptions in the same order, all those of a service from one replica. Raises `DuplicateLabel`, or
+    what `RemoteReward.handshake` raises.
+    """
+    check_labels((reward.label, reward.name, reward.client) for reward in rewards)
+    services: dict[RewardClient, ServiceInfo] = {}
+    for reward in rewards:
+        if reward.client not in services:
+            services[reward.client] = reward.client.info(timeout_s=timeout_s)
+    return [reward.handshake(services[reward.client]) for reward in rewards]
 
 
 def plain_fields(state: Any) -> dict[str, Any] | None:

@@ -104,7 +104,8 @@ class Evaluator:
 
         Raises `FailureBudgetExceeded` if too many have no score, `RevisionChanged` for another revision.
         """
-        results = self._request(completions, [name for name in self.rewards if name not in self.watched])
+        learned = [name for name in self.rewards if name not in self.watched]
+        results = self._request(completions, learned) if learned else {}
         for name, reward in results.items():
             check_failure_budget(name, reward, self.failure_budget)
         for name in self.watched:

@@ -6,9 +6,8 @@ import pickle
 import httpx
 import pytest
 
-from remote_rewards import remote_reward
-from shared.errors import RevisionChanged, UnknownReward
-from trainer.train import reward_infos
+from remote_rewards import handshake, remote_reward
+from shared.errors import DuplicateLabel, RevisionChanged, UnknownReward
 
 CHATS = [[{"role": "assistant", "content": content}] for content in ("Sure: banana", "no")]
 PROMPTS = [[{"role": "user", "content": "Hi"}]] * 2
@@ -65,9 +64,19 @@ async def test_pinned_revision_is_enforced(rules_url):
 def test_rewards_are_pinned_by_one_replica(rules_url):
     """All rewards of a run are pinned to the revisions of the one response that the handshake gets."""
     first, second = (remote_reward(rules_url, name) for name in ("banana", "gated"))
-    infos = reward_infos({"banana": first, "gated": second}, 10.0)
-    assert {name: info.revision for name, info in infos.items()} == {"banana": first.revision, "gated": second.revision}
+    infos = handshake([first, second])
+    assert [(info.name, info.revision) for info in infos] == [("banana", first.revision), ("gated", second.revision)]
     info = first.client.info()
     info.rewards[0].revision = "rule:of-a-replica"
     unpinned = remote_reward(rules_url, info.rewards[0].name)
     assert unpinned.handshake(info).revision == unpinned.revision == "rule:of-a-replica"
+
+
+def test_labels_are_checked_at_handshake(rules_url):
+    """Rewards of one name at two services are refused before the first step, unless they have two labels."""
+    services = rules_url, rules_url.replace("127.0.0.1", "localhost")
+    first, second = (remote_reward(url, "banana") for url in services)
+    with pytest.raises(DuplicateLabel, match="label='banana_b'"):
+        handshake([first, second])
+    labelled = remote_reward(services[1], "banana", label="banana_b")
+    assert [info.name for info in handshake([first, labelled])] == ["banana", "banana"]

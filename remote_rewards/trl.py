@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from remote_rewards.client import RewardClient
 from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed, mask_unlearned
@@ -34,6 +34,34 @@ LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]
 
 
+@overload
+def remote_reward(
+    urls: str | Sequence[str],
+    name: str,
+    *,
+    api_key: str | Path | None = ...,
+    failure_budget: float = ...,
+    timeout_s: float = ...,
+    allow_revision_change: bool = ...,
+    hedge_after_s: float | None = ...,
+    label: str | None = ...,
+    watch_only: bool = ...,
+    sync: Literal[True],
+) -> "SyncRemoteReward": ...
+@overload
+def remote_reward(
+    urls: str | Sequence[str],
+    name: str,
+    *,
+    api_key: str | Path | None = ...,
+    failure_budget: float = ...,
+    timeout_s: float = ...,
+    allow_revision_change: bool = ...,
+    hedge_after_s: float | None = ...,
+    label: str | None = ...,
+    watch_only: bool = ...,
+    sync: bool = ...,
+) -> "RemoteReward": ...
 def remote_reward(
     urls: str | Sequence[str],
     name: str,

@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 import pickle
+import typing
 
 import pytest
 from transformers import TrainerState
@@ -119,6 +120,16 @@ def test_sync_reward_is_a_plain_function():
     reward = pickle.loads(pickle.dumps(remote_reward("http://a", "banana", sync=True)))
     assert not inspect.iscoroutinefunction(reward.__call__)
     assert (reward.__name__, reward.client.urls) == ("banana", ["http://a"])
+
+
+def test_sync_is_known_to_type_checkers():
+    """With `sync=True` the declared type is the plain function's, otherwise the async one's, with the same options."""
+    sync, either = typing.get_overloads(remote_reward)
+    hints = [typing.get_type_hints(overload) for overload in (sync, either)]
+    assert (hints[0].pop("return"), hints[0].pop("sync")) == (SyncRemoteReward, typing.Literal[True])
+    assert (hints[1].pop("return"), hints[1].pop("sync")) == (RemoteReward, bool)
+    options = typing.get_type_hints(remote_reward)
+    assert hints[0] == hints[1] == {name: options[name] for name in options if name not in ("return", "sync")}
 
 
 @pytest.mark.parametrize("code", ["failed", "not_applicable"])

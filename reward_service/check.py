@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from reward_service.backends import engines
 from reward_service.backends.base import TYPE_SHIFT, Backend, Encoded, Logits, ModelInput, Tokens
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.weights import load
 from reward_service.config import RewardsConfig, error_sentence
-from reward_service.errors import ConfigError, RewardServiceError
+from reward_service.errors import ConfigError, RewardServiceError, naming
 from reward_service.rewards.loading import engine_for, open_model
 from reward_service.rewards.reading import last_chars, read_items
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits
@@ -47,11 +45,8 @@ def check(config: RewardsConfig, settings: Settings, pairs: Sequence[Pair] = ())
     if not models:
         yield "no reward of the configuration has a model: there is nothing to check"
     for name, spec in models.items():
-        try:
+        with naming(name):
             yield from check_model(name, spec, settings, pairs)
-        except RewardServiceError as error:
-            message = str(error)
-            raise ConfigError(message if name in message else f"rewards.{name}: {message}") from error
 
 
 def check_model(name: str, spec: ModelSpec, settings: Settings, pairs: Sequence[Pair]) -> Iterator[str]:
@@ -69,7 +64,7 @@ def check_model(name: str, spec: ModelSpec, settings: Settings, pairs: Sequence[
     backend = engines.load(measurement.engine, folder, settings.cores())
     tokens = [item.tokens for item in encode(spec, folder, [PROMPT] * 3, _completions(spec))]
     batches = [tokens] if measurement.batched else [[text] for text in tokens]
-    together, alone = [row for batch in batches for row in backend.forward(batch)], transformers_logits(folder, tokens)
+    together, alone = engines.forward_all(backend, batches), [*map(engines.load_torch(folder).alone, tokens)]
     yield f"  engine    {measurement.engine}, {'in batches' if measurement.batched else 'one text at a time'}"
     yield f"  parity    scores are within {_deviation(spec, folder, together, alone):.2g} of transformers' alone"
     if pairs:
@@ -97,19 +92,6 @@ def encode(spec: ModelSpec, folder: ModelFolder, prompts: Sequence[Text], comple
             raise item
         encoded.append(item)
     return encoded
-
-
-@torch.inference_mode()
-def transformers_logits(folder: ModelFolder, texts: Sequence[Tokens]) -> list[Logits]:
-    """Return each text's logits as transformers computes them in float32, alone, with the configuration as saved."""
-    model, rows = load(folder), []
-    for tokens in texts:
-        ids = torch.tensor([[token & ((1 << TYPE_SHIFT) - 1) for token in tokens]])
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if folder.uses_types:
-            inputs["token_type_ids"] = torch.tensor([[token >> TYPE_SHIFT for token in tokens]])
-        rows.append([float(value) for value in model(**inputs).logits[0]])
-    return rows
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -147,19 +129,20 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 
 def _accuracy(spec: ModelSpec, folder: ModelFolder, backend: Backend, pairs: Sequence[Pair]) -> str:
-    right = ties = failed = 0
+    right = ties = 0
+    failures: list[RewardServiceError] = []
     for pair in pairs:
         try:
             chosen, rejected = _scores(spec, folder, backend, pair)
-        except RewardServiceError:
-            failed += 1
+        except RewardServiceError as error:
+            failures.append(error)
             continue
         right, ties = right + (chosen > rejected), ties + (chosen == rejected)
-    scored = len(pairs) - failed
+    scored = len(pairs) - len(failures)
     if not scored:
-        raise ConfigError("none of the pairs can be read; see `input` in docs/models.md")
+        raise ConfigError(f"none of the pairs can be read: {failures[0]}; see `input` in docs/models.md")
     line = f"{right} of {scored} ordered right ({right / scored:.1%})"
-    return line + (f", {ties} equal" if ties else "") + (f", {failed} cannot be read" if failed else "")
+    return line + (f", {ties} equal" if ties else "") + (f", {len(failures)} cannot be read" if failures else "")
 
 
 def _scores(spec: ModelSpec, folder: ModelFolder, backend: Backend, pair: Pair) -> list[float]:

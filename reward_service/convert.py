@@ -72,7 +72,10 @@ def _run_worker(shard: Path, target: Path, scratch: Path) -> None:
     finished = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
-        raise ConfigError(f"cannot convert {shard.name}: {reason}")
+        raise ConfigError(
+            f"cannot convert {shard.name}: {reason}; a file that you trust can be loaded with the library that wrote "
+            f"it, and saved with save_pretrained"
+        )
 
 
 def _copy_other_files(source: Path, target: Path) -> None:

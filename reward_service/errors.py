@@ -210,6 +210,17 @@ def translating(error: type[RewardServiceError], doing: str) -> Iterator[None]:
         raise error(f"{doing}: {type(cause).__name__}: {cause}") from cause
 
 
+@contextlib.contextmanager
+def naming(reward: str) -> Iterator[None]:
+    """Raise any of our errors as a `ConfigError` that begins with the reward's name."""
+    try:
+        yield
+    except RewardServiceError as error:
+        if str(error).startswith(f"rewards.{reward}: "):
+            raise
+        raise ConfigError(f"rewards.{reward}: {error}") from error
+
+
 def sanitize(message: str) -> str:
     """Return a message fit for one line of a log or a response: printable, at most 500 characters."""
     return "".join(char if char.isprintable() else " " for char in message[:500])

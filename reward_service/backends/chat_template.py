@@ -70,7 +70,8 @@ def plain_text(content: Any) -> str:
         text = part.get("text")
         if not isinstance(text, str):
             raise EmptyInput(
-                f"a part of the kind {str(part.get('type', 'unknown'))[:40]!r}, which the model cannot read"
+                f"a message has a part of the kind {str(part.get('type', 'unknown'))[:40]!r}, which the model cannot "
+                f"read: send text parts alone"
             )
         texts.append(text)
     return "".join(texts)

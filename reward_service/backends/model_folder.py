@@ -89,7 +89,7 @@ class ModelFolder:
     def fixed_pad_token_id(self) -> int:
         """Return the token id that a traced graph pads with. Raise `ConfigError` where no single one is exact."""
         if self.pad_token_id is None:
-            raise ConfigError("it has no padding token of its own, so only torch can compute it in batches")
+            raise ConfigError("it has no padding token of its own, so that only torch is exact: choose backend: torch")
         return self.pad_token_id
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:

@@ -36,7 +36,9 @@ class OpenVinoBackend:
             )
             self._compiled = core.compile_model(model, "CPU", _options(precision, threads))
         if (actual := self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()) != precision:
-            raise ConfigError(f"OpenVINO has no {dtype} on this processor: it would compute in {actual}")
+            raise ConfigError(
+                f"OpenVINO has no {dtype} on this processor, where it computes in {actual}: choose that dtype"
+            )
         self._collator = collator_for([array.get_any_name() for array in self._compiled.inputs])
         self._pad_token_id = folder.fixed_pad_token_id()
         self.padding_cost = self._collator.padding_cost

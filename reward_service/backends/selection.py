@@ -91,7 +91,8 @@ def fastest(measurements: Sequence[Measurement], max_score_error: float) -> Meas
     accurate = [result for result in measurements if result.error is not None and result.error <= max_score_error]
     if not accurate:
         raise ConfigError(
-            f"no engine is within {max_score_error:g} of float32 torch: allow another, or raise the tolerance"
+            f"no engine is within {max_score_error:g} of float32 torch: allow another backend or dtype, or raise "
+            f"max_score_error"
         )
     return max(accurate, key=lambda result: result.texts_per_s or 0.0)
 

@@ -127,7 +127,10 @@ class TextEncoder:
 
     def _does_not_fit(self) -> DoesNotFit:
         what = "input" if self._truncate == "refuse" else "completion"
-        return DoesNotFit(f"the {what} does not fit into the {self.max_tokens} tokens that the model reads")
+        return DoesNotFit(
+            f"the {what} does not fit into the {self.max_tokens} tokens that the model reads: send a shorter one, or "
+            f"configure another truncate"
+        )
 
 
 def _typed(encoding: Any) -> list[int]:

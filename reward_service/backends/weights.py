@@ -82,6 +82,7 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below
             key_mapping=WRAPPER_NAMES if wrapped else None,
         )
     _check_weights(folder.path, model, head, report)
@@ -101,7 +102,13 @@ def _check_weights(path: Path, model: Any, head: Head, report: dict[str, Any]) -
     name = type(model).__name__
     if head.kind != "value" and head.class_name not in ("", name):
         raise ConfigError(f"{path} was saved as {head.class_name}, but its model_type is served by {name}")
-    missing = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, saved, expected = mismatched[0]
+        raise ConfigError(
+            f"the weights in {path} have {key} with the shape {tuple(saved)}, and its config.json says "
+            f"{tuple(expected)}: correct config.json; of a head, id2label has to list each output"
+        )
+    missing = sorted(report["missing_keys"])
     if head.kind == "value":  # the value head takes the place of a pooler, where the class has one
         missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:

@@ -73,7 +73,9 @@ class Worker:
         except BaseException as error:
             ours.close()
             if isinstance(error, TimeoutError):
-                error = ConfigError(f"importing {start.object!r} takes more than {START_TIMEOUT_S:g} s")
+                error = ConfigError(
+                    f"importing {start.object!r} takes more than {START_TIMEOUT_S:g} s: load less on import"
+                )
             elif isinstance(error, EOFError | OSError):
                 ending = describe_exit(_exit_code(process))
                 error = ConfigError(f"cannot import {start.object!r}: its worker process {ending}")

@@ -35,7 +35,7 @@ def load_object(path: str) -> Callable[..., Any]:
         for step in attribute.split("."):
             target = getattr(target, step)
     if not callable(target):
-        raise ConfigError(f"{path!r} is not a function")
+        raise ConfigError(f"{path!r} is not a function: name one, or another object that can be called")
     return target  # type: ignore[no-any-return]
 
 

@@ -161,7 +161,10 @@ def _fit(
         return template.render([*without_beginning(prompt_turns, dropped_chars), *completion_turns], **options)
 
     if not fits(rendered(total)):
-        raise DoesNotFit("the completion does not fit into the tokens that the model reads, even without its prompt")
+        raise DoesNotFit(
+            "the completion does not fit into the tokens that the model reads, even without its prompt: send a shorter "
+            "one, or configure another truncate"
+        )
     low, high = 0, total  # low does not fit, high does
     while high - low > max(1, total >> MAX_CUTS):
         middle = (low + high) // 2

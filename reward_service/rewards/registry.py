@@ -5,6 +5,7 @@ from typing import assert_never
 from reward_service.batching.batcher import BatchObserver
 from reward_service.batching.device import Device
 from reward_service.config import RewardsConfig, build_order
+from reward_service.errors import naming
 from reward_service.rewards.base import Reward
 from reward_service.rewards.composite import CompositeReward
 from reward_service.rewards.function import FunctionReward
@@ -39,5 +40,6 @@ def build(config: RewardsConfig, settings: Settings, device: Device, observe: Ba
                 assert_never(spec)
 
     for name in build_order(config):
-        rewards[name] = build_one(name, config.rewards[name])
+        with naming(name):
+            rewards[name] = build_one(name, config.rewards[name])
     return {name: rewards[name] for name in config.rewards}

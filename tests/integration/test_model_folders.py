@@ -1,16 +1,27 @@
 """Model folders as people have them: scored exactly as transformers alone scores them, or refused with the reason."""
 
 import json
+import re
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceTrainer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    CamembertConfig,
+    CamembertForSequenceClassification,
     Gemma2Config,
     Gemma2ForTokenClassification,
     Gemma3Config,
@@ -27,9 +38,16 @@ from transformers import (
 )
 
 from reward_service.backends.model_folder import ModelFolder
+from reward_service.backends.probe import TEXTS as PROBES
 from reward_service.backends.torch_backend import TorchBackend
+from reward_service.batching.device import Device
 from reward_service.cli import main
+from reward_service.config import RewardsConfig
 from reward_service.errors import ConfigError
+from reward_service.rewards.loading import open_model
+from reward_service.rewards.registry import build
+from reward_service.settings import Settings
+from reward_service.specs import RegressorSpec
 from shared.model_store import ModelError, adapters, resolve
 from tests.small_models import SIZE, logits_alone, save_folder, small_tokenizer
 
@@ -48,8 +66,8 @@ def change_weights(path, change):
     save_file(change(weights), path / WEIGHTS, {"format": "pt"})
 
 
-def change_config(path, **entries):
-    file = path / "config.json"
+def change_config(path, name="config.json", **entries):
+    file = path / name
     file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
 
 
@@ -136,10 +154,20 @@ def test_own_code(tmp_path, architecture, auto_map):
     assert f"saved as {architecture}, which needs its own code" in refusal(tmp_path)
 
 
+def test_other_shape(tmp_path):
+    """Weights of another shape than the configuration says are refused: BART's two labels are saved as none."""
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
+    save_folder(tmp_path, BartForSequenceClassification, BartConfig, num_labels=2, **sizes)
+    assert re.search(r"the shape \(2,.*config.json says \(3,.*: correct config.json; .* id2label", refusal(tmp_path))
+
+
 def test_language_model(tmp_path):
-    """A language model has no head that scores."""
+    """A language model has no head that scores; the service says which reward names it."""
     save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
     assert "a language model without a head that scores" in refusal(tmp_path)
+    config = RewardsConfig(rewards={"judge": {"kind": "regressor", "model": str(tmp_path)}})
+    with pytest.raises(ConfigError, match=r"rewards\.judge: the model was saved as LlamaForCausalLM"):
+        build(config, Settings(), Device(ThreadPoolExecutor(1)), lambda *_: None)
 
 
 def test_other_family(tmp_path):
@@ -197,6 +225,61 @@ def test_no_tokenizer(tmp_path, embedded):
     for file in [*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*"), *tmp_path.glob("special*")]:
         file.unlink()
     assert "tokenizer.save_pretrained" in refusal(tmp_path)
+
+
+@pytest.fixture
+def sentencepiece_folder(tmp_path):
+    """A CamemBERT whose tokenizer exists only as a SentencePiece model: (folder, model)."""
+    pieces = tmp_path / "sentencepiece.bpe.model"
+    with pieces.open("wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(PROBES.read_text().splitlines()), model_writer=file, vocab_size=120, minloglevel=2
+        )
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
+    torch.manual_seed(0)
+    size = {"vocab_size": 200, "max_position_embeddings": 130, "pad_token_id": 1, "initializer_range": 0.5}
+    model = CamembertForSequenceClassification(CamembertConfig(**SIZE, **size, num_labels=1)).eval()
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def test_sentencepiece_tokenizer(sentencepiece_folder):
+    """A tokenizer that exists only as a SentencePiece model is read as transformers reads it."""
+    folder, model = sentencepiece_folder
+    inputs = {"return_tensors": "pt", "truncation": True, "max_length": 128}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    right = [logits_alone(model, tokenizer(text, **inputs))[0] for text in TEXTS]
+    assert scores(folder) == pytest.approx(right, abs=1e-4)
+
+
+def test_sentencepiece_missing(sentencepiece_folder, monkeypatch):
+    """Without sentencepiece, such a folder is refused with the extra that installs it."""
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    monkeypatch.setattr("reward_service.backends.model_config.AutoTokenizer", types.SimpleNamespace())
+    assert "needs sentencepiece: pip install 'remote-rewards[sentencepiece]'" in refusal(sentencepiece_folder[0])
+
+
+def test_truncation_side(tmp_path):
+    """A text that is too long for a model which reads the completion alone is cut on the tokenizer's side."""
+    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    tokens = tokenizer("one two three four five six")["input_ids"]
+    for side, kept in (("right", tokens[:4]), ("left", tokens[-4:])):
+        change_config(tmp_path, "tokenizer_config.json", truncation_side=side)
+        assert ModelFolder(tmp_path, max_tokens=4).encode(["one two three four five six"])[0].tokens == kept
+
+
+def test_one_beginning_of_text(tmp_path):
+    """A template that writes the beginning-of-text token, which the tokenizer adds too, gives one of them."""
+    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    begin = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    folder = open_model("judge", RegressorSpec(model=str(tmp_path), input="chat"))
+    text = folder.template.render([{"role": "user", "content": "Hi"}])
+    assert folder.encode([text])[0].tokens.count(tokenizer.bos_token_id) == 1
 
 
 @pytest.fixture

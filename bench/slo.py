@@ -107,6 +107,25 @@ def replicas() -> list[Row]:
     return [[f"{count} {label}", f"{rates[count] / rates[1]:.2f} ×", target] for count, target in targets.items()]
 
 
+def one_call() -> list[Row]:
+    """Measure the time of one call of 256 texts, as a training step makes it, on four replicas and on one."""
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(_fake_gpu_service(number)) for number in range(4)]
+        seconds = {count: _call_seconds(urls[:count]) for count in (1, 4)}
+    label = "one call of 256 texts, 4 replicas: share of the time on 1 replica"
+    return [[label, f"{seconds[4] / seconds[1]:.2f} of {1000 * seconds[1]:.0f} ms", "≤ 0.4"]]
+
+
+def _call_seconds(urls: Sequence[str]) -> float:
+    with RewardClient(urls) as client:
+        seconds = []
+        for _ in range(ROUNDS * 4):
+            started_s = time.monotonic()
+            client.score(["a text"] * 256, rewards=["fake_gpu"])
+            seconds.append(time.monotonic() - started_s)
+    return median(seconds)
+
+
 TEXTS_PER_CALL, CALLS_PER_REPLICA = 64, 60
 
 
@@ -114,7 +133,8 @@ TEXTS_PER_CALL, CALLS_PER_REPLICA = 64, 60
 def _fake_gpu_service(number: int) -> Iterator[str]:
     LOGS.mkdir(exist_ok=True)
     config = LOGS / "fake_gpu.yaml"
-    config.write_text('rewards:\n  fake_gpu: "bench.fake_gpu_reward:fake_gpu"\n', encoding="utf-8")
+    spec = '{kind: function, object: "bench.fake_gpu_reward:fake_gpu", rows: independent, workers: 1}'
+    config.write_text(f"rewards:\n  fake_gpu: {spec}\n", encoding="utf-8")
     with our_service(f"replica {number}", "--config", str(config)) as target:
         yield target.url.removesuffix("/v1/score")
 
@@ -197,10 +217,19 @@ def overload() -> list[Row]:
     ]
 
 
-OBJECTIVES: dict[str, Callable[[], list[Row]]] = {
-    function.__name__: function
-    for function in (one_text, health_under_load, repeats, rules, replicas, errors, invariance, overload, footprint)
-}
+MEASUREMENTS = (
+    one_text,
+    health_under_load,
+    repeats,
+    rules,
+    replicas,
+    one_call,
+    errors,
+    invariance,
+    overload,
+    footprint,
+)
+OBJECTIVES: dict[str, Callable[[], list[Row]]] = {function.__name__: function for function in MEASUREMENTS}
 
 
 def main() -> None:

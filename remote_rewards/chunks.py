@@ -1,11 +1,13 @@
-"""Turn a call into the requests to send: only what its rewards read, in chunks within the service's limits.
+"""Turn a call into the requests to send: what its rewards read, in chunks for the replicas and within their limits.
 
 Pure functions. A call is never cut inside what one of its rewards compares.
 """
 
+import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from remote_rewards.transport import encode
@@ -15,7 +17,15 @@ from shared.schemas import Limits, RewardInfo, Scope, ServiceInfo, strictest_sco
 Columns = Mapping[str, Sequence[Any]]
 Chunk = tuple[bytes, int]
 """The body of a request, and its number of completions."""
+Piece = tuple[dict[str, Any], Sequence[int]]
+"""A part of a request, and where it may be cut."""
 TRAINER_STATE = "trainer_state"
+MIN_CHUNK_TEXTS = 16
+"""Fewest texts worth a request of their own, where the speed of the reward is unknown."""
+MIN_CHUNK_S = 0.02
+"""Shortest computation worth a request of its own, which costs client and service about a millisecond."""
+ROW_CHARS = 16
+"""What a text costs beside its characters, in characters: special tokens and padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,8 @@ class Reading:
     """None: any."""
     prompts: bool
     scope: Scope
+    min_chunk_texts: float = field(default=MIN_CHUNK_TEXTS, compare=False)
+    """Fewest texts worth a request of their own."""
 
     @classmethod
     def of(cls, info: ServiceInfo, rewards: Sequence[str] | None) -> "Reading":
@@ -39,6 +51,7 @@ class Reading:
             columns=None if None in columns else frozenset(name for names in columns for name in names or ()),
             prompts=any(reward.reads_prompts for reward in infos),
             scope=strictest_scope(reward.scope for reward in infos),
+            min_chunk_texts=min(map(min_chunk_texts, infos), default=MIN_CHUNK_TEXTS),
         )
 
     def reads(self, column: str) -> bool:
@@ -57,15 +70,22 @@ class ScoreCall:
     details: bool = False
     trainer_state: Mapping[str, Any] | None = None
 
-    def chunks(self, reading: Reading, limits: Limits) -> list[Chunk]:
-        """Encode what the rewards read, as one body or as several.
+    def chunks(self, reading: Reading, limits: Limits, replicas: int = 1) -> list[Chunk]:
+        """Encode what the rewards read, as one body or as several: one for each replica if that is worth it.
 
         Raise `BadRequest` if it is too large and must not be cut, and `NotSerializable` if JSON cannot represent it.
         """
         request = self.request(reading)
         cuts = allowed_cuts(self.prompts, len(self.completions), reading.scope)
+        parts = min(replicas, math.ceil(len(self.completions) / reading.min_chunk_texts))
         try:
-            return split(request, max_texts=limits.max_request_texts, max_bytes=limits.max_body_bytes, cuts=cuts)
+            return [
+                chunk
+                for part, inside in spread(request, cuts, parts)
+                for chunk in split(
+                    part, max_texts=limits.max_request_texts, max_bytes=limits.max_body_bytes, cuts=inside
+                )
+            ]
         except Indivisible as error:
             raise BadRequest(_refusal(reading, limits, error.count), status=413, code="too_large") from None
 
@@ -99,6 +119,46 @@ def allowed_cuts(prompts: Sequence[Any] | None, count: int, scope: Scope) -> Seq
         return ()
     keys = [repr(prompt) for prompt in prompts]
     return [index for index in range(1, count) if keys[index] != keys[index - 1]]
+
+
+def min_chunk_texts(reward: RewardInfo) -> float:
+    """Return the fewest texts that are worth a request of their own; infinity for a rule, which takes no time."""
+    if reward.kind == "rule":
+        return math.inf
+    if reward.engine is None or reward.engine.texts_per_s is None:
+        return MIN_CHUNK_TEXTS
+    return max(1.0, reward.engine.texts_per_s * MIN_CHUNK_S)
+
+
+def spread(request: dict[str, Any], cuts: Sequence[int], parts: int) -> list[Piece]:
+    """Cut a request into at most so many parts of about as many characters. Return each with the cuts inside of it."""
+    if parts <= 1 or not cuts:
+        return [(request, cuts)]
+    weights = [ROW_CHARS + _chars(completion) for completion in request["completions"]]
+    for index, prompt in enumerate(request.get("prompts", ())[: len(weights)]):
+        weights[index] += _chars(prompt)
+    edges: list[int | None] = [0, *balanced_cuts(weights, cuts, parts), None]  # None: a list that is too long stays so
+    pieces: list[Piece] = []
+    for start, end in itertools.pairwise(edges):
+        inside = [cut - (start or 0) for cut in cuts if (start or 0) < cut < (end or len(weights))]
+        pieces.append((_slice(request, slice(start, end)), inside))
+    return pieces
+
+
+def balanced_cuts(weights: Sequence[int], cuts: Sequence[int], parts: int) -> list[int]:
+    """Return at most `parts - 1` of the allowed cuts, between which the weights have about the same sum."""
+    before = [0, *itertools.accumulate(weights)]
+    chosen = set()
+    for part in range(1, parts):
+        target = before[-1] * part / parts
+        position = bisect_left(cuts, target, key=before.__getitem__)
+        nearest = cuts[max(0, position - 1) : position + 1]
+        chosen.add(min(nearest, key=lambda cut, target=target: abs(before[cut] - target)))  # type: ignore[misc]
+    return sorted(chosen)
+
+
+def _chars(text: Any) -> int:
+    return len(text) if isinstance(text, str) else len(repr(text))
 
 
 def split(

@@ -1,6 +1,7 @@
 """The client of a reward service: scores in the order of the request, or a `RewardError`; never an invented number.
 
-A call larger than the service's limits is sent in chunks, all of which are scored by one revision. Failed attempts are
+A call that several replicas can share, or that is larger than the service's limits, is sent in chunks, all of which are
+scored by one revision. Failed attempts are
 retried within the deadline of the call, see `retry`.
 """
 
@@ -17,6 +18,7 @@ import httpx
 from remote_rewards import responses
 from remote_rewards.chunks import Chunk, Columns, Reading, ScoreCall
 from remote_rewards.discovery import validate_urls
+from remote_rewards.hedging import HedgeAfter
 from remote_rewards.retry import RetryingSender, RetryLog, RetryScheduled, Timeouts
 from remote_rewards.transport import ApiKey, Request, Transport, reject_plaintext_key
 from shared import schemas
@@ -36,7 +38,10 @@ class RewardClient:
     over plain HTTP to another machine only with `allow_http`, or `REWARD_ALLOW_HTTP` in the environment.
 
     `timeout_s` bounds a call with all its retries; `attempt_timeout_s` bounds the first attempt, and each further one
-    may take twice as long. With `hedge_after_s`, an attempt that takes longer is also made at another replica.
+    may take twice as long. An attempt that takes longer than `hedge_after_s` is also made at another replica, if there
+    is one: by default after a time taken from the latencies so far, at least a second; with None, never.
+
+    A call is cut into one chunk for each replica, where chunks are worth a request and its rewards allow cuts.
 
     `transport` replaces the network, for example by `httpx.MockTransport` or `httpx.ASGITransport`. `on_retry` is
     called with each `RetryScheduled`, which the logger `remote_rewards` also logs as a warning. A refused or reset
@@ -54,7 +59,7 @@ class RewardClient:
         timeout_s: float = 300.0,
         attempt_timeout_s: float = 30.0,
         connect_timeout_s: float = 5.0,
-        hedge_after_s: float | None = None,
+        hedge_after_s: HedgeAfter = "auto",
         allow_http: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
         on_retry: Callable[[RetryScheduled], None] | None = None,
@@ -111,6 +116,7 @@ class RewardClient:
         deadline_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         info = await self._sender.send(Request("GET", schemas.REWARDS_PATH), responses.parse_service_info, deadline_s)
         self._info, self._limits = info, info.limits
+        self._sender.endpoints.set_max_calls(info.limits.calls)
         return info
 
     async def ascore(
@@ -150,7 +156,7 @@ class RewardClient:
         initial = limits = self._limits or (await self.ainfo()).limits
         while True:
             try:
-                chunks = call.chunks(reading, limits)
+                chunks = call.chunks(reading, limits, self._sender.replicas_for_a_call(limits.spread))
             except BadRequest:
                 self._info = None  # the service may be reconfigured before the next call
                 raise
@@ -210,7 +216,8 @@ class RewardClient:
             for closed in [other for other in list(self._senders) if other.is_closed()]:
                 self._senders.pop(closed, None)  # connections keep their loop alive, so it is never collected
             transport = Transport(self._key, self._timeouts.connect_timeout_s, self._transport)
-            self._senders[loop] = RetryingSender(self.urls, transport, self._timeouts, self._retry_log)
+            self._senders[loop] = sender = RetryingSender(self.urls, transport, self._timeouts, self._retry_log)
+            sender.endpoints.set_max_calls(self._limits.calls if self._limits else None)
         return self._senders[loop]
 
     async def aclose(self) -> None:

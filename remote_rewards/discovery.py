@@ -33,9 +33,17 @@ class EndpointSet:
         self._addresses = {url: [] if url.startswith(DNS_SCHEME) else [url] for url in urls}
         self._has_names = not all(self._addresses.values())
         self.endpoints = reconcile([], self._addresses)
+        self._max_calls: int | None = None
         self._last_call_s = self._last_refresh_s = -math.inf
         self._refresh: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    def set_max_calls(self, calls: int | None) -> None:
+        """Set how many calls may be in flight to one replica; None keeps the default."""
+        self._max_calls = calls
+        if calls is not None:
+            for endpoint in self.endpoints:
+                endpoint.limiter.set_maximum(calls)
 
     def excluding(self, excluded: Container[str]) -> list[Endpoint]:
         """Return the endpoints whose URLs are not excluded."""
@@ -82,7 +90,9 @@ class EndpointSet:
     async def _resolve_all(self) -> None:
         for url, addresses in self._addresses.items():
             self._addresses[url] = await resolve_url(url) or addresses  # a name may be unknown temporarily
-            self.endpoints = reconcile(self.endpoints, self._addresses)
+            before, self.endpoints = self.endpoints, reconcile(self.endpoints, self._addresses)
+            if self.endpoints != before:
+                self.set_max_calls(self._max_calls)
 
     async def aclose(self) -> None:
         """End the look-ups."""

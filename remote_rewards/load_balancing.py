@@ -1,10 +1,12 @@
 """Choose among the replicas of a service, eject failing ones, and limit the calls to each. The clock is passed in.
 
 An endpoint that fails is ejected for a growing time (Envoy's outlier detection); afterwards one call probes it (half
-open). The calls in flight to an endpoint are limited by additive increase and multiplicative decrease.
+open). The calls in flight to an endpoint are limited by additive increase and multiplicative decrease. An endpoint may
+be a load balancer: the instances of the service behind it are told apart by a header of their responses.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +22,11 @@ MAX_RETRY_AFTER_S = 10.0
 GIVE_UP_ON_500_S = 20.0
 """Calls are given up when all endpoints have responded with nothing but 500 for this time."""
 MAX_CONCURRENCY = 16
-"""Calls in flight per client and endpoint: enough to fill a service's batches."""
+"""Calls in flight per client and replica: enough to fill a service's batches. A service may tell another number."""
+RECENT_RESPONSES = 64
+"""Number of responses by which the instances behind a URL are counted."""
+BUSY_CALLS = 2
+"""Calls in flight to each replica from which on a further call is not cut: all replicas are busy with whole calls."""
 MAX_EXPONENT = 30
 
 
@@ -44,7 +50,7 @@ class LimiterTimeout(ServiceUnreachable):
     """The concurrency limit was exhausted until the attempt timed out. This is no failure of the service."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class AimdLimit:
     """A concurrency limit: additive increase, multiplicative decrease (Chiu and Jain, 1989), as in TCP."""
 
@@ -53,9 +59,9 @@ class AimdLimit:
     decreases: int = 0
     """Number of decreases so far. A call notes it when it is sent, so that one overload decreases the limit once."""
 
-    def on_success(self) -> None:
+    def on_success(self, maximum: float = MAX_CONCURRENCY) -> None:
         """Increase the limit by one per `limit` successes."""
-        self.limit = min(MAX_CONCURRENCY, self.limit + 1 / self.limit)
+        self.limit = min(maximum, self.limit + 1 / self.limit)
 
     def on_overload(self, decreases_when_sent: int) -> None:
         """Halve the limit, unless it was halved after the rejected call was sent."""
@@ -64,15 +70,64 @@ class AimdLimit:
             self.decreases += 1
 
 
+@dataclass(slots=True)
+class Admission:
+    """A call that holds a slot of a limiter."""
+
+    decreases: dict[AimdLimit, int]
+    """The decreases of each limit when the call was sent."""
+    instance: str | None = None
+    """What has responded; None if the response does not say."""
+
+
 class ConcurrencyLimiter:
-    """Limits the calls in flight to one endpoint; waiting calls are admitted first in, first out."""
+    """Limits the calls in flight to one endpoint; waiting calls are admitted first in, first out.
+
+    Each instance of the service behind the endpoint adds a limit of its own, so that the overload of one does not
+    decrease those of the others.
+    """
 
     def __init__(self, url: str, limit: AimdLimit | None = None) -> None:
-        self._url, self.aimd = url, limit or AimdLimit()
-        self._tokens = CapacityLimiter(int(self.aimd.limit))
+        self._url, self._maximum = url, MAX_CONCURRENCY
+        self._unnamed = limit or AimdLimit()
+        self._by_instance: dict[str, AimdLimit] = {}
+        self._recent: deque[str] = deque(maxlen=RECENT_RESPONSES)
+        self._tokens = CapacityLimiter(int(self.limit))
+
+    @property
+    def instances(self) -> list[str]:
+        """Return the instances that have responded recently."""
+        return list(self._by_instance)
+
+    @property
+    def limit(self) -> float:
+        """Return the calls allowed in flight to all instances together."""
+        return sum(aimd.limit for aimd in self._limits_of(None))
+
+    def set_maximum(self, calls: int) -> None:
+        """Set the upper bound of the calls in flight to one instance."""
+        self._maximum = calls
+        for aimd in self._limits_of(None):
+            aimd.limit = calls if not aimd.decreases else min(calls, aimd.limit)
+        self._tokens.total_tokens = int(self.limit)
+
+    def _limits_of(self, instance: str | None) -> list[AimdLimit]:
+        """Return the limit of an instance, or those of all if it is None."""
+        if instance is None:
+            return list(self._by_instance.values()) or [self._unnamed]
+        return [self._by_instance[instance]]
+
+    def _record(self, instance: str) -> None:
+        """Add the limit of an instance that is new, and forget those that have not responded for a while."""
+        self._recent.append(instance)
+        if instance not in self._by_instance:
+            self._by_instance[instance] = AimdLimit(self._maximum) if self._by_instance else self._unnamed
+        if len(self._by_instance) > 1:
+            for gone in self._by_instance.keys() - set(self._recent):
+                del self._by_instance[gone]
 
     @asynccontextmanager
-    async def acquire(self, timeout_s: float) -> AsyncIterator[None]:
+    async def acquire(self, timeout_s: float) -> AsyncIterator[Admission]:
         """Hold one slot, and adjust the limit by the outcome. Raise `LimiterTimeout` if none is free in time."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -80,16 +135,23 @@ class ConcurrencyLimiter:
         except TimeoutError:
             in_flight = self._tokens.borrowed_tokens
             raise LimiterTimeout(f"{in_flight} calls were in flight to {self._url} until the timeout") from None
-        decreases = self.aimd.decreases
+        admission = Admission({aimd: aimd.decreases for aimd in self._limits_of(None)})
         try:
-            yield
-            self.aimd.on_success()
-        except Overloaded:
-            self.aimd.on_overload(decreases)
+            yield admission
+            for aimd in self._outcome_of(admission.instance):
+                aimd.on_success(self._maximum)
+        except Overloaded as error:
+            for aimd in self._outcome_of(error.instance):
+                aimd.on_overload(admission.decreases.get(aimd, 0))
             raise
         finally:
-            self._tokens.total_tokens = int(self.aimd.limit)
+            self._tokens.total_tokens = int(self.limit)
             self._tokens.release()
+
+    def _outcome_of(self, instance: str | None) -> list[AimdLimit]:
+        if instance is not None:
+            self._record(instance)
+        return self._limits_of(instance)
 
 
 @dataclass
@@ -105,10 +167,12 @@ class Endpoint:
     half_open: bool = False
     """Whether a call is probing the endpoint after its ejection."""
     throttled_until_s: float = 0.0
+    """When the first of the instances behind the URL has room again."""
     last_error: RewardError | None = None
     internal_errors_since_s: float | None = None
     """When the first of its latest responses arrived if all of them were 500."""
     limiter: ConcurrencyLimiter = field(init=False, repr=False, compare=False)
+    _throttled_until_s: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.limiter = ConcurrencyLimiter(self.url)
@@ -116,7 +180,17 @@ class Endpoint:
     @property
     def load(self) -> float:
         """Return the outstanding calls as a share of the concurrency limit."""
-        return self.outstanding / self.limiter.aimd.limit
+        return self.outstanding / self.limiter.limit
+
+    @property
+    def replicas(self) -> int:
+        """Return the number of replicas that the URL stands for, as far as that is known."""
+        return max(1, len(self.limiter.instances))
+
+    @property
+    def alternatives(self) -> list["Endpoint"]:
+        """Return the endpoint itself if its URL leads to further replicas."""
+        return [self] if self.replicas > 1 else []
 
     def is_available(self, now_s: float) -> bool:
         """Return whether a call may be sent: after a failure only by one probing call, once the ejection has ended."""
@@ -135,9 +209,13 @@ class Endpoint:
             self.outstanding -= 1
             self.half_open = self.half_open and not probing
 
-    def record_overload(self, retry_after_s: float | None, *, now_s: float) -> None:
-        """Throttle the endpoint until its queue has room again. This is no failure."""
+    def record_overload(self, retry_after_s: float | None, instance: str | None = None, *, now_s: float) -> None:
+        """Throttle the endpoint until a queue has room again, once all its instances are full. This is no failure."""
         self.throttled_until_s = now_s + min(MAX_RETRY_AFTER_S, retry_after_s or 0.0)
+        if instance is not None:
+            throttled = {**self._throttled_until_s, instance: self.throttled_until_s}
+            self._throttled_until_s = {name: throttled.get(name, 0.0) for name in {*self.limiter.instances, instance}}
+            self.throttled_until_s = min(self._throttled_until_s.values())
         self.internal_errors_since_s = None
 
     def record_failure(self, error: RewardError, *, now_s: float) -> None:
@@ -161,6 +239,17 @@ def pick(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
     """
     available = (endpoint for endpoint in endpoints if endpoint.is_available(now_s))
     return min(available, key=lambda one: (one.throttled_until_s > now_s, one.load, one.last_used_s), default=None)
+
+
+def replicas_for_a_call(endpoints: Sequence[Endpoint], spread: int, *, now_s: float) -> int:
+    """Return over how many replicas to spread one call: all that are available, or one if they are busy already.
+
+    `spread` is the number that the service tells.
+    """
+    available = [one for one in endpoints if one.is_available(now_s) and one.throttled_until_s <= now_s]
+    replicas = max(spread, sum(endpoint.replicas for endpoint in available))
+    outstanding = sum(endpoint.outstanding for endpoint in available)
+    return replicas if outstanding < BUSY_CALLS * replicas else 1
 
 
 def any_available(endpoints: Sequence[Endpoint], *, now_s: float) -> bool:

@@ -30,7 +30,7 @@ from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
 MAX_RESPONSE_BYTES = 64_000_000
 """Far above the response to any request within the limits, with details."""
-KEPT_HEADERS = {b"content-type", b"retry-after"}
+KEPT_HEADERS = {b"content-type", b"retry-after", schemas.INSTANCE_HEADER.lower().encode()}
 ERROR_BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
     403: Unauthorized,
@@ -74,7 +74,13 @@ def raise_for_problem(response: httpx.Response) -> None:
         status=problem.status,
         code=problem.code,
         retry_after_s=_retry_after_s(response),
+        instance=instance_of(response),
     )
+
+
+def instance_of(response: httpx.Response) -> str | None:
+    """Return which instance of the service has responded; None if it does not say."""
+    return response.headers.get(schemas.INSTANCE_HEADER) or None
 
 
 def parse_service_info(response: httpx.Response) -> ServiceInfo:

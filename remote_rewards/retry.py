@@ -17,8 +17,9 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from remote_rewards import load_balancing
+from remote_rewards import load_balancing, responses
 from remote_rewards.discovery import EndpointSet
+from remote_rewards.hedging import HedgeAfter, Hedging, RetryBudget, hedged
 from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, exponential_s
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
 from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
@@ -29,9 +30,6 @@ T = TypeVar("T")
 RESOLVE_POLL_S = 0.05
 WAIT_EVENT_S = 5.0
 """A call that waits for an available endpoint reports that only after this time without any other event."""
-MAX_TOKENS = 10.0
-TOKEN_RATIO = 0.3
-"""Tokens that a success adds: in the long run three of ten calls may be retried at once."""
 REVISION_TIMEOUT_S = 2.0
 """Time for which a call returns to an endpoint with another revision: its URL may stand for several replicas."""
 EXHAUSTED_DELAY_S = 1.5
@@ -43,13 +41,13 @@ logger = logging.getLogger("remote_rewards")
 class Timeouts:
     """`timeout_s` bounds a call, `attempt_timeout_s` its first attempt; each further attempt may take twice as long.
 
-    With `hedge_after_s`, an attempt that takes longer is also made at another endpoint.
+    An attempt that takes longer than `hedge_after_s` is also made at another endpoint.
     """
 
     timeout_s: float = 300.0
     attempt_timeout_s: float = 30.0
     connect_timeout_s: float = 5.0
-    hedge_after_s: float | None = None
+    hedge_after_s: HedgeAfter = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +86,6 @@ class RetryLog:
                 self._on_retry(event)
             except Exception:  # an observer must not break the call
                 logger.exception("the on_retry observer failed")
-
-
-@dataclass(slots=True)
-class RetryBudget:
-    """A token bucket, as in gRPC's retry throttling (proposal A6): a retry takes a token, a success returns a part.
-
-    Without tokens retries are delayed, not given up, so that callers do not keep a failing service down.
-    """
-
-    tokens: float = MAX_TOKENS
-
-    def take(self) -> bool:
-        """Take a token; return whether there was one."""
-        if self.tokens < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
-
-    def on_success(self) -> None:
-        """Return a part of a token."""
-        self.tokens = min(MAX_TOKENS, self.tokens + TOKEN_RATIO)
 
 
 @dataclass(slots=True)
@@ -153,8 +130,12 @@ class RetryingSender:
     def __init__(self, urls: list[str], transport: Transport, timeouts: Timeouts, log: RetryLog) -> None:
         self.endpoints, self.transport = EndpointSet(urls), transport
         self._urls, self._timeouts, self._log = urls, timeouts, log
-        self._budget = RetryBudget()
+        self._budget, self._hedging = RetryBudget(), Hedging(timeouts.hedge_after_s)
         self._last_event_s = -math.inf
+
+    def replicas_for_a_call(self, spread: int) -> int:
+        """Return over how many replicas to spread one call now; `spread` is the number that the service tells."""
+        return load_balancing.replicas_for_a_call(self.endpoints.endpoints, spread, now_s=time.monotonic())
 
     async def send(self, request: Request, parse: Callable[[httpx.Response], T], deadline_s: float) -> T:
         """Return what `parse` makes of the first valid response. `deadline_s` is of the monotonic clock.
@@ -175,7 +156,7 @@ class RetryingSender:
                     raise
                 if state.last_error is None or time.monotonic() < deadline_s:
                     state.last_error = error  # an attempt cut short by the deadline says less than the one before
-                delay_s = self._delay_s(others, state.attempts - state.refusals - 1, error)
+                delay_s = self._delay_s(state, endpoint, others, error)
                 _raise_if_late(state, state.last_error, delay_s, [endpoint, *others])
                 self._log.retries += 1
                 self._report(state, endpoint.url, error, delay_s)
@@ -199,7 +180,7 @@ class RetryingSender:
             await asyncio.sleep(delay_s)
 
     async def _attempt_hedged(self, state: CallState[T], endpoint: Endpoint, others: list[Endpoint]) -> T:
-        now_s, hedge_after_s = time.monotonic(), self._timeouts.hedge_after_s
+        now_s, alternatives = time.monotonic(), others or endpoint.alternatives
         # a longer attempt may succeed where a shorter one timed out
         timeout_s = exponential_s(self._timeouts.attempt_timeout_s, state.attempts - state.refusals)
         attempt_deadline_s = min(now_s + timeout_s, state.deadline_s)
@@ -207,46 +188,71 @@ class RetryingSender:
         with contextlib.ExitStack() as in_flight:
             in_flight.enter_context(endpoint.in_flight(now_s=now_s))
             first = self._attempt(state, endpoint, attempt_deadline_s)
-            if hedge_after_s is None:
+            if not alternatives or (delay_s := self._hedging.delay_s) is None:
                 return await first
-            return await hedged(
-                first, hedge_after_s, partial(self._hedge, state, others, in_flight, attempt_deadline_s)
-            )
+            hedge = partial(self._hedge, state, endpoint, alternatives, in_flight, attempt_deadline_s)
+            return await hedged(first, delay_s, hedge)
 
     def _hedge(
-        self, state: CallState[T], others: list[Endpoint], in_flight: contextlib.ExitStack, attempt_deadline_s: float
+        self,
+        state: CallState[T],
+        slow: Endpoint,
+        alternatives: list[Endpoint],
+        in_flight: contextlib.ExitStack,
+        attempt_deadline_s: float,
     ) -> Coroutine[Any, Any, T] | None:
-        """Return the same attempt at another endpoint if one is available and the budget allows it."""
-        endpoint = _pick(state, others)
-        if endpoint is None or not self._budget.take():
+        """Return the same attempt at another endpoint if one is available and the budgets allow it.
+
+        A call at an endpoint that fails needs no budget: only one at a time probes it.
+        """
+        endpoint = _pick(state, alternatives)
+        if endpoint is None or not (slow.consecutive_failures or (self._hedging.budget.take() and self._budget.take())):
             return None
         in_flight.enter_context(endpoint.in_flight(now_s=time.monotonic()))
-        return self._attempt(state, endpoint, attempt_deadline_s)
+        return self._attempt_instead(state, endpoint, attempt_deadline_s, slow)
+
+    async def _attempt_instead(self, state: CallState[T], endpoint: Endpoint, deadline_s: float, slow: Endpoint) -> T:
+        """Make an attempt; if it succeeds first, the slow endpoint has failed: it may be silent."""
+        started_s = time.monotonic()
+        result = await self._attempt(state, endpoint, deadline_s)
+        if slow is not endpoint:
+            now_s = time.monotonic()
+            waited = f"{slow.url} did not respond before another replica, asked {now_s - started_s:.1f} s ago, did"
+            slow.record_failure(ServiceUnreachable(waited), now_s=now_s)
+        return result
 
     async def _attempt(self, state: CallState[T], endpoint: Endpoint, deadline_s: float) -> T:
+        started_s = time.monotonic()
         try:
-            async with endpoint.limiter.acquire(deadline_s - time.monotonic()):
-                result = state.parse(await self.transport.send(endpoint.url, state.request, deadline_s))
+            async with endpoint.limiter.acquire(deadline_s - started_s) as admission:
+                response = await self.transport.send(endpoint.url, state.request, deadline_s)
+                result = state.parse(response)
+                admission.instance = responses.instance_of(response)
         except RewardError as error:
-            now_s, retry_after_s = time.monotonic(), getattr(error, "retry_after_s", None)
-            state.not_before_s[endpoint.url] = now_s + min(load_balancing.MAX_RETRY_AFTER_S, retry_after_s or 0.0)
-            if isinstance(error, Overloaded):
-                endpoint.record_overload(retry_after_s, now_s=now_s)
-            elif error.retryable and not isinstance(error, LimiterTimeout):
-                endpoint.record_failure(error, now_s=now_s)
+            self._record_error(state, endpoint, error, now_s=time.monotonic())
             raise
         endpoint.record_success()
         self._budget.on_success()
+        self._hedging.on_success(time.monotonic() - started_s)
         self._log.last_retry = None
         return result
 
-    def _delay_s(self, others: list[Endpoint], attempt: int, error: RewardError) -> float:
+    def _record_error(self, state: CallState[T], endpoint: Endpoint, error: RewardError, *, now_s: float) -> None:
+        if isinstance(error, Overloaded):
+            endpoint.record_overload(error.retry_after_s, error.instance, now_s=now_s)
+        elif error.retryable and not isinstance(error, LimiterTimeout):
+            endpoint.record_failure(error, now_s=now_s)
+        retry_after_s = _retry_after_s(endpoint, error, now_s=now_s) or 0.0
+        state.not_before_s[endpoint.url] = now_s + min(load_balancing.MAX_RETRY_AFTER_S, retry_after_s)
+
+    def _delay_s(self, state: CallState[T], endpoint: Endpoint, others: list[Endpoint], error: RewardError) -> float:
         """Return the delay before the next attempt: none if another endpoint is available and a token is left."""
-        exhausted_s = 0.0 if self._budget.take() else EXHAUSTED_DELAY_S * JITTER.random()
-        if load_balancing.any_available(others, now_s=time.monotonic()):
+        now_s, exhausted_s = time.monotonic(), 0.0 if self._budget.take() else EXHAUSTED_DELAY_S * JITTER.random()
+        if load_balancing.any_available(others, now_s=now_s):
             return exhausted_s
-        retry_after_s = getattr(error, "retry_after_s", None)
-        return max(exhausted_s, backoff_s(attempt, fraction=JITTER.random(), retry_after_s=retry_after_s))
+        retry_after_s = _retry_after_s(endpoint, error, now_s=now_s)
+        failures = state.attempts - state.refusals - 1
+        return max(exhausted_s, backoff_s(failures, fraction=JITTER.random(), retry_after_s=retry_after_s))
 
     def _no_endpoint_error(self, candidates: list[Endpoint]) -> RewardError:
         if not candidates:
@@ -264,33 +270,18 @@ class RetryingSender:
         await self.transport.aclose()
 
 
-async def hedged(
-    first: Coroutine[Any, Any, T], hedge_after_s: float, hedge: Callable[[], Coroutine[Any, Any, T] | None]
-) -> T:
-    """Return the first result of `first` and, once that has taken `hedge_after_s`, the attempt that `hedge` returns.
-
-    If one fails, the other counts; if both fail, the error of `first` is raised. The slower one is cancelled.
-    """
-    tasks = [asyncio.create_task(first)]
-    try:
-        await asyncio.wait(tasks, timeout=hedge_after_s)
-        if not tasks[0].done() and (second := hedge()) is not None:
-            tasks.append(asyncio.create_task(second))
-        for done in asyncio.as_completed(list(tasks)):
-            with contextlib.suppress(Exception):  # the other one may succeed
-                return await done
-        return tasks[0].result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def _pick(state: CallState[T], endpoints: list[Endpoint]) -> Endpoint | None:
     """Pick an endpoint that has not asked this call to come back later."""
     now_s = time.monotonic()
     ready = [endpoint for endpoint in endpoints if state.not_before_s.get(endpoint.url, 0.0) <= now_s]
     return load_balancing.pick(ready, now_s=now_s)
+
+
+def _retry_after_s(endpoint: Endpoint, error: RewardError, *, now_s: float) -> float | None:
+    """Return the `Retry-After` of an error, unless another instance behind the same URL may have room."""
+    if isinstance(error, Overloaded) and endpoint.throttled_until_s <= now_s:
+        return None
+    return getattr(error, "retry_after_s", None)
 
 
 def _raise_if_late(state: CallState[T], error: RewardError, delay_s: float, candidates: list[Endpoint]) -> None:

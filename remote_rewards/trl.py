@@ -19,6 +19,7 @@ from typing import Any, Literal, overload
 
 from remote_rewards.client import RewardClient
 from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed, mask_unlearned
+from remote_rewards.hedging import HedgeAfter
 from remote_rewards.reward_group import RewardCall, RewardResult, check_labels, learned_scores, score_in_group
 from shared.errors import UnknownReward, check_revision
 from shared.schemas import DEFAULT_PORT, NAME_PATTERN, RewardInfo, RewardScores, ServiceInfo
@@ -43,7 +44,7 @@ def remote_reward(
     failure_budget: float = ...,
     timeout_s: float = ...,
     allow_revision_change: bool = ...,
-    hedge_after_s: float | None = ...,
+    hedge_after_s: HedgeAfter = ...,
     label: str | None = ...,
     watch_only: bool = ...,
     sync: Literal[True],
@@ -57,7 +58,7 @@ def remote_reward(
     failure_budget: float = ...,
     timeout_s: float = ...,
     allow_revision_change: bool = ...,
-    hedge_after_s: float | None = ...,
+    hedge_after_s: HedgeAfter = ...,
     label: str | None = ...,
     watch_only: bool = ...,
     sync: bool = ...,
@@ -70,7 +71,7 @@ def remote_reward(
     failure_budget: float = 0.01,
     timeout_s: float = 300.0,
     allow_revision_change: bool = False,
-    hedge_after_s: float | None = None,
+    hedge_after_s: HedgeAfter = "auto",
     label: str | None = None,
     watch_only: bool = False,
     sync: bool = False,
@@ -80,8 +81,8 @@ def remote_reward(
     `api_key` is the key or the path of its file; by default, the one in the environment. `failure_budget` is the share
     of the items of the last ten calls that may fail before the run is stopped. `timeout_s` bounds each call with its
     retries; keep it well below the `ddp_timeout` of a distributed run. With `allow_revision_change` the run continues
-    when the reward's revision changes, and logs that. With `hedge_after_s`, a request that takes longer is also sent
-    to another replica.
+    when the reward's revision changes, and logs that. A request that takes longer than `hedge_after_s` is also sent to
+    another replica: by default after a time taken from the latencies so far; with None, never.
 
     `label` is the name in TRL's metrics, by default `name`; rewards of one name at two services need two labels. With
     `watch_only`, for a reward of weight 0, nothing is learned from the reward: its failures, a service that is down
@@ -110,7 +111,7 @@ def remote_reward(
 
 @lru_cache(maxsize=32)
 def _shared_client(
-    urls: tuple[str, ...], api_key: str | Path | None, timeout_s: float, hedge_after_s: float | None
+    urls: tuple[str, ...], api_key: str | Path | None, timeout_s: float, hedge_after_s: HedgeAfter
 ) -> RewardClient:
     """Return the one client for these settings: rewards with the same client are requested together."""
     return RewardClient(urls, api_key, timeout_s=timeout_s, hedge_after_s=hedge_after_s)

@@ -37,13 +37,13 @@ ErrorRenderer = Callable[[RewardServiceError, HTTPConnection], Response]
 
 
 class RequestIdMiddleware:
-    """Assigns each request an id: the client's if it is well-formed, else a new one."""
+    """Assigns each request an id: the client's if it is well-formed, else a new one. Names itself in each response."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app, self.instance = app, uuid.uuid4().hex[:12]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Set `state.request_id` and the response header."""
+        """Set `state.request_id` and the response headers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -53,7 +53,9 @@ class RequestIdMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[schemas.REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[schemas.REQUEST_ID_HEADER] = request_id
+                headers[schemas.INSTANCE_HEADER] = self.instance
             await send(message)
 
         await self.app(scope, receive, send_with_id)

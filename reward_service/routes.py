@@ -46,6 +46,8 @@ class Service:
             max_request_texts=self.settings.max_request_texts,
             max_body_bytes=self.settings.max_body_bytes,
             max_queue_texts=self.settings.max_queue_texts,
+            calls=self.settings.client_calls,
+            spread=self.settings.spread,
         )
         infos = [reward.info for reward in scorer.rewards.values()]
         return ServiceInfo(

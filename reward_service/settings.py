@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     """Texts in the queue of one model; beyond that, requests get 429."""
     max_queue_tokens: int = Field(1_000_000, gt=0)
     """Tokens in the queue of one model; beyond that, requests get 429."""
+    client_calls: int = Field(16, gt=0)
+    """Requests that one client may have in flight to one replica."""
+    spread: int = Field(1, gt=0)
+    """Replicas behind the address that clients use, a load balancer's: they spread their first large call over them."""
     batch_timeout_s: float = Field(60.0, gt=0)
     """A batch that takes longer makes the service not ready."""
     cache_size: int = Field(50_000, ge=0)

@@ -44,14 +44,22 @@ class ServiceUnreachable(RewardError):
 class ServiceError(RewardError):
     """The service responded with a problem document."""
 
-    def __init__(self, message: str, *, status: int, code: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        retry_after_s: float | None = None,
+        instance: str | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+        self.status, self.code, self.retry_after_s, self.instance = status, code, retry_after_s, instance
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Support pickling, which by default drops keyword-only arguments."""
-        constructor = partial(type(self), status=self.status, code=self.code, retry_after_s=self.retry_after_s)
-        return constructor, self.args
+        fields: dict[str, Any] = {name: vars(self)[name] for name in ("status", "code", "retry_after_s", "instance")}
+        return partial(type(self), **fields), self.args
 
 
 class InternalServerError(ServiceError):

@@ -35,6 +35,9 @@ REVISION_HEADER: Final = "X-Reward-Revision"
 OTHER_REVISION: Final = "other_revision"
 """The code of that answer."""
 
+INSTANCE_HEADER: Final = "X-Reward-Instance"
+"""Which process has responded: by it a client tells the replicas behind one URL apart."""
+
 NAME_PATTERN: Final = r"^[a-z0-9_.-]{1,64}$"
 """Valid reward names."""
 PINNABLE: Final = re.compile(r"[!-+\--~]+")
@@ -223,6 +226,10 @@ class Limits(Wire):
     max_request_texts: int = Field(gt=0)
     max_body_bytes: int = Field(gt=0)
     max_queue_texts: int = Field(gt=0)
+    calls: int | None = Field(None, gt=0)
+    """Requests that one client may have in flight to one replica; null for the client's default."""
+    spread: int = Field(1, gt=0)
+    """Number of replicas that the service's address stands for: a client cuts a large call into so many requests."""
 
     def halved(self, *, max_texts: int) -> Self:
         """Return limits under which a request of `max_texts` texts, or of `max_body_bytes`, is split in two."""

@@ -48,7 +48,10 @@ class RunArguments:
     )
     hedge_after_s: float | None = field(
         default=None,
-        metadata={"help": "Send a reward request to a second replica after this many seconds, too."},
+        metadata={
+            "help": "Send a slow reward request to a second replica, too, after this many seconds; 0: never. "
+            "By default after a time taken from the latencies so far."
+        },
     )
     wait_for_rewards_s: float = field(
         default=10.0,
@@ -212,8 +215,8 @@ def check_run(run: RunArguments) -> None:
     for name in MUST_BE_POSITIVE:
         if not (getattr(run, name) or 0) > 0:  # also true for NaN
             raise TrainerError(f"--{name} {getattr(run, name)}: choose a number above 0")
-    if run.hedge_after_s is not None and not run.hedge_after_s > 0:
-        raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0")
+    if run.hedge_after_s is not None and not run.hedge_after_s >= 0:
+        raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0, or 0 for never")
     if not run.reward_url or not all(run.reward_url):
         raise TrainerError("no reward service is given: set REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
 

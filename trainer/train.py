@@ -128,7 +128,7 @@ def reward_function(run: RunArguments, name: str, *, watch_only: bool = False) -
         failure_budget=run.failure_budget,
         timeout_s=run.reward_timeout_s,
         allow_revision_change=run.allow_revision_change,
-        hedge_after_s=run.hedge_after_s,
+        hedge_after_s="auto" if run.hedge_after_s is None else run.hedge_after_s or None,
         watch_only=watch_only,
     )
 

@@ -8,12 +8,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from remote_rewards import discovery, retry
 from remote_rewards.retry import RetryingSender, RetryLog, Timeouts
 from remote_rewards.transport import Request
 from shared.errors import InternalServerError, NotReady, Overloaded, ServiceUnreachable
+from shared.schemas import INSTANCE_HEADER
 
 A, B, C = "http://a", "http://b", "http://c"
 NAME = "dns+http://rewards:8088"
@@ -49,6 +51,8 @@ class ScriptedTransport:
     script: dict[str, list]
     sent: list[tuple[float, str, float]] = field(default_factory=list)
     """When, where to, and with which timeout."""
+    instances: dict[str, list] = field(default_factory=dict)
+    """The instance that responds for each URL, by the same kind of script."""
 
     async def send(self, url, request, deadline_s):
         assert request is REQUEST
@@ -60,7 +64,7 @@ class ScriptedTransport:
         await asyncio.sleep(min(step, timeout_s))
         if step > timeout_s:
             raise DOWN()
-        return f"response of {url}"
+        return httpx.Response(200, text=f"response of {url}", headers=instance_header(url, self.instances))
 
     @property
     def times(self):
@@ -69,6 +73,10 @@ class ScriptedTransport:
     @property
     def urls(self):
         return [url for _, url, _ in self.sent]
+
+
+def instance_header(url, instances):
+    return {INSTANCE_HEADER: next_of(instances[url])} if url in instances else {}
 
 
 def next_of(script):
@@ -106,8 +114,8 @@ def loop(monkeypatch):
     loop.close()
 
 
-def identity(response):
-    return response
+def text_of(response):
+    return response.text
 
 
 @dataclass
@@ -117,12 +125,12 @@ class Caller:
     loop: VirtualLoop
 
     def sender(self, transport, urls, log=None, **timeouts):
-        return RetryingSender(urls, transport, Timeouts(**timeouts), log or RetryLog())
+        return RetryingSender(urls, transport, Timeouts(**{"hedge_after_s": None, **timeouts}), log or RetryLog())
 
-    def call(self, sender, parse: Callable = identity, timeout_s=20.0):
+    def call(self, sender, parse: Callable = text_of, timeout_s=20.0):
         return self.loop.create_task(sender.send(REQUEST, parse, self.loop.now_s + timeout_s))
 
-    def __call__(self, script, *, urls=None, parse=identity, timeout_s=20.0, times=1, on_retry=None, **timeouts):
+    def __call__(self, script, *, urls=None, parse=text_of, timeout_s=20.0, times=1, on_retry=None, **timeouts):
         """Call `times` times, one after the other."""
         log = RetryLog(on_retry)
         sender = self.sender(ScriptedTransport(self.loop, script), urls or list(script), log, **timeouts)

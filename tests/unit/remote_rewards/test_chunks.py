@@ -3,8 +3,10 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from remote_rewards.chunks import Reading, ScoreCall, allowed_cuts
+from remote_rewards.chunks import Reading, ScoreCall, allowed_cuts, balanced_cuts
 from shared.errors import BadRequest
 from shared.schemas import Limits, RewardInfo, ServiceInfo
 
@@ -29,8 +31,8 @@ def reading(*rewards, names=None):
     return Reading.of(info, [reward.name for reward in infos] if names is None else names)
 
 
-def bodies(call, read, **bounds):
-    return [json.loads(body) for body, _ in call.chunks(read, limits(**bounds))]
+def bodies(call, read, replicas=1, **bounds):
+    return [json.loads(body) for body, _ in call.chunks(read, limits(**bounds), replicas)]
 
 
 def test_unread_columns():
@@ -89,3 +91,61 @@ def test_call_too_large(scope, bounds):
     with pytest.raises(BadRequest, match=r"r0: declare the function `rows: independent`.* MAX_REQUEST_TEXTS") as error:
         ScoreCall(["completion"] * 4, ["p"] * 4).chunks(reading({"scope": scope}), limits(**bounds))
     assert (error.value.status, error.value.code) == (413, "too_large")
+
+
+class TestSpread:
+    @given(st.lists(st.integers(1, 400), min_size=1, max_size=80), st.integers(1, 6))
+    def test_complete(self, lengths, replicas):
+        """A call over several replicas sends every completion once, in order, with its prompt and columns."""
+        call = ScoreCall(["x" * length for length in lengths], [str(n) for n in lengths], {"c": lengths})
+        parts = bodies(call, reading({"columns": None}), replicas, size=100_000)
+        assert [value for part in parts for value in part["columns"]["c"]] == lengths
+        assert [text for part in parts for text in part["prompts"]] == call.prompts
+        assert len(parts) <= max(1, min(replicas, -(-len(lengths) // 16)))
+
+    def test_like_sizes(self):
+        """The parts have about as many characters, not as many texts."""
+        texts = ["x" * 1000] * 16 + ["x"] * 48
+        counts = [len(part["completions"]) for part in bodies(ScoreCall(texts), reading({}), 4, size=100_000)]
+        assert counts == [4, 4, 5, 51]
+
+    @pytest.mark.parametrize(("texts", "parts"), [(16, 1), (17, 2), (48, 3), (256, 4)])
+    def test_small_calls_stay_whole(self, texts, parts):
+        """A part has sixteen texts or more where the reward's speed is unknown."""
+        assert len(bodies(ScoreCall(["text"] * texts), reading({}), 4)) == parts
+
+    @pytest.mark.parametrize(("texts_per_s", "texts", "parts"), [(5, 4, 4), (250, 20, 4), (1e4, 256, 2), (1e6, 256, 1)])
+    def test_speed_counts(self, texts_per_s, texts, parts):
+        """A part takes a model of known speed 20 ms or more."""
+        engine = {"backend": "torch", "dtype": "float32", "texts_per_s": texts_per_s}
+        assert len(bodies(ScoreCall(["text"] * texts), reading({"engine": engine}), 4)) == parts
+
+    def test_rules_stay_whole(self):
+        """A call to rules alone, which take no time, is not cut."""
+        rule = RewardInfo(name="r0", kind="rule", description="", revision="r")
+        info = ServiceInfo(version="1", rewards=[rule], default=["r0"], limits=limits())
+        assert len(bodies(ScoreCall(["text"] * 256), Reading.of(info, ["r0"]), 4)) == 1
+
+    @pytest.mark.parametrize(("scope", "counts"), [("batch", [64]), ("group", [16, 16, 16, 16])])
+    def test_scope(self, scope, counts):
+        """No cut is made inside what a reward compares."""
+        prompts = [prompt for prompt in "abcdefghijklmnop" for _ in range(4)]
+        parts = bodies(ScoreCall(["text"] * 64, prompts), reading({"scope": scope}), 4)
+        assert [len(part["completions"]) for part in parts] == counts
+        assert [prompt for part in parts for prompt in part["prompts"]] == prompts
+
+    def test_invalid_calls_stay_invalid(self):
+        """A column that is too long or too short is not made to fit by a cut."""
+        for column in (["v"] * 65, ["v"] * 63):
+            parts = bodies(ScoreCall(["text"] * 64, columns={"c": column}), reading({"columns": None}), 4)
+            assert any(len(part["columns"]["c"]) != len(part["completions"]) for part in parts)
+
+    @given(st.lists(st.integers(1, 100), min_size=2, max_size=50), st.integers(2, 8), st.data())
+    def test_balanced_cuts(self, weights, parts, data):
+        """Cuts are chosen from the allowed ones, in order, and each is the nearest to its share."""
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(weights) - 1), min_size=1)))
+        chosen = balanced_cuts(weights, cuts, parts)
+        assert chosen == sorted(set(chosen))
+        assert set(chosen) <= set(cuts)
+        assert len(chosen) < parts
+        assert chosen

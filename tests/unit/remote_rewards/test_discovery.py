@@ -19,7 +19,7 @@ from tests.unit.remote_rewards.conftest import (
     B,
     NameServer,
     ScriptedTransport,
-    identity,
+    text_of,
 )
 
 
@@ -153,9 +153,9 @@ async def test_close_cancels_the_refresh(monkeypatch):
 
 
 def other_revision_at_a(response):
-    if response.endswith(A):
+    if response.text.endswith(A):
         raise RevisionChanged("another revision")
-    return response
+    return response.text
 
 
 class TestNames:
@@ -187,7 +187,7 @@ class TestNames:
         names = NameServer([[A], [B]])
         call = send_to_name(names, {A: [0.0], B: [0.0]})
         loop.run_until_complete(asyncio.sleep(120.0))
-        assert loop.run_until_complete(call.sender.send(REQUEST, identity, loop.now_s + 9.0)) == "response of http://b"
+        assert loop.run_until_complete(call.sender.send(REQUEST, text_of, loop.now_s + 9.0)) == "response of http://b"
         loop.run_until_complete(asyncio.sleep(3600.0))
         assert names.asked_s[-1] == pytest.approx(120.0 + 300.0, abs=5.0)
 

@@ -19,6 +19,7 @@ from remote_rewards.load_balancing import (
     backoff_s,
     next_available_in_s,
     pick,
+    replicas_for_a_call,
 )
 from shared.errors import InternalServerError, Overloaded, ServiceUnreachable
 
@@ -55,7 +56,7 @@ class TestPick:
     def test_load_is_relative(self):
         """Outstanding calls count relative to the concurrency limit."""
         small, large = Endpoint("a", outstanding=2), Endpoint("b", outstanding=9)
-        small.limiter.aimd.limit = 2.0
+        small.limiter.set_maximum(2)
         assert pick([small, large], now_s=0) is large
 
     def test_round_robin(self):
@@ -84,6 +85,26 @@ class TestPick:
         assert any_available([endpoint], now_s=5)
         endpoint.record_overload(3600.0, now_s=5)
         assert endpoint.throttled_until_s == 5 + load_balancing.MAX_RETRY_AFTER_S
+
+
+class TestReplicasForACall:
+    def test_available(self):
+        """A call is spread over the replicas that are neither ejected nor throttled."""
+        one, ejected, full = Endpoint("a"), Endpoint("b"), Endpoint("c")
+        ejected.record_failure(DOWN, now_s=0)
+        full.record_overload(2.0, now_s=0)
+        assert replicas_for_a_call([one, ejected, full], 1, now_s=0.05) == 1
+        assert replicas_for_a_call([one, ejected, full], 1, now_s=9) == 3
+        assert replicas_for_a_call([], 1, now_s=9) == 1
+
+    def test_busy(self):
+        """A call is sent whole while two calls or more to each replica are in flight: cuts would only cost."""
+        assert replicas_for_a_call([Endpoint("a", outstanding=3), Endpoint("b")], 1, now_s=0) == 2
+        assert replicas_for_a_call([Endpoint("a", outstanding=3), Endpoint("b", outstanding=1)], 1, now_s=0) == 1
+
+    def test_told(self):
+        """One URL may stand for as many replicas as the service tells."""
+        assert replicas_for_a_call([Endpoint("a", outstanding=3)], 4, now_s=0) == 4
 
 
 class TestEjection:
@@ -323,3 +344,52 @@ class TestConcurrencyLimiter:
             await calls.start(1, timeout_s=0.01)
         calls.start(2)
         assert await calls.after(0) == [2]
+
+
+class TestInstances:
+    """Replicas behind one URL."""
+
+    @staticmethod
+    async def call(limiter, instance, overloaded=False):
+        with suppress(Overloaded):
+            async with limiter.acquire(1.0) as admission:
+                admission.instance = instance
+                if overloaded:
+                    raise Overloaded("full", status=429, code="overloaded", instance=instance)
+
+    async def test_limits_add_up(self):
+        """Each replica behind a URL adds a limit of its own, up to the one that the service tells."""
+        limiter = ConcurrencyLimiter("a")
+        for instance in "xyxz":
+            await self.call(limiter, instance)
+        assert (limiter.limit, sorted(limiter.instances)) == (3 * MAX_CONCURRENCY, ["x", "y", "z"])
+        limiter.set_maximum(20)
+        assert limiter.limit == 60
+
+    async def test_one_overload(self):
+        """The overload of one replica decreases its limit alone; one of the balancer itself, all of them."""
+        limiter = ConcurrencyLimiter("a")
+        for instance in "xyz":
+            await self.call(limiter, instance)
+        await self.call(limiter, "x", overloaded=True)
+        assert limiter.limit == 2.5 * MAX_CONCURRENCY
+        await self.call(limiter, None, overloaded=True)
+        assert limiter.limit == 1.25 * MAX_CONCURRENCY
+
+    async def test_forgotten(self):
+        """A replica that has not responded for a while is forgotten: processes restart under other names."""
+        limiter = ConcurrencyLimiter("a")
+        for instance in [*"xy", *"y" * 64]:
+            await self.call(limiter, instance)
+        assert limiter.instances == ["y"]
+
+    async def test_throttled(self):
+        """A URL is throttled once all of its replicas are."""
+        endpoint = Endpoint("a")
+        for instance in "xy":
+            await self.call(endpoint.limiter, instance)
+        endpoint.record_overload(2.0, "x", now_s=0)
+        assert any_available([endpoint], now_s=0)
+        endpoint.record_overload(3.0, "y", now_s=0)
+        assert not any_available([endpoint], now_s=1)
+        assert any_available([endpoint], now_s=2)

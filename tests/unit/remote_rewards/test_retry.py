@@ -9,11 +9,13 @@ from functools import partial
 from random import Random
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from remote_rewards import retry
+from remote_rewards.hedging import RetryBudget, hedged
 from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
-from remote_rewards.retry import RetryBudget, RetryLog, hedged
+from remote_rewards.retry import RetryLog
 from remote_rewards.transport import advertised_timeout_s
 from shared.errors import (
     BadRequest,
@@ -45,9 +47,9 @@ def other_revision(response):
 
 
 def other_revision_at_a(response):
-    if response.endswith(A):
+    if response.text.endswith(A):
         raise RevisionChanged("another revision")
-    return response
+    return response.text
 
 
 def gaps(times):
@@ -148,7 +150,7 @@ def test_pool_behind_one_url(send):
     def parse(response):
         if next(refusals, None) is not None:
             raise RevisionChanged("another revision")
-        return response
+        return response.text
 
     call = send({A: [0.0]}, parse=parse)
     assert (call.result, len(call.network.sent), call.log.retries) == ("response of http://a", 21, 0)
@@ -342,7 +344,7 @@ class SmallService:
         self.free_s = max(self.free_s, self.loop.now_s) + 0.05
         await asyncio.sleep(self.free_s - self.loop.now_s)
         self.inside -= 1
-        return "response"
+        return httpx.Response(200, text="response")
 
 
 def test_crowd_learns_the_limit(send, loop, monkeypatch):
@@ -409,6 +411,63 @@ class TestHedging:
         loop.run_until_complete(asyncio.wait(calls))
         assert sorted(url for when_s, url, _ in sender.transport.sent if when_s == 1.0) == [B, C]
         assert [endpoint.outstanding for endpoint in sender.endpoints.endpoints] == [0, 0, 0]
+
+
+class TestHedgingByDefault:
+    def test_silent_replica(self, send):
+        """A replica that falls silent delays a call by a second or so, and is then probed now and then."""
+        script = {A: [0.1] * 10 + [NEVER], B: [0.1]}
+        call = send(script, times=200, timeout_s=300.0, hedge_after_s="auto")
+        assert call.result.startswith("response of")
+        assert max(call.took_s) <= 1.2
+        late = [took_s for took_s in call.took_s if took_s > 0.2]
+        assert len(late) <= 0.1 * len(call.took_s)
+
+    def test_silent_for_long(self, send):
+        """A silent replica never costs more than the delay, however few calls there are to earn a budget."""
+        script = {A: [0.1] * 10 + [NEVER], B: [0.1]}
+        sender = send.sender(ScriptedTransport(send.loop, script), [A, B], hedge_after_s="auto")
+        for _ in range(100):
+            started_s = send.loop.now_s
+            send.loop.run_until_complete(send.call(sender, timeout_s=300.0))
+            assert send.loop.now_s - started_s <= 3.2
+            send.loop.run_until_complete(asyncio.sleep(30.0))
+
+    def test_crowd_at_a_silent_replica(self, send, loop):
+        """All calls in flight to a replica that falls silent are rescued within seconds."""
+        calls, _ = send.start({A: [NEVER], B: [0.1]}, 32, hedge_after_s="auto")
+        loop.run_until_complete(asyncio.wait(calls))
+        assert {call.result() for call in calls} == {"response of http://b"}
+        assert loop.now_s - 1000.0 <= 7.0
+
+    def test_slow_is_normal(self, send):
+        """Calls that take long as a rule are not hedged; few are, whatever their latencies are."""
+        assert len(send({A: [8.0], B: [8.0]}, times=40, hedge_after_s="auto").network.sent) <= 40 + 3
+        varied = [0.1, 0.2, 5.0] * 200
+        call = send({A: list(varied), B: list(varied)}, times=300, hedge_after_s="auto")
+        assert len(call.network.sent) <= 300 + 10 + 0.05 * 300
+
+    def test_replicas_behind_one_url(self, send, loop):
+        """A slow attempt is hedged at its own URL if that leads to several replicas."""
+        transport = ScriptedTransport(loop, {A: [0.1, 0.1, NEVER, 0.1]}, instances={A: ["x", "y", "x"]})
+        sender = send.sender(transport, [A], hedge_after_s="auto")
+        calls = [loop.run_until_complete(send.call(sender)) for _ in range(3)]
+        assert (calls, transport.times) == (["response of http://a"] * 3, pytest.approx([0.0, 0.1, 0.2, 1.2]))
+        assert sender.endpoints.endpoints[0].consecutive_failures == 0
+
+    def test_alone(self, send):
+        """A single replica is not hedged."""
+        assert len(send({A: [9.0]}, hedge_after_s="auto").network.sent) == 1
+
+
+def test_overload_behind_one_url(send):
+    """After an overload of one replica behind a URL, the call returns there before its Retry-After."""
+    full = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=9.0, instance="x")
+    transport = ScriptedTransport(send.loop, {A: [0.0, 0.0, full, 0.0]}, instances={A: ["x", "y", "y"]})
+    sender = send.sender(transport, [A])
+    for _ in range(3):
+        send.loop.run_until_complete(send.call(sender))
+    assert transport.times[-1] < 1.0
 
 
 async def outcome(result, after=None):

@@ -106,7 +106,6 @@ def test_recipe_not_utf_8(tmp_path):
         ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),
         ("--reward_timeout_s 0", "--reward_timeout_s 0.0: choose"),
         ("--reward_timeout_s nan", "--reward_timeout_s nan: choose"),
-        ("--hedge_after_s 0", "--hedge_after_s 0.0: choose"),
         ("--hedge_after_s -1", "--hedge_after_s -1.0: choose"),
         ("--hedge_after_s nan", "--hedge_after_s nan: choose"),
         ("--output_dir /dev/null/x", "/dev/null is not a writable folder; choose another"),

@@ -134,11 +134,13 @@ def test_ranks_compare_revisions(monkeypatch, allowed, compared):
     assert training.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
 
 
-def test_reward_has_the_settings_of_the_run():
-    """The reward functions of a run have its timeout and its hedging delay."""
-    flags = ["--reward_timeout_s", "7", "--hedge_after_s", "2", "--reward_url", "http://127.0.0.1:1"]
-    run, *_ = parse(["--config", "banana", *flags])
-    same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=2.0)
+@pytest.mark.parametrize(
+    ("flags", "hedge_after_s"), [(["--hedge_after_s", "2"], 2.0), (["--hedge_after_s", "0"], None), ([], "auto")]
+)
+def test_reward_has_the_settings_of_the_run(flags, hedge_after_s):
+    """The reward functions of a run have its timeout and its hedging delay; 0 stands for no hedging."""
+    run, *_ = parse(["--config", "banana", "--reward_timeout_s", "7", "--reward_url", "http://127.0.0.1:1", *flags])
+    same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=hedge_after_s)
     assert training.reward_function(run, "banana").client is same.client
 
 

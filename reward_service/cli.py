@@ -14,7 +14,7 @@ from reward_service.config import error_sentence, read_config
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.process import configure_openmp
 from reward_service.settings import Settings
-from reward_service.specs import BackendName, ClassifierSpec, DType, RegressorSpec
+from reward_service.specs import BackendName, ClassifierSpec, DType, RegressorSpec, SimilaritySpec
 from shared.model_store import ModelError
 
 BACKENDS = ("auto", *get_args(BackendName))
@@ -104,7 +104,7 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
     from shared.model_store import prepare_all
 
     for name, spec in read_config(settings.config, settings.rewards).rewards.items():
-        if isinstance(spec, ClassifierSpec | RegressorSpec):
+        if isinstance(spec, ClassifierSpec | RegressorSpec | SimilaritySpec):
             folder = open_model(name, spec)
             engine = engine_for(spec, folder, settings).engine
             engines.load(engine, folder, settings.cores())  # caches what the engine compiles

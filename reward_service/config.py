@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from reward_service.check_specs import CHECKS
 from reward_service.errors import ConfigError
-from reward_service.specs import CompositePart, CompositeSpec, Frozen, Gate, ModelRewardSpec, Spec
+from reward_service.specs import CompositePart, CompositeSpec, Frozen, Gate, Prefixes, Spec, TextModelSpec
 from shared.errors import did_you_mean
 from shared.schemas import Name
 
@@ -138,7 +138,7 @@ class RewardsConfig(BaseModel):
         """Return the rewards by each name that they have besides their own: their aliases, and their `model`."""
         others: dict[str, list[str]] = {}
         for name, spec in self.rewards.items():
-            for other in {*spec.aliases, *([spec.model] if isinstance(spec, ModelRewardSpec) else [])}:
+            for other in {*spec.aliases, *([spec.model] if isinstance(spec, TextModelSpec) else [])}:
                 others.setdefault(other, []).append(name)
         return others
 
@@ -256,6 +256,8 @@ def known_keys(loc: Loc) -> Iterable[str]:
             return Gate.model_fields
         case ("rewards", _, "rule", "checks", _, check, _):
             return [field.alias or name for name, field in CHECKS[str(check)].model_fields.items()]
+        case ("rewards", _, "similarity", "prefixes", _):
+            return Prefixes.model_fields
         case ("rewards", _, kind, _):
             return SPECS[str(kind)].model_fields
         case ("dialects", _, _):

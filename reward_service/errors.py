@@ -24,6 +24,7 @@ RewardServiceError
 ├── MissingScore        503  a text has no score, and the request's format no null     (retryable)
 ├── NotFinite                the model's output of one text is not finite
 ├── EmptyInput               there is nothing to read of one item
+├── NotApplicable            the reward does not apply to one item
 └── DoesNotFit               one text is longer than the model reads, and may not be cut
 """
 
@@ -181,6 +182,12 @@ class EmptyInput(RewardServiceError):
     """There is nothing to read: an empty completion, no token, or content that the model cannot read."""
 
     code, title = "nothing_to_read", "Empty input"
+
+
+class NotApplicable(RewardServiceError):
+    """The reward does not apply to the item, which has not failed."""
+
+    code, title = "not_applicable", "Not applicable"
 
 
 class DoesNotFit(RewardServiceError):

@@ -9,6 +9,7 @@ from reward_service.check_specs import AnyCheck, Finite
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "int8"]
+Pooling = Literal["mean", "cls", "last"]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """`auto`, which is None, means the fastest backend whose scores are close enough to float32 torch's."""
 
@@ -72,28 +73,17 @@ class MathSpec(NamedSpec):
         return self
 
 
-class ModelRewardSpec(NamedSpec):
-    """Keys of both classifier and regressor."""
+class TextModelSpec(NamedSpec):
+    """Keys of every reward that a model computes."""
 
     model: str
     """A folder, a hub id, or `embedded:<name>`."""
-    input: Literal["completion", "chat", "text", "pair"] = "completion"
-    """The model's input: the completion; or prompt and completion in the model's chat template, as one text, or as a
-    sentence pair."""
-    end: bool = False
-    """With `input: text`, append the tokenizer's end token, as TRL's RewardTrainer does to standard data."""
     turns: Literal["all", "last"] = "all"
     """The assistant turns of a completion that are read."""
     after: str | None = Field(None, min_length=1)
     """Read only what follows the last occurrence of this tag in the completion, such as `</think>`."""
-    truncate: Literal["prompt", "left", "right", "refuse"] | None = None
-    """What gives way where the input is too long. Default: the prompt where it is read, else the tokenizer's side."""
-    system: Literal["keep", "fold", "drop"] = "keep"
-    """With `input: chat`, what becomes of system turns; `fold` puts them into the user turn that follows."""
-    template_args: dict[str, Any] = Field(default_factory=dict)
-    """With `input: chat`, arguments of the chat template, such as `enable_thinking: false`."""
     last_chars: int | None = Field(None, gt=0)
-    """Truncate the text to this many characters from its end."""
+    """Truncate the completion to this many characters from its end."""
     max_tokens: int | None = Field(None, gt=2)
     """Truncate the input to this many tokens. Default: the model's maximum."""
     backend: AnyBackend = None
@@ -102,6 +92,22 @@ class ModelRewardSpec(NamedSpec):
     """Default: the service's setting."""
     max_batch_tokens: int | None = Field(None, gt=0)
     """Upper bound on rows × longest row of one forward pass. Default: the fastest that was measured."""
+
+
+class ModelRewardSpec(TextModelSpec):
+    """Keys of both classifier and regressor."""
+
+    input: Literal["completion", "chat", "text", "pair"] = "completion"
+    """The model's input: the completion; or prompt and completion in the model's chat template, as one text, or as a
+    sentence pair."""
+    end: bool = False
+    """With `input: text`, append the tokenizer's end token, as TRL's RewardTrainer does to standard data."""
+    truncate: Literal["prompt", "left", "right", "refuse"] | None = None
+    """What gives way where the input is too long. Default: the prompt where it is read, else the tokenizer's side."""
+    system: Literal["keep", "fold", "drop"] = "keep"
+    """With `input: chat`, what becomes of system turns; `fold` puts them into the user turn that follows."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """With `input: chat`, arguments of the chat template, such as `enable_thinking: false`."""
 
     @model_validator(mode="after")
     def _keys_fit_input(self) -> Self:
@@ -135,6 +141,28 @@ class RegressorSpec(ModelRewardSpec):
     offset: Finite = 0.0
     weights: dict[str, Finite] = Field(default_factory=dict)
     """Weight of each output by its label, for a model with several: the output is their weighted sum."""
+
+
+class Prefixes(Frozen):
+    """What precedes each of the two texts that are compared."""
+
+    completion: str = ""
+    to: str = ""
+
+
+class SimilaritySpec(TextModelSpec):
+    """The cosine of two embeddings: of the completion, and of the prompt or a column."""
+
+    kind: Literal["similarity"] = "similarity"
+    to: str = Field("prompt", min_length=1)
+    """What the completion is compared with: `prompt`, of a conversation its last user turn, or the name of a column."""
+    pooling: Pooling | None = None
+    """What becomes the embedding: the mean of all tokens', the first token's or the last one's. Default: as the model's
+    folder says in the files of sentence-transformers."""
+    prefixes: Prefixes | None = None
+    """Default: the prompts that the model's folder names."""
+    truncate: Literal["left", "right", "refuse"] | None = None
+    """What gives way where a text is too long. Default: the tokenizer's side."""
 
 
 class CompositePart(Frozen):
@@ -194,5 +222,6 @@ class FunctionSpec(NamedSpec):
 
 
 Spec = Annotated[
-    RuleSpec | MathSpec | ClassifierSpec | RegressorSpec | CompositeSpec | FunctionSpec, Field(discriminator="kind")
+    RuleSpec | MathSpec | ClassifierSpec | RegressorSpec | SimilaritySpec | CompositeSpec | FunctionSpec,
+    Field(discriminator="kind"),
 ]

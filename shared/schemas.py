@@ -186,7 +186,7 @@ class EngineInfo(Wire):
     texts_per_s: float | None = None
     """Measured throughput; null if the configuration names the engine."""
     error: float | None = None
-    """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
+    """99th percentile of the deviation from float32 torch, in probability, cosine, or share of a regressor's range."""
 
 
 Scope = Literal["completion", "group", "batch"]

@@ -34,7 +34,7 @@ class Measurement:
     texts_per_s: float | None = None
     """None if it was not measured, because there was no choice."""
     error: float | None = None
-    """99th percentile of the deviation from float32 torch: in probability, or as a share of a regressor's range."""
+    """99th percentile of the deviation from float32 torch, in probability, cosine, or share of a regressor's range."""
     batched: bool = True
     """Whether texts are computed in batches; else one at a time, because others in the batch change their scores."""
 

@@ -24,12 +24,12 @@ UNUSED_WEIGHTS = re.compile(
 )
 """Weights that other heads or older versions leave in a folder, and that no sequence classifier computes with."""
 
-HeadKind = Literal["sequence", "token", "value"]
+HeadKind = Literal["sequence", "token", "value", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How a model's score is computed: by a transformers class, or by a linear value head at the last token."""
+    """What is computed of a text: a transformers class's logits, a value head's output, or an embedding."""
 
     kind: HeadKind
     class_name: str
@@ -50,6 +50,20 @@ def read_head(folder: Path) -> Head:
     if name.endswith("ForTokenClassification") and _is_known(name):
         return _token_head(name, config)
     raise ConfigError(_why_not(name, config))
+
+
+def read_encoder(folder: Path) -> Head:
+    """Return the head of a folder whose texts are embedded. Raise `ConfigError` where it is no plain encoder."""
+    config = read_json(folder / "config.json")
+    name = str((config.get("architectures") or [""])[0])
+    if name and not _is_known(name):
+        raise ConfigError(_why_not(name, config))
+    if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
+        raise ConfigError(
+            f"the model was saved as {name}, which scores texts and was not trained to embed them: use kind: "
+            f"classifier or regressor, or a sentence-embedding model"
+        )
+    return Head("embedding", name)
 
 
 def _token_head(name: str, config: Mapping[str, Any]) -> Head:

@@ -1,4 +1,4 @@
-"""A sequence-classification model's folder: tokenizer, labels, limits and fingerprint. No weights are loaded here."""
+"""A model's folder, a classifier's or an encoder's: tokenizer, labels, limits, fingerprint. Loads no weights."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from reward_service.backends.base import Encoded, ModelInput
 from reward_service.backends.chat_template import ChatTemplate, SystemTurns
-from reward_service.backends.heads import read_head, weight_files
+from reward_service.backends.heads import read_encoder, read_head, weight_files
 from reward_service.backends.model_config import (
     end_token_id,
     longest_text_decides,
@@ -16,8 +16,10 @@ from reward_service.backends.model_config import (
     read_config,
     read_tokenizer,
 )
+from reward_service.backends.sentence_config import module_folders, read_sentence_config
 from reward_service.backends.text_encoder import CHARS_PER_TOKEN, TextEncoder, Truncate
 from reward_service.errors import ConfigError, DoesNotFit
+from reward_service.specs import Pooling
 
 HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
@@ -27,7 +29,10 @@ MAX_SPECIAL_TOKENS = 6
 
 
 class ModelFolder:
-    """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder."""
+    """Tokenizer, labels and limits of a model; safetensors only, and no code from the folder.
+
+    With `embed` the model makes an embedding of a text; `pooling` takes the place of the folder's own.
+    """
 
     def __init__(
         self,
@@ -39,23 +44,28 @@ class ModelFolder:
         truncate: Truncate | None = None,
         system: SystemTurns = "keep",
         template_args: Mapping[str, Any] | None = None,
+        embed: bool = False,
+        pooling: Pooling | None = None,
     ) -> None:
         if not weight_files(path):
             raise ConfigError(
                 f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
                 f"reward-service convert {path} OUT"
             )
-        self._signatures = file_signatures(path)  # read before the files: what is read must be what is hashed
-        self.head = read_head(path)
+        self._folders = [path, *(module_folders(path) if embed else ())]
+        self._signatures = file_signatures(*self._folders)  # read first: what is read must be what is hashed
+        self.sentence = sentence = read_sentence_config(path, pooling) if embed else None
+        self.head = read_encoder(path) if embed else read_head(path)
         self.config = config = read_config(path)
         self._tokenizer = read_tokenizer(path, config)
         self.path = path
-        self.labels: Sequence[str] = [config.id2label[index] for index in range(config.num_labels)]
+        self.labels: Sequence[str] = [] if embed else [config.id2label[index] for index in range(config.num_labels)]
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.regression = config.problem_type == "regression"
-        self.max_tokens = min(max_tokens or 1 << 20, max_input_tokens(self._tokenizer, config))
+        limit_tokens = max_tokens or (sentence and sentence.max_tokens) or 1 << 20
+        self.max_tokens = min(limit_tokens, max_input_tokens(self._tokenizer, config))
         self.pad_token_id = padding_id(self._tokenizer, config)
-        self.end_token_id = end_token_id(config)
+        self.end_token_id = None if embed else end_token_id(config)
         self.longest_text_decides = longest_text_decides(config, self.max_tokens)
         self.end_token: str = self._tokenizer.eos_token or ""
         side = truncate or self._tokenizer.truncation_side
@@ -66,7 +76,8 @@ class ModelFolder:
         )
         reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         reading += f", pairs {pairs}, cut {side}{self.template.reading if self.template else ''}"
-        self.fingerprint = fingerprint(path, reading)
+        reading += f", {sentence}" if sentence else ""
+        self.fingerprint = fingerprint(reading, *self._folders)
         self.encoder = TextEncoder(
             self._tokenizer, max_tokens=self.max_tokens, special_tokens=special_tokens, truncate=side
         )
@@ -77,13 +88,23 @@ class ModelFolder:
         self.special_token_texts: Sequence[str] = self._tokenizer.all_special_tokens[:MAX_SPECIAL_TOKENS]
 
     @property
+    def outputs(self) -> int:
+        """Return the number of outputs for a text: of labels, or of an embedding's features before any Dense layer."""
+        return len(self.labels) or int(self.config.get_text_config().hidden_size)
+
+    @property
+    def embeds(self) -> bool:
+        """Return whether a text's outputs are its embedding."""
+        return self.sentence is not None
+
+    @property
     def weights_bytes(self) -> int:
         """Return the size of the weights."""
         return sum(file.stat().st_size for file in weight_files(self.path))
 
     def check_unchanged(self) -> None:
         """Raise `ConfigError` if a file was replaced since it was hashed: its scores would have the wrong revision."""
-        if file_signatures(self.path) != self._signatures:
+        if file_signatures(*self._folders) != self._signatures:
             raise ConfigError(f"the model in {self.path} changed while it was loaded; retry when it is complete")
 
     def fixed_pad_token_id(self) -> int:
@@ -106,23 +127,23 @@ class ModelFolder:
         return encoded
 
 
-def fingerprint(folder: Path, reading: str) -> str:
+def fingerprint(reading: str, *folders: Path) -> str:
     """Hash all that the scores of a model depend on, except the engine. `reading` describes how texts are tokenized."""
     digest = hashlib.sha256(reading.encode())
-    for path in hashed_files(folder):
+    for path in hashed_files(*folders):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def hashed_files(folder: Path) -> list[Path]:
+def hashed_files(*folders: Path) -> list[Path]:
     """Return the files that the scores of a model depend on."""
-    paths = {path for pattern in HASHED_PATTERNS for path in folder.glob(pattern)}
+    paths = {path for folder in folders for pattern in HASHED_PATTERNS for path in folder.glob(pattern)}
     return sorted(path for path in paths if path.name not in UNHASHED_NAMES)
 
 
-def file_signatures(folder: Path) -> list[tuple[str, int, int, int]]:
+def file_signatures(*folders: Path) -> list[tuple[str, int, int, int]]:
     """Return what changes when a file is replaced: name, inode, size, modification time."""
-    files = [(path.name, path.stat()) for path in hashed_files(folder)]
+    files = [(path.name, path.stat()) for path in hashed_files(*folders)]
     return [(name, file.st_ino, file.st_size, file.st_mtime_ns) for name, file in files]

@@ -58,6 +58,11 @@ class ReadsLogits(Protocol):
 
     multi_label: bool
 
+    @property
+    def embeds(self) -> bool:
+        """Return whether they are an embedding."""
+        ...
+
 
 def probe_tokens(folder: ModelFolder, longest: int) -> list[Tokens]:
     """Return the tokens of short texts, of texts with and ending in special tokens, and of one of `longest` tokens."""
@@ -171,7 +176,12 @@ def largest_difference(expected: Sequence[Logits], actual: Sequence[Logits]) -> 
 
 
 def deviations(reference: Sequence[Logits], logits: Sequence[Logits], folder: ReadsLogits) -> NDArray[np.float64]:
-    """Return the deviation of each text's score, (texts,): in probability, or as a share of a regressor's range."""
+    """Return the deviation of each text's score, (texts,).
+
+    It is in probability, as a share of a regressor's range, or in the cosine of an embedding and the next text's.
+    """
+    if folder.embeds:
+        return np.asarray(np.abs(_cosines(reference) - _cosines(logits)))
     if len(reference[0]) == 1:
         expected, actual = (np.asarray(rows, dtype=float)[:, 0] for rows in (reference, logits))
         return np.asarray(np.abs(expected - actual) / max(float(np.ptp(expected)), 1e-9))
@@ -179,3 +189,9 @@ def deviations(reference: Sequence[Logits], logits: Sequence[Logits], folder: Re
         np.array([probabilities(row, multi_label=folder.multi_label) for row in rows]) for rows in (reference, logits)
     )
     return np.asarray(np.abs(expected - actual).max(axis=1))
+
+
+def _cosines(rows: Sequence[Logits]) -> NDArray[np.float64]:
+    embeddings = np.asarray(rows, dtype=np.float64)  # (texts, features)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray((units * np.roll(units, 1, axis=0)).sum(axis=1))

@@ -1,6 +1,7 @@
 """Load a model's weights as transformers computes with them, complete and with nothing left over.
 
-In: a model folder. Out: a torch module that maps (ids, mask), both (texts, longest), to `.logits`, (texts, labels).
+In: a model folder. Out: a torch module that maps (ids, mask), both (texts, longest), to `.logits`, (texts, labels), or
+(texts, features) where the texts are embedded.
 Weights that are missing would be random, and weights that are left over may have been part of the score: both raise
 `ConfigError`.
 """
@@ -12,8 +13,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+    AutoModelForTokenClassification,
+)
 
+from reward_service.backends.embedder import Embedder, at_last_token, load_layers
 from reward_service.backends.heads import (
     VALUE_HEAD_FILE,
     WRAPPER_NAMES,
@@ -30,7 +37,10 @@ AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "value": AutoModel,
+    "embedding": AutoModel,
 }
+ENCODERS_ALONE = {"t5", "mt5", "umt5"}
+"""Encoder-decoders whose encoder makes embeddings: `AutoModel` would want a decoder's input, too."""
 VALUE_WEIGHT, VALUE_BIAS = "v_head.summary.weight", "v_head.summary.bias"
 
 
@@ -63,19 +73,14 @@ class ValueHead(nn.Module):
         return SimpleNamespace(logits=self.summary(last.to(self.summary.weight.dtype)))
 
 
-def at_last_token(values: Tensor, mask: Tensor) -> Tensor:
-    """Return each text's row at its last token: (texts, longest, n) to (texts, n)."""
-    places = torch.arange(mask.shape[1], device=mask.device)
-    last = (places * (mask != 0)).argmax(-1)
-    return values[torch.arange(len(values), device=values.device), last]
-
-
 def load(folder: ModelFolder, dtype: str = "float32") -> Any:
     """Return the model, ready to compute with. Raise `ConfigError` unless it computes with all weights there are."""
     head = folder.head
     wrapped = has_wrapper_names(weight_names(folder.path))
+    encoder_alone = head.kind == "embedding" and folder.config.model_type in ENCODERS_ALONE
+    auto_class = AutoModelForTextEncoding if encoder_alone else AUTO_CLASSES[head.kind]
     with quiet_transformers(), translating(ConfigError, f"cannot load the model in {folder.path}"):
-        model, report = AUTO_CLASSES[head.kind].from_pretrained(
+        model, report = auto_class.from_pretrained(
             folder.path,
             config=folder.config,
             dtype=getattr(torch, dtype),
@@ -86,21 +91,26 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
             key_mapping=WRAPPER_NAMES if wrapped else None,
         )
     _check_weights(folder.path, model, head, report)
-    return _with_head(model, head, folder.path).eval()
+    return _with_head(model, folder).eval()
 
 
-def _with_head(model: Any, head: Head, path: Path) -> Any:
+def _with_head(model: Any, folder: ModelFolder) -> Any:
+    head, path = folder.head, folder.path
     if head.kind == "token":
         return LastToken(model)
     if head.kind == "value":
         weight, bias = read_value_head(path, model.config.get_text_config().hidden_size)
         return ValueHead(model, weight, bias)
+    if folder.sentence:
+        layers = load_layers(path, folder.sentence, model.config.get_text_config().hidden_size)
+        return Embedder(model, folder.sentence.pooling, layers)
     return model
 
 
 def _check_weights(path: Path, model: Any, head: Head, report: dict[str, Any]) -> None:
     name = type(model).__name__
-    if head.kind != "value" and head.class_name not in ("", name):
+    has_own_head = head.kind in ("sequence", "token")
+    if has_own_head and head.class_name not in ("", name):
         raise ConfigError(f"{path} was saved as {head.class_name}, but its model_type is served by {name}")
     if mismatched := sorted(report["mismatched_keys"]):
         key, saved, expected = mismatched[0]
@@ -109,7 +119,7 @@ def _check_weights(path: Path, model: Any, head: Head, report: dict[str, Any]) -
             f"{tuple(expected)}: correct config.json; of a head, id2label has to list each output"
         )
     missing = sorted(report["missing_keys"])
-    if head.kind == "value":  # the value head takes the place of a pooler, where the class has one
+    if not has_own_head:  # nothing computes with the pooler, where the class has one
         missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:
         raise ConfigError(

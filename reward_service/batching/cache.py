@@ -11,6 +11,9 @@ from hashlib import blake2b
 
 from reward_service.backends.base import Logits, Tokens
 
+ENTRY_BYTES = 400
+"""Memory of an entry with up to 50 outputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLookup:
@@ -21,10 +24,11 @@ class CacheLookup:
 
 
 class LogitsCache:
-    """An LRU cache of logits. An entry takes about 400 bytes."""
+    """An LRU cache of logits. An entry takes about `ENTRY_BYTES`, or 8 bytes an output if that is more."""
 
     def __init__(self, max_entries: int) -> None:
-        self._max_entries, self._logits = max_entries, OrderedDict[bytes, Logits]()
+        self._max_entries = max_entries
+        self._logits: OrderedDict[bytes, array[float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._logits)
@@ -35,14 +39,19 @@ class LogitsCache:
         logits = self._logits.get(key)
         if logits is not None:
             self._logits.move_to_end(key)
-        return logits
+        return None if logits is None else logits.tolist()
 
     def put(self, tokens: Tokens, logits: Logits) -> None:
         """Add logits, and evict the least recently used entry if the cache is full."""
         if self._max_entries > 0:
-            self._logits[_key(tokens)] = logits
+            self._logits[_key(tokens)] = array("d", logits)
             if len(self._logits) > self._max_entries:
                 self._logits.popitem(last=False)
+
+
+def max_entries(texts: int, outputs: int) -> int:
+    """Return how many entries of so many outputs take the memory of `texts` usual ones: an embedding has hundreds."""
+    return texts * ENTRY_BYTES // max(ENTRY_BYTES, 8 * outputs)
 
 
 def _key(tokens: Tokens) -> bytes:

@@ -1,8 +1,6 @@
 """Score with a model, a classifier or a regressor: tokenize on a thread, batch with other requests, read the logits."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -13,7 +11,8 @@ from reward_service.backends.text_encoder import TextEncoder
 from reward_service.batching.batcher import Batcher
 from reward_service.batching.ticket import Outcome
 from reward_service.errors import BackendFailed, ConfigError, DoesNotFit, EmptyInput, RewardServiceError, translating
-from reward_service.rewards.base import Items, Reward, Scores, all_failed
+from reward_service.rewards.base import Items, Scores, all_failed
+from reward_service.rewards.batched import BatchedReward, record_times, revision
 from reward_service.rewards.reading import CHAT_COLUMNS, last_chars, read_items, reads_prompt
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits, value_range
 from shared.schemas import EngineInfo, ItemError, RewardInfo
@@ -35,7 +34,7 @@ class TextModel(Protocol):
     encoder: TextEncoder
 
 
-class ModelReward(Reward):
+class ModelReward(BatchedReward):
     """A classifier or a regressor behind a batcher."""
 
     def __init__(
@@ -50,7 +49,8 @@ class ModelReward(Reward):
         check_labels(name, spec, model)
         if spec.input == "chat" and model.template is None:
             raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: text or completion")
-        self._spec, self._model, self._batcher = spec, model, batcher
+        super().__init__(spec, batcher)
+        self._spec, self._model = spec, model
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
@@ -64,33 +64,6 @@ class ModelReward(Reward):
             labels=list(model.labels),
             activation=None if model.regression else "sigmoid" if model.multi_label else "softmax",
         )
-
-    @property
-    def depth(self) -> int:
-        """Return the number of queued texts."""
-        return self._batcher.depth
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether the batcher is working."""
-        return self._batcher.healthy
-
-    @property
-    def canary_prefix(self) -> str:
-        """Return the tag after which the reward reads."""
-        return self._spec.after or ""
-
-    async def start(self) -> None:
-        """Start the batcher."""
-        await self._batcher.start()
-
-    async def stop(self) -> None:
-        """Stop the batcher. Queued texts end with an error."""
-        await self._batcher.stop()
-
-    def check_deadline(self, deadline_s: float) -> None:
-        """Raise `Overloaded` if the queue is too long for this deadline."""
-        self._batcher.check_deadline(deadline_s)
 
     async def score(self, items: Items) -> Scores:
         """Score every item. One that the model cannot read, or fails on, gets an error of its own."""
@@ -108,8 +81,7 @@ class ModelReward(Reward):
                 result.truncated += [index] if item.truncated else []
                 result.overlong += [index] if item.overlong else []
         result.tokens = [len(item.tokens) if isinstance(item, Encoded) else 0 for item in inputs]
-        result.queue_ms = ((ticket.started_s or ticket.arrived_s) - ticket.arrived_s) * 1000
-        result.compute_ms = ticket.compute_s * 1000
+        record_times(ticket, result)
         return result
 
     async def _encode(self, items: Items) -> list[Encoded | RewardServiceError]:
@@ -149,15 +121,3 @@ def _check_tokens(item: ModelInput, encoded: Encoded | DoesNotFit, window: int |
     text = item.text if item.second is None else item.second
     cut = item.prompt_cut or (window is not None and len(text) > window)
     return replace(encoded, truncated=True) if cut else encoded
-
-
-def revision(
-    spec: ModelSpec, model: TextModel, engine: EngineInfo, numeric_settings: Sequence[float | str] = ()
-) -> str:
-    """Hash all that the scores depend on: weights, tokenizer, engine, and the mapping from logits to rewards."""
-    mapping = spec.model_dump(
-        mode="json", exclude={"description", "aliases", "model", "max_batch_tokens", "backend", "dtype"}
-    )
-    computed_by = [engine.backend, engine.dtype, engine.deterministic, *numeric_settings]
-    content = json.dumps([model.fingerprint, computed_by, mapping], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -95,7 +95,7 @@ def spoken(completion: Text, *, last_turn_only: bool = False) -> str:
         texts = [completion]
     else:
         assistant = [message for message in completion if message.role == "assistant"]
-        texts = [plain_text(_content(message)) for message in assistant if message.content is not None]
+        texts = [message_text(message) for message in assistant if message.content is not None]
         texts = texts[-1:] if last_turn_only else texts
     text = "\n".join(texts)
     if not text:
@@ -201,6 +201,9 @@ def _messages(text: Text, role: str) -> list[ChatMessage]:
     return [message.model_dump(exclude_unset=True) for message in text]
 
 
-def _content(message: Message) -> Any:
+def message_text(message: Message) -> str:
+    """Return a message's text. Raise `EmptyInput` for a content part that is no text."""
     content = message.content
-    return content if isinstance(content, str) else [part.model_dump(exclude_unset=True) for part in content or ()]
+    return plain_text(
+        content if isinstance(content, str) else [part.model_dump(exclude_unset=True) for part in content or ()]
+    )

@@ -12,7 +12,16 @@ from reward_service.rewards.function import FunctionReward
 from reward_service.rewards.math_reward import MathReward
 from reward_service.rewards.rule import RuleReward
 from reward_service.settings import Settings
-from reward_service.specs import ClassifierSpec, CompositeSpec, FunctionSpec, MathSpec, RegressorSpec, RuleSpec, Spec
+from reward_service.specs import (
+    ClassifierSpec,
+    CompositeSpec,
+    FunctionSpec,
+    MathSpec,
+    RegressorSpec,
+    RuleSpec,
+    SimilaritySpec,
+    Spec,
+)
 
 
 def build(config: RewardsConfig, settings: Settings, device: Device, observe: BatchObserver) -> dict[str, Reward]:
@@ -26,7 +35,7 @@ def build(config: RewardsConfig, settings: Settings, device: Device, observe: Ba
         match spec:
             case RuleSpec():
                 return RuleReward(name, spec)
-            case ClassifierSpec() | RegressorSpec():
+            case ClassifierSpec() | RegressorSpec() | SimilaritySpec():
                 from reward_service.rewards.loading import model_reward
 
                 return model_reward(name, spec, settings, device, observe)

@@ -22,5 +22,6 @@ def test_all_keys_are_described():
     """The page describes every key that says what a model reads."""
     assert len(SAMPLES) >= 10
     keys = ["input", "end", "turns", "after", "last_chars", "max_tokens", "truncate", "system", "template_args"]
+    keys += ["to", "pooling", "prefixes"]
     missing = [key for key in keys if f"| `{key}` |" not in PAGE]
     assert not missing

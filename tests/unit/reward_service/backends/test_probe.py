@@ -19,7 +19,7 @@ from reward_service.backends.probe import (
 from reward_service.errors import ConfigError, DoesNotFit
 
 TEXTS = [[1], [1, 2], [3] * 70]
-FOLDER = SimpleNamespace(multi_label=False)
+FOLDER = SimpleNamespace(multi_label=False, embeds=False)
 
 
 class Computed:

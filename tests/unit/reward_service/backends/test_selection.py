@@ -14,7 +14,7 @@ from reward_service.backends.probe import Verdict
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
 
-SOFTMAX, SIGMOID = SimpleNamespace(multi_label=False), SimpleNamespace(multi_label=True)
+SOFTMAX, SIGMOID = (SimpleNamespace(multi_label=many, embeds=False) for many in (False, True))
 ROWS = [
     Measurement(REFERENCE, 2048, 100.0, 0.0),
     Measurement(Engine("openvino", "float32"), 1024, 140.0, 1e-6),

@@ -1,6 +1,6 @@
 import pytest
 
-from reward_service.rewards.model import revision
+from reward_service.rewards.batched import revision
 from reward_service.specs import ClassifierSpec
 from shared.schemas import EngineInfo
 

@@ -37,6 +37,14 @@ def all_failed(count: int, code: str, message: str) -> Scores:
     return Scores(scores=[None] * count, details=[None] * count, errors=dict.fromkeys(range(count), error))
 
 
+def column_errors(info: RewardInfo, items: "Items") -> Scores | None:
+    """Return the scores of items that lack a column which the reward reads; None if they have all."""
+    missing = next((column for column in info.columns or () if column not in items.columns), None)
+    if missing is None:
+        return None
+    return all_failed(len(items), "column_needed", f"{info.name} reads the column {missing!r}: send it in `columns`")
+
+
 def null_non_finite(result: Scores) -> None:
     """Replace scores that are not finite by None with a reason: one infinity would ruin a whole group's advantages."""
     for index, score in enumerate(result.scores):

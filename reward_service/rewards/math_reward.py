@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 
-from reward_service.rewards.base import Items, Reward, Scores, all_failed
+from reward_service.rewards.base import Items, Reward, Scores, column_errors
 from reward_service.rewards.function import FunctionReward
 from reward_service.specs import FunctionSpec, MathSpec
 from reward_service.text import after_last
@@ -37,9 +37,8 @@ class MathReward(Reward):
 
     async def score(self, items: Items) -> Scores:
         """Compare every answer; one that takes too long costs only its own item."""
-        if self._spec.column not in items.columns:
-            message = f"{self.info.name} reads the column {self._spec.column!r}: send it in `columns`"
-            return all_failed(len(items), "column_needed", message)
+        if failed := column_errors(self.info, items):
+            return failed
         texts = [after_last(text, self._spec.after) for text in items.completions]
         columns = {"gold": items.columns[self._spec.column]}
         verdicts = Items(completions=texts, chats=texts, columns=columns, deadline_s=items.deadline_s)

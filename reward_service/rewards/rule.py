@@ -9,7 +9,7 @@ import json
 import unicodedata
 
 from reward_service.rewards import checks, patterns, text_measures
-from reward_service.rewards.base import Items, Reward, Scores, all_failed, finite_range
+from reward_service.rewards.base import Items, Reward, Scores, column_errors, finite_range
 from reward_service.rewards.checks import NotApplicable, compile_check
 from reward_service.specs import RuleSpec
 from shared.schemas import ItemError, RewardInfo
@@ -23,23 +23,20 @@ class RuleReward(Reward):
     def __init__(self, name: str, spec: RuleSpec) -> None:
         self._checks = [(check.name, check.column, check.points) for check in map(compile_check, spec.checks)]
         lows, highs = zip(*(check.bounds for check in spec.checks), strict=True)
-        self._columns = sorted({column for _, column, _ in self._checks if column is not None})
         self.info = RewardInfo(
             name=name,
             kind=spec.kind,
             description=spec.description,
             revision=f"rule:{revision(spec)}",
             range=finite_range((sum(lows), sum(highs))),
-            columns=self._columns,
+            columns=sorted({column for _, column, _ in self._checks if column is not None}),
             reads_prompts=False,
         )
 
     async def score(self, items: Items) -> Scores:
         """Score on a thread, so that a long text does not hold up the event loop."""
-        for column in self._columns:
-            if column not in items.columns:
-                message = f"{self.info.name} reads the column {column!r}: send it in `columns`"
-                return all_failed(len(items), "column_needed", message)
+        if failed := column_errors(self.info, items):
+            return failed
         return await asyncio.to_thread(self.score_texts, items)
 
     def score_texts(self, items: Items) -> Scores:
@@ -60,7 +57,7 @@ class RuleReward(Reward):
     @property
     def accepts_canary(self) -> bool:
         """Return whether a text without columns can be scored."""
-        return not self._columns
+        return not self.info.columns
 
 
 def revision(spec: RuleSpec) -> str:

@@ -68,6 +68,12 @@ def test_bad_pairs(judge, tmp_path, capsys, line):
     assert "line 2" in capsys.readouterr().err
 
 
+def test_wrong_checks(tmp_path, capsys):
+    """A mistake in a rule ends the check with one sentence that names it."""
+    assert run(tmp_path, {"kind": "rule", "checks": [{"check": "regex", "pattern": "(?=a)b", "points": 1}]}) == 2
+    assert "rewards.judge.checks.0.pattern: RE2, which never backtracks, cannot match" in capsys.readouterr().err
+
+
 def test_refused(tmp_path, capsys):
     """A model that cannot be served ends the check with the reason and the reward's name."""
     save_folder(tmp_path / "m", BertForSequenceClassification, BertConfig, embedded="embedded:minilm", num_labels=3)

@@ -16,7 +16,9 @@ from shared.schemas import ScoreRequest
 from tests import plain_rules
 from tests.conftest import cases, spelled_out
 
-PACKAGED = {name: RuleReward(name, read_config(None).rewards[name]) for name in ("banana", "content_words")}
+PACKAGED = {
+    name: RuleReward(name, read_config(None).rewards[name]) for name in ("banana", "content_words", "no_repetition")
+}
 PIECES = [
     "Sure:",
     "banana",
@@ -65,6 +67,21 @@ def test_packaged_rules(text):
     result = scored(PACKAGED["banana"], text)
     assert (repr(result.scores[0]), repr(result.details[0])) == (repr(sum(banana.values())), repr(banana))
     assert scored(PACKAGED["content_words"], text).scores == [pytest.approx(plain_rules.content_words(text))]
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("", 0.0),
+        ("one two", 0.0),
+        ("It is a kind of a stapler.", 0.0),
+        ("so so so so so", -2 / 3),
+        ("A b c a B c", -1 / 4),
+    ],
+)
+def test_no_repetition(text, score):
+    """The packaged `no_repetition` is minus the share of three-word sequences that occurred before."""
+    assert scored(PACKAGED["no_repetition"], text).scores == [pytest.approx(score)]
 
 
 def test_sum_and_details():

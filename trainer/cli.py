@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared.errors import RewardError
-from trainer.errors import TrainerError
+from trainer.errors import HackDetected, TrainerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 success, 1 stopped by rewards, 2 wrong usage, 130 interrupted."""
+    """Run a command and return the exit code: 0 success, 1 stopped by rewards, 2 wrong usage, 3 stopped
+    by the hack monitor, 130 interrupted.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] not in COMMANDS:
         return _usage(argv)
@@ -29,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RewardError as error:
         print(f"reward-trainer: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except HackDetected as error:
+        print(f"reward-trainer: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("reward-trainer: interrupted", file=sys.stderr)
         return 130
@@ -115,4 +120,5 @@ def _configure_output() -> None:
     disable_progress_bar()
     from trainer.display import ConsoleHandler
 
-    logging.getLogger("remote_rewards").handlers = [ConsoleHandler()]
+    for name in ("remote_rewards", "trainer"):
+        logging.getLogger(name).handlers = [ConsoleHandler()]

@@ -1,10 +1,8 @@
 """The settings of a run: our own beside TRL's, from the command line and one YAML file, the recipe."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
-from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -15,6 +13,8 @@ from remote_rewards.trl import urls_from_environment
 from shared.errors import did_you_mean
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
+from trainer.monitor.callback import ON_HACK
+from trainer.rloo_checks import check_rloo, enum_value
 
 SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
 """The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
@@ -81,6 +81,13 @@ class RunArguments:
             f"service, or {', '.join(LOCAL_JUDGES)}."
         },
     )
+    on_hack: str = field(
+        default="warn",
+        metadata={
+            "help": "When the reward is being gamed: warn, stop the run, or keep_best (the run ends with its best "
+            "checkpoint by reward and judges)."
+        },
+    )
     eval_limit: int | None = field(
         default=None, metadata={"help": "Evaluate on this number of held-out prompts instead of all."}
     )
@@ -131,8 +138,7 @@ def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunA
     check_run(run)
     check_model(model)
     check_rloo(rloo)
-    check_saving(rloo)
-    check_logging(rloo)
+    check_on_hack(run, rloo)
     return run, rloo, model
 
 
@@ -168,39 +174,19 @@ def _parse_yaml(text: str) -> Any:
         return text
 
 
-def check_saving(rloo: RLOOConfig) -> None:
-    """Refuse checkpoints that cannot be resumed with the same rewards.
-
-    A checkpoint does not hold the unused part of a generation batch. `save_only_model` is refused even if nothing is
-    to be saved: a run that its rewards stop saves a checkpoint, too.
-    """
-    if rloo.save_only_model:
-        raise TrainerError("--save_only_model true makes checkpoints that cannot be resumed: leave it out")
-    if enum_value(rloo.save_strategy) != "steps":
+def check_on_hack(run: RunArguments, rloo: RLOOConfig) -> None:
+    """Refuse to keep the best checkpoint without judges or checkpoints."""
+    if run.on_hack not in ON_HACK:
+        raise TrainerError(f"unknown --on_hack {run.on_hack!r}; choose {', '.join(ON_HACK)}")
+    if run.on_hack != "keep_best":
         return
-    batch_steps = lcm(rloo.steps_per_generation * rloo.num_iterations, rloo.gradient_accumulation_steps)
-    batch_steps //= rloo.gradient_accumulation_steps
-    max_steps = rloo.max_steps if rloo.max_steps >= 0 else inf  # with epochs, it is known only with the prompts
-    save_steps = rloo.save_steps if rloo.save_steps >= 1 or max_steps == inf else ceil(rloo.save_steps * max_steps)
-    if batch_steps > 1 and save_steps < max_steps and save_steps % batch_steps:
+    if not run.judges:
+        raise TrainerError("--on_hack keep_best needs --judges, by which the best checkpoint is chosen")
+    if enum_value(rloo.save_strategy) == "no":
         raise TrainerError(
-            f"--save_steps {rloo.save_steps:g} saves in the middle of a generation batch, which lasts {batch_steps} "
-            f"steps, and such a checkpoint cannot be resumed with the same rewards: choose a multiple of {batch_steps}"
+            "--on_hack keep_best needs checkpoints to choose from: add --save_strategy steps --save_steps 5 "
+            "--save_total_limit 2"
         )
-
-
-def check_logging(rloo: RLOOConfig) -> None:
-    """Refuse to log only some steps: the report needs the metrics and completions of each."""
-    if rloo.logging_steps != 1 or enum_value(rloo.logging_strategy) != "steps":
-        raise TrainerError(
-            "every step is logged, because the report needs it: leave out --logging_steps and --logging_strategy, or "
-            "set them to 1 and steps"
-        )
-
-
-def enum_value(choice: Any) -> str:
-    """Return the value of one of TRL's choices, which are enumerations or strings."""
-    return str(getattr(choice, "value", choice))
 
 
 def check_run(run: RunArguments) -> None:
@@ -219,23 +205,6 @@ def check_run(run: RunArguments) -> None:
         raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0, or 0 for never")
     if not run.reward_url or not all(run.reward_url):
         raise TrainerError("no reward service is given: set REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
-
-
-def check_rloo(rloo: RLOOConfig) -> None:
-    """Refuse settings of TRL's RLOOConfig that this trainer does not support."""
-    if rloo.eval_strategy != "no" or rloo.eval_on_start:
-        raise TrainerError(
-            "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
-            "after training: leave them out"
-        )
-    check_output_dir(Path(rloo.output_dir))
-
-
-def check_output_dir(path: Path) -> None:
-    """Raise `TrainerError` if the folder cannot be created or written to."""
-    nearest = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
-    if not (os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)):
-        raise TrainerError(f"--output_dir {path}: {nearest} is not a writable folder; choose another")
 
 
 def check_model(model: ModelConfig) -> None:

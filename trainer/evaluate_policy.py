@@ -9,10 +9,10 @@ from trainer.display import console, log
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.report_text import summary_table
+from trainer.rewards import connect_rewards
 from trainer.run_folder import RunFolder
 from trainer.train import (
     build_evaluator,
-    connect_rewards,
     evaluate_policy,
     load_policy_and_tokenizer,
     resolved_config,

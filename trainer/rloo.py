@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl import RLOOTrainer
 
 from trainer import checkpoints
@@ -138,6 +138,11 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
         if self.accelerator.is_main_process:
             (self.checkpoint_path() / checkpoints.MID_STEP_MARKER).touch()
         return self.checkpoint_path()
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the policy's weights from a checkpoint."""
+        weights = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).state_dict()
+        self.unwrapped_policy().load_state_dict(weights)
 
     def unwrapped_policy(self) -> PreTrainedModel:
         """Return the policy without the wrappers of distributed training."""

@@ -59,8 +59,8 @@ class RunFolder:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
     def truncate_after(self, step: int) -> None:
-        """Drop the metrics and completions logged after the step that a run resumes from."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        """Drop the metrics, completions and alarms logged after the step that a run resumes from."""
+        for name in ("metrics.jsonl", "samples.jsonl", "alarms.jsonl"):
             path = self.path / name
             if path.exists():
                 rows = [row for row in _parse_jsonl(_read_text(path)) if row.get("step", 0) <= step]

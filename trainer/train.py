@@ -11,22 +11,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import ModelConfig, RLOOConfig
 
 from remote_rewards import RewardClient
-from remote_rewards.distributed import all_ranks_succeed_sync
-from remote_rewards.trl import RemoteReward, remote_reward
-from shared.errors import RewardError, did_you_mean
-from shared.schemas import RewardInfo
+from shared.errors import RewardError
 from trainer import checkpoints, expectations
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
-from trainer.errors import TrainerError
+from trainer.errors import HackDetected, TrainerError
 from trainer.evaluator import Evaluator, decodings
-from trainer.judges import LOCAL_JUDGES
+from trainer.monitor.callback import HackMonitorCallback
+from trainer.monitor.monitor import HackMonitor, observe_all
 from trainer.policy import load_policy, load_tokenizer, model_folder
 from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
+from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, watch_unweighted
 from trainer.rloo import RecordedRLOOTrainer
-from trainer.run_folder import RunFolder
+from trainer.rloo_checks import generation_batch_steps
+from trainer.run_folder import RunFolder, read_run
 
 POLICY = "policy"
 """The folder of the trained policy in the run folder."""
@@ -67,6 +67,7 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
         judges=[*run.remote_judges, *run.local_judges],
     )
     trainer.remove_callback(PrinterCallback)
+    monitor = add_monitor(run, trainer, checkpoint)
     evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
 
     if checkpoint is None:
@@ -74,8 +75,10 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     length = f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
     log(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     run_training(trainer, checkpoint, evaluator.client)
+    check_not_stopped(monitor, trainer, folder)
+    step = load_best(monitor, trainer)
     trainer.save_model(str(folder.path / POLICY))
-    after = evaluate_trained(evaluator, trainer, folder)
+    after = evaluate_trained(evaluator, trainer, folder, step=step)
     write_results(run, folder, after)
     return folder.path
 
@@ -87,87 +90,6 @@ def check_single_process(environ: Mapping[str, str]) -> None:
             "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs remote_rewards.<name>` "
             "or a script of your own with `remote_reward`, whose processes stop together"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class ConnectedRewards:
-    """The reward functions of a run, and what the service says about them."""
-
-    functions: list[RemoteReward]
-    """The rewards to train on, in the order of `RunArguments.rewards`."""
-    infos: list[RewardInfo]
-    """Their descriptions, in the same order."""
-    revisions: dict[str, str]
-    """The revision of every reward by name, including those of the judges."""
-    judges: list[RemoteReward] = dataclasses.field(default_factory=list)
-    """The judges that are rewards of the service, in the order of `RunArguments.remote_judges`."""
-    judge_infos: list[RewardInfo] = dataclasses.field(default_factory=list)
-    """Their descriptions, in the same order."""
-
-
-def connect_rewards(run: RunArguments) -> ConnectedRewards:
-    """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""
-    trained = {name: reward_function(run, name) for name in run.rewards}
-    judges = {name: reward_function(run, name, watch_only=True) for name in run.remote_judges}
-    infos = all_ranks_succeed_sync(
-        lambda: reward_infos(trained, judges, run.wait_for_rewards_s),
-        run.wait_for_rewards_s,
-        lambda infos: {} if run.allow_revision_change else _revisions(infos),
-    )
-    for name in run.rewards:
-        log(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
-    infos_of = [[infos[name] for name in functions] for functions in (trained, judges)]
-    return ConnectedRewards([*trained.values()], infos_of[0], _revisions(infos), [*judges.values()], infos_of[1])
-
-
-def reward_function(run: RunArguments, name: str, *, watch_only: bool = False) -> RemoteReward:
-    """Return the reward function of this name with the run's settings."""
-    return remote_reward(
-        run.reward_url,
-        name,
-        failure_budget=run.failure_budget,
-        timeout_s=run.reward_timeout_s,
-        allow_revision_change=run.allow_revision_change,
-        hedge_after_s="auto" if run.hedge_after_s is None else run.hedge_after_s or None,
-        watch_only=watch_only,
-    )
-
-
-def reward_infos(
-    trained: Mapping[str, RemoteReward], judges: Mapping[str, RemoteReward], timeout_s: float
-) -> dict[str, RewardInfo]:
-    """Return the description of each reward, all from one replica: replicas may differ in their revisions."""
-    service = next(iter(trained.values())).client.info(timeout_s=timeout_s)
-    served = [reward.name for reward in service.rewards]
-    for name in judges.keys() - served:
-        hint = did_you_mean(name, [*LOCAL_JUDGES, *served])
-        raise TrainerError(
-            f"unknown judge {name!r}{hint}; choose from the rewards of the service ({', '.join(served)}) and "
-            f"{', '.join(LOCAL_JUDGES)}"
-        )
-    return {name: function.handshake(service) for name, function in {**trained, **judges}.items()}
-
-
-def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
-    return {name: info.revision for name, info in infos.items()}
-
-
-def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewards) -> dict[str, Any]:
-    """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
-    infos = rewards.infos
-    weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
-    if len(weights) != len(infos):
-        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
-    rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
-    judges = [info.model_dump() for info in rewards.judge_infos]
-    judges += [{"name": name, "kind": "local", "description": LOCAL_JUDGES[name].__doc__} for name in run.local_judges]
-    return {"urls": run.reward_url, "rewards": rows, "judges": judges, "revisions": rewards.revisions}
-
-
-def watch_unweighted(functions: Sequence[RemoteReward], weights: Sequence[float]) -> None:
-    """Mark the rewards of weight 0: nothing is learned from them, so their failures are logged and stop nothing."""
-    for function, weight in zip(functions, weights, strict=True):
-        function.watch_only = weight == 0
 
 
 def load_policy_and_tokenizer(
@@ -197,6 +119,22 @@ def resolved_config(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> 
     """Return every setting as it was used, the run arguments first."""
     ours = dataclasses.asdict(run)
     return {**ours, "policy": model.model_name_or_path, **rloo.to_dict(), "model": dataclasses.asdict(model)}
+
+
+def add_monitor(run: RunArguments, trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> HackMonitorCallback:
+    """Add the hack monitor to the trainer; it has observed the steps before the checkpoint to resume from."""
+    monitor = HackMonitor([*run.remote_judges, *run.local_judges])
+    if checkpoint is not None:
+        observe_all(monitor, read_run(checkpoint.parent), last_step=checkpoints.step_of(checkpoint))
+    callback = HackMonitorCallback(
+        monitor,
+        trainer.step_completions,
+        trainer.run_folder,
+        on_hack=run.on_hack,
+        batch_steps=generation_batch_steps(trainer.args),
+    )
+    trainer.add_callback(callback)
+    return callback
 
 
 def build_evaluator(
@@ -251,10 +189,36 @@ def _save_and_hint(trainer: RecordedRLOOTrainer) -> str:
     return f"its policy is in {saved}; resume with --resume_from_checkpoint {saved}" if saved else "nothing was learned"
 
 
-def evaluate_trained(evaluator: Evaluator, trainer: RecordedRLOOTrainer, folder: RunFolder) -> dict[str, Any]:
+def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer, folder: RunFolder) -> None:
+    """Write the report and raise `HackDetected` if the hack monitor has stopped the run."""
+    if monitor.stopped_by is None:
+        return
+    saved = trainer.save_last_step()
+    raise HackDetected(
+        f"stopped in step {trainer.state.global_step} of {trainer.state.max_steps}, because "
+        f"{monitor.stopped_by.sentence}. Its policy is in {saved}, and the report is {write_report(folder.path)}; to "
+        f"continue, pass --resume_from_checkpoint {saved} --on_hack warn"
+    )
+
+
+def load_best(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer) -> int:
+    """Load the best checkpoint by the judges if the run was hacked and keeps it. Return the step of the policy."""
+    if monitor.on_hack != "keep_best" or not monitor.monitor.alarms:
+        return int(trainer.state.global_step)
+    best = trainer.state.best_model_checkpoint
+    if best is None:
+        log("the run was hacked, and no checkpoint was saved before that: its policy is that of the last step")
+        return int(trainer.state.global_step)
+    trainer.load_weights(Path(best))
+    log(f"the run was hacked: its policy is that of {best}, the best by reward and judges")
+    return checkpoints.step_of(Path(best))
+
+
+def evaluate_trained(
+    evaluator: Evaluator, trainer: RecordedRLOOTrainer, folder: RunFolder, *, step: int
+) -> dict[str, Any]:
     """Evaluate the trained policy. If the rewards stop that, log how to evaluate it later, and raise their error."""
     try:
-        step = trainer.state.global_step
         return evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "after", step=step)
     except RewardError:
         policy, other = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")

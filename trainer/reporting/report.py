@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from trainer.monitor.monitor import Alarm, replay
 from trainer.reporting import comparison, findings, plots, report_text
 from trainer.reporting.comparison import Comparison, Row, finite
 from trainer.reporting.findings import Finding
@@ -42,15 +43,17 @@ def render(run: Run) -> str:
     """Return the page as HTML. Every text is escaped, and invisible characters are written as escapes."""
     comparisons = comparison.compare(run.before, run.after)
     results, source = collect_findings(run, comparisons)
+    alarms = replay(run).alarms
     page = _environment().get_template("report.html.j2")
     return page.render(
         run=run,
         trained_on=trained_on(run),
-        headline=headline(run, comparisons, results),
+        headline=" ".join(filter(None, [headline(run, comparisons, results), _alarm_sentence(alarms)])),
         tiles=_headline_rows(run, comparisons)[:4],
         comparisons=comparisons,
         findings=results,
         findings_source=source,
+        alarms=alarms,
         curves=[(curve, Markup(curve.svg or "")) for curve in plots.curves(run.metrics)],
         pairs=_side_by_side(run, comparisons),
         calls=_reward_calls(run.metrics),
@@ -157,6 +160,13 @@ def _verdict(results: Sequence[Finding]) -> str:
         return f"None of {len(results)} checks of the completions looks like reward hacking."
     which = f"{suspicious} of {len(results)} checks of the completions"
     return f"But {which} look like reward hacking: read the completions before the numbers."
+
+
+def _alarm_sentence(alarms: Sequence[Alarm]) -> str:
+    if not alarms:
+        return ""
+    count = f"{len(alarms)} alarms" if len(alarms) > 1 else "an alarm"
+    return f"The hack monitor raised {count} in training, from step {alarms[0].step} on."
 
 
 def _reward_trend(metrics: Metrics) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer import cli
-from trainer.errors import TrainerError
+from trainer.errors import HackDetected, TrainerError
 
 
 @pytest.fixture
@@ -30,6 +30,13 @@ def test_wrong_settings(stopped_by, capsys):
     stopped_by(TrainerError("choose another"))
     assert cli.main(["train"]) == 2
     assert capsys.readouterr().err == "reward-trainer: choose another\n"
+
+
+def test_stopped_by_the_monitor(stopped_by, capsys):
+    """A run that the hack monitor stopped exits with 3 and says how to continue."""
+    stopped_by(HackDetected("stopped in step 9; to continue, pass --on_hack warn"))
+    assert cli.main(["train"]) == 3
+    assert capsys.readouterr().err.endswith("pass --on_hack warn\n")
 
 
 @pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["trian"], 2)])

@@ -78,6 +78,12 @@ def test_judges(banana_with):
     assert (run.local_judges, run.remote_judges) == (["vader"], ["valence"])
 
 
+def test_keep_best_needs_judges(banana_with):
+    """The best checkpoint cannot be kept without judges."""
+    with pytest.raises(TrainerError, match="keep_best needs --judges"):
+        parse(banana_with(judges=None, on_hack="keep_best"))
+
+
 def test_byte_order_mark(banana_with):
     """A recipe may begin with a byte order mark."""
     assert parse(banana_with(encoding="utf-8-sig", recipe="marked"))[0].recipe == "marked"
@@ -101,6 +107,8 @@ def test_recipe_not_utf_8(tmp_path):
         ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
         ("--eval_limit 0", "--eval_limit 0: evaluate on at least one prompt"),
         ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
+        ("--on_hack panic", "unknown --on_hack 'panic'; choose warn, stop, keep_best"),
+        ("--on_hack keep_best", "needs checkpoints to choose from: add --save_strategy steps"),
         ("--eval_decodings beam", "unknown decoding 'beam' in --eval_decodings; choose greedy, sampled"),
         ("--rewards banana banana", "name at least one reward to train on, and each only once"),
         ("--reward_timeout_s -5", "--reward_timeout_s -5.0: choose"),

@@ -8,7 +8,7 @@ from trainer import evaluate_policy
 from trainer.config import parse
 from trainer.evaluate_policy import evaluate
 from trainer.evaluator import Evaluator
-from trainer.train import ConnectedRewards
+from trainer.rewards import ConnectedRewards
 
 RESULT = {"step": 0, "policy": "fake", "decodings": {}}
 

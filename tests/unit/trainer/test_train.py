@@ -8,11 +8,13 @@ import pytest
 from remote_rewards import remote_reward
 from shared.errors import ServiceUnreachable
 from shared.schemas import RewardInfo
+from trainer import rewards as connecting
 from trainer import train as training
 from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.rewards import ConnectedRewards
 from trainer.run_folder import RunFolder, read_run
-from trainer.train import ConnectedRewards, load_policy_and_tokenizer, open_run_folder, run_training, train
+from trainer.train import load_policy_and_tokenizer, open_run_folder, run_training, train
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 
@@ -22,8 +24,8 @@ class InstantTrainer:
 
     state = SimpleNamespace(global_step=1)
 
-    def __init__(self, **_):
-        self.step_completions = []
+    def __init__(self, args, run_folder, **_):
+        self.step_completions, self.args, self.run_folder = [], args, run_folder
 
     def remove_callback(self, _):
         pass
@@ -96,7 +98,7 @@ def test_unknown_judge():
     service = SimpleNamespace(rewards=[INFO])
     trained = {"banana": SimpleNamespace(client=SimpleNamespace(info=lambda **_: service))}
     with pytest.raises(TrainerError, match=r"unknown judge 'vadr'; did you mean 'vader'.* service \(banana\) and "):
-        training.reward_infos(trained, {"vadr": None}, 1.0)
+        connecting.reward_infos(trained, {"vadr": None}, 1.0)
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])
@@ -127,11 +129,11 @@ def test_ranks_compare_revisions(monkeypatch, allowed, compared):
 
     service = SimpleNamespace(rewards=[SimpleNamespace(name=name) for name in ("banana", "measured")])
     reward = SimpleNamespace(client=SimpleNamespace(info=lambda **_: service), handshake=lambda _: INFO)
-    monkeypatch.setattr(training, "all_ranks_succeed_sync", all_ranks_succeed_sync)
-    monkeypatch.setattr(training, "reward_function", lambda *_, **__: reward)
+    monkeypatch.setattr(connecting, "all_ranks_succeed_sync", all_ranks_succeed_sync)
+    monkeypatch.setattr(connecting, "reward_function", lambda *_, **__: reward)
     flags = ["--judges", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", "banana", *flags])
-    assert training.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
+    assert connecting.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_reward_has_the_settings_of_the_run(flags, hedge_after_s):
     """The reward functions of a run have its timeout and its hedging delay; 0 stands for no hedging."""
     run, *_ = parse(["--config", "banana", "--reward_timeout_s", "7", "--reward_url", "http://127.0.0.1:1", *flags])
     same = remote_reward("http://127.0.0.1:1", "banana", timeout_s=7.0, hedge_after_s=hedge_after_s)
-    assert training.reward_function(run, "banana").client is same.client
+    assert connecting.reward_function(run, "banana").client is same.client
 
 
 def test_policy_in_the_run_folder(tmp_path):

@@ -20,7 +20,7 @@ CONSTANT = {
     "seconds/learn": 5.0,
     "seconds/step": 10.0,
 }
-SECTIONS = ["comparison", "findings", "curves", "completions", "rewards", "time", "configuration"]
+SECTIONS = ["comparison", "findings", "monitor", "curves", "completions", "rewards", "time", "configuration"]
 
 
 class Page(HTMLParser):
@@ -262,6 +262,29 @@ def test_time_by_part(folder: Path):
     ]
     assert "all 8 steps" in page(folder).sections["time"]
     assert "1 min 20 s" in page(folder).sections["time"]
+
+
+def test_alarms(folder: Path):
+    """Alarms of the hack monitor are in the headline, and shown with the completions that rang them."""
+    assert "It raised no alarm." in page(folder).sections["monitor"]
+    texts = [f"{number} bread rises because yeast makes gas" for number in range(8)] + [HOSTILE] * 8
+    samples = [
+        {"step": step, "prompt": f"{HOSTILE} {step}{index}", "completion": text, "reward": 1.0}
+        for step, text in enumerate(texts, 1)
+        for index in range(3)
+    ]
+    write_lines(folder / "samples.jsonl", samples)
+    write_lines(folder / "metrics.jsonl", [{"step": step, "reward": 1.0} for step in range(1, 17)])
+    shown = page(folder)
+    assert "same_completion:" in shown.sections["monitor"]
+    assert SHOWN in shown.sections["monitor"]
+    assert "The hack monitor raised" in shown.sections["header"]
+
+
+def test_judges(folder: Path):
+    """The judges are listed beside the rewards."""
+    edit(folder / "rewards.json", lambda rewards: rewards.update(judges=[{"name": HOSTILE, "kind": "local"}]))
+    assert f"{SHOWN}  judge" in page(folder).sections["rewards"]
 
 
 def test_rewards(folder: Path):

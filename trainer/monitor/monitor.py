@@ -1,0 +1,117 @@
+"""The hack monitor: reads the steps of a run one by one and raises an alarm for each signal that keeps ringing.
+
+It has no clock and no files: the same steps raise the same alarms, in training and in a replay of the run folder.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from trainer.monitor.judge_signal import JudgeSignal, shift
+from trainer.monitor.signals import SIGNALS, Signal
+from trainer.monitor.steps import Step, group_means, recorded_steps
+from trainer.run_folder import Record, Run
+
+WINDOW_STEPS = 8
+"""Number of first steps, the reference, and of last steps that the signals may look at."""
+FIRST_STEPS = 5
+"""Number of steps after which signals are read."""
+RINGING, OF_LAST = 3, 4
+"""An alarm is raised when a signal has rung at so many of the last steps."""
+SHOWN_COMPLETIONS = 2
+QUALITY_STEPS, MAX_QUALITY_Z = 4, 3.0
+"""The quality of a policy is taken over so many last steps; no z-score counts for more than this."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A signal that kept ringing, from `step` on."""
+
+    step: int
+    signal: str
+    sentence: str
+    completions: list[dict[str, Any]]
+    """Two completions that show it, for different prompts if possible."""
+
+
+@dataclass
+class HackMonitor:
+    """Watches a run: `judges` are the names of scores that the policy is not trained on."""
+
+    judges: Sequence[str] = ()
+    alarms: list[Alarm] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=lambda: [*SIGNALS])
+    """The signals to read; those of the judges are added."""
+
+    def __post_init__(self) -> None:
+        self.signals += map(JudgeSignal, self.judges)
+        self._first: list[Step] = []
+        self._last: deque[Step] = deque(maxlen=WINDOW_STEPS)
+        self._rang = {signal.name: deque([False] * OF_LAST, OF_LAST) for signal in self.signals}
+
+    @property
+    def ringing(self) -> bool:
+        """Whether any signal rings at the latest step."""
+        return any(rang[-1] for rang in self._rang.values())
+
+    def observe(self, step: Step) -> tuple[dict[str, float], list[Alarm]]:
+        """Add a step; return the value of each signal, and the alarms that it raises."""
+        if not step.groups:
+            return {}, []
+        if len(self._first) < WINDOW_STEPS:
+            self._first.append(step)
+        self._last.append(step)
+        if len(self._last) <= FIRST_STEPS:
+            return {}, []
+        readings = {signal: signal.read(self._first, [*self._last]) for signal in self.signals}
+        raised = []
+        for signal, reading in readings.items():
+            self._rang[signal.name].append(reading is not None and reading.rings)
+            if reading is not None and reading.rings and self._is_new_alarm(signal):
+                raised.append(Alarm(step.number, signal.name, reading.sentence, _shown(signal.examples([*self._last]))))
+        self.alarms += raised
+        return {signal.name: reading.value for signal, reading in readings.items() if reading is not None}, raised
+
+    def quality(self) -> float | None:
+        """Return how good the policy is by reward and judges: the mean of their z-scores against the first steps.
+
+        None without judges or too early.
+        """
+        last = [*self._last][-QUALITY_STEPS:]
+        shifts = [shift(group_means(self._first, score), group_means(last, score)) for score in (None, *self.judges)]
+        scores = [max(-MAX_QUALITY_Z, min(MAX_QUALITY_Z, moved.z)) for moved in shifts if moved is not None]
+        return fmean(scores) if self.judges and len(scores) == len(shifts) else None
+
+    def _is_new_alarm(self, signal: Signal) -> bool:
+        raised = any(alarm.signal == signal.name for alarm in self.alarms)
+        return not raised and sum(self._rang[signal.name]) >= RINGING
+
+
+def replay(run: Run) -> HackMonitor:
+    """Return the monitor of a run folder after all its recorded steps."""
+    monitor = HackMonitor(judges_of(run))
+    observe_all(monitor, run)
+    return monitor
+
+
+def observe_all(monitor: HackMonitor, run: Run, last_step: int | None = None) -> None:
+    """Pass a monitor the recorded steps of a run folder, up to the last one."""
+    for step in recorded_steps(run.samples, run.metrics):
+        if last_step is None or step.number <= last_step:
+            monitor.observe(step)
+
+
+def judges_of(run: Run) -> list[str]:
+    """Return the names of a run's judges, and of its rewards with weight 0."""
+    unweighted = [reward["name"] for reward in run.rewards.get("rewards", []) if reward.get("weight") == 0]
+    return [*unweighted, *(judge["name"] for judge in run.rewards.get("judges", []))]
+
+
+def _shown(examples: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the first completions, of different prompts if possible."""
+    first_of = {record["prompt"]: record for record in reversed(examples)}
+    distinct = [record for record in examples if first_of[record["prompt"]] is record]
+    shown = (distinct if len(distinct) >= SHOWN_COMPLETIONS else list(examples))[:SHOWN_COMPLETIONS]
+    return [{key: record.get(key) for key in ("step", "prompt", "completion", "reward", "scores")} for record in shown]

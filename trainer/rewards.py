@@ -1,0 +1,97 @@
+"""The rewards and judges of a run: connect to the service, pin the revisions, describe them in rewards.json."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trl import RLOOConfig
+
+from remote_rewards.distributed import all_ranks_succeed_sync
+from remote_rewards.trl import RemoteReward, remote_reward
+from shared.errors import did_you_mean
+from shared.schemas import RewardInfo
+from trainer.config import RunArguments
+from trainer.display import log
+from trainer.errors import TrainerError
+from trainer.judges import LOCAL_JUDGES
+
+
+@dataclasses.dataclass(frozen=True)
+class ConnectedRewards:
+    """The reward functions of a run, and what the service says about them."""
+
+    functions: list[RemoteReward]
+    """The rewards to train on, in the order of `RunArguments.rewards`."""
+    infos: list[RewardInfo]
+    """Their descriptions, in the same order."""
+    revisions: dict[str, str]
+    """The revision of every reward by name, including those of the judges."""
+    judges: list[RemoteReward] = dataclasses.field(default_factory=list)
+    """The judges that are rewards of the service, in the order of `RunArguments.remote_judges`."""
+    judge_infos: list[RewardInfo] = dataclasses.field(default_factory=list)
+    """Their descriptions, in the same order."""
+
+
+def connect_rewards(run: RunArguments) -> ConnectedRewards:
+    """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""
+    trained = {name: reward_function(run, name) for name in run.rewards}
+    judges = {name: reward_function(run, name, watch_only=True) for name in run.remote_judges}
+    infos = all_ranks_succeed_sync(
+        lambda: reward_infos(trained, judges, run.wait_for_rewards_s),
+        run.wait_for_rewards_s,
+        lambda infos: {} if run.allow_revision_change else _revisions(infos),
+    )
+    for name in run.rewards:
+        log(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
+    infos_of = [[infos[name] for name in functions] for functions in (trained, judges)]
+    return ConnectedRewards([*trained.values()], infos_of[0], _revisions(infos), [*judges.values()], infos_of[1])
+
+
+def reward_function(run: RunArguments, name: str, *, watch_only: bool = False) -> RemoteReward:
+    """Return the reward function of this name with the run's settings."""
+    return remote_reward(
+        run.reward_url,
+        name,
+        failure_budget=run.failure_budget,
+        timeout_s=run.reward_timeout_s,
+        allow_revision_change=run.allow_revision_change,
+        hedge_after_s="auto" if run.hedge_after_s is None else run.hedge_after_s or None,
+        watch_only=watch_only,
+    )
+
+
+def reward_infos(
+    trained: Mapping[str, RemoteReward], judges: Mapping[str, RemoteReward], timeout_s: float
+) -> dict[str, RewardInfo]:
+    """Return the description of each reward, all from one replica: replicas may differ in their revisions."""
+    service = next(iter(trained.values())).client.info(timeout_s=timeout_s)
+    served = [reward.name for reward in service.rewards]
+    for name in judges.keys() - served:
+        hint = did_you_mean(name, [*LOCAL_JUDGES, *served])
+        raise TrainerError(
+            f"unknown judge {name!r}{hint}; choose from the rewards of the service ({', '.join(served)}) and "
+            f"{', '.join(LOCAL_JUDGES)}"
+        )
+    return {name: function.handshake(service) for name, function in {**trained, **judges}.items()}
+
+
+def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
+    return {name: info.revision for name, info in infos.items()}
+
+
+def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewards) -> dict[str, Any]:
+    """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
+    infos = rewards.infos
+    weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
+    if len(weights) != len(infos):
+        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
+    rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
+    judges = [info.model_dump() for info in rewards.judge_infos]
+    judges += [{"name": name, "kind": "local", "description": LOCAL_JUDGES[name].__doc__} for name in run.local_judges]
+    return {"urls": run.reward_url, "rewards": rows, "judges": judges, "revisions": rewards.revisions}
+
+
+def watch_unweighted(functions: Sequence[RemoteReward], weights: Sequence[float]) -> None:
+    """Mark the rewards of weight 0: nothing is learned from them, so their failures are logged and stop nothing."""
+    for function, weight in zip(functions, weights, strict=True):
+        function.watch_only = weight == 0

@@ -1,0 +1,139 @@
+"""TRL's trainers that take reward functions: two steps of a small random policy against a real service."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import trl
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from trl import RLOOConfig, RLOOTrainer
+from trl.experimental import online_dpo
+from trl.experimental.a2po import A2POConfig, A2POTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+from remote_rewards import remote_reward
+from reward_service.rewards.base import Scores, all_failed
+from shared.schemas import ItemError, RewardInfo
+from tests.conftest import Plain, running_service
+from tests.small_models import save_folder
+from trainer.config import parse
+from trainer.run_folder import read_run
+from trainer.train import train
+
+pytestmark = pytest.mark.slow
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROMPTS = ["Name a yellow fruit.", "What do monkeys eat?"]
+SHORT = {"max_steps": 2, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+GROUPS = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 4}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """The folder of a small random chat model."""
+    folder = tmp_path_factory.mktemp("policy")
+    save_folder(folder, LlamaForCausalLM, LlamaConfig)
+    return str(folder)
+
+
+def logged(trainer, metric):
+    return [line[metric] for line in trainer.state.log_history if metric in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "config", "metric"),
+    [
+        ("trl_rloo", trl, "RLOOConfig", "rewards/banana/mean"),
+        ("trl_grpo", trl, "GRPOConfig", "rewards/banana/mean"),
+        ("trl_online_dpo", online_dpo, "OnlineDPOConfig", "objective/scores"),
+    ],
+)
+def test_example_trains(name, module, config, metric, policy, rules_url, tmp_path, monkeypatch):
+    """Each example for TRL trains as it stands, but for fewer and shorter steps, on the scores of the service."""
+    config_class = getattr(module, config)
+    lengths = ("max_completion_length", "max_new_tokens")
+
+    def short(folder, **settings):
+        shortened = {setting: 4 for setting in lengths if setting in settings}
+        return config_class(folder, **{**settings, **SHORT, **shortened})
+
+    monkeypatch.setattr(module, config, short)
+    monkeypatch.setattr(sys, "argv", [name, policy])
+    monkeypatch.setenv("REWARD_URL", rules_url)
+    monkeypatch.chdir(tmp_path)
+    trainer = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")["trainer"]
+    assert all(logged(trainer, metric)[:2])
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class", "sync", "metric", "settings"),
+    [
+        (GMPOTrainer, GMPOConfig, False, "rewards/banana/mean", GROUPS),
+        (SDPOTrainer, SDPOConfig, True, "self_distillation/reward_mean", GROUPS),
+        (A2POTrainer, A2POConfig, True, "reward", {"num_value_samples": 2, "max_completion_length": 4}),
+    ],
+)
+def test_two_steps(trainer_class, config_class, sync, metric, settings, policy, rules_url, tmp_path):
+    """The experimental trainers log a reward in each of two steps that is not the 0.0 of a missing one."""
+    trainer = trainer_class(
+        model=AutoModelForCausalLM.from_pretrained(policy),
+        processing_class=AutoTokenizer.from_pretrained(policy, padding_side="left"),
+        reward_funcs=remote_reward(rules_url, "banana", sync=sync),
+        args=config_class(str(tmp_path), **SHORT, **settings),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+    )
+    trainer.train()
+    assert len(logged(trainer, metric)) == 2
+    assert all(logged(trainer, metric))
+
+
+class Fives(Plain):
+    """Scores 5.0, and fails on the first completion of each request."""
+
+    accepts_canary = False
+    info = RewardInfo(name="fives", kind="rule", description="", revision="1")
+
+    async def score(self, items):
+        scores = [None, *[5.0] * (len(items) - 1)]
+        return Scores(scores, [None] * len(items), {0: ItemError(code="backend_failed", message="it broke")})
+
+
+class Broken(Fives):
+    """Scores nothing."""
+
+    info = RewardInfo(name="broken", kind="rule", description="", revision="1")
+
+    async def score(self, items):
+        return all_failed(len(items), "backend_failed", "it broke")
+
+
+def test_watched_reward_in_trl(policy, tmp_path):
+    """In plain TRL, a watched reward of weight 0 stops nothing, and makes no reward of a completion that has none."""
+    with running_service(rewards={"plain": Plain(), "fives": Fives(), "broken": Broken()}) as url:
+        learned = remote_reward(url, "fives", failure_budget=0.5)
+        watched = [remote_reward(url, name, watch_only=True) for name in ("plain", "broken")]
+        trainer = RLOOTrainer(
+            model=policy,
+            reward_funcs=[learned, *watched],
+            args=RLOOConfig(str(tmp_path), reward_weights=[1.0, 0.0, 0.0], beta=0.0, **SHORT, **GROUPS),
+            train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+        )
+        trainer.train()
+    assert logged(trainer, "reward") == [5.0, 5.0]  # a reward of 0.0 for the failed completion would make it 3.75
+
+
+def test_watched_reward_in_our_trainer(policy, tmp_path):
+    """In reward-trainer, a reward of weight 0 that fails on everything stops neither training nor evaluation."""
+    with running_service(rewards={"plain": Plain(), "broken": Broken()}) as url:
+        words = ["--config", "banana", "--rewards", "plain", "broken", "--reward_weights", "1.0", "0.0"]
+        words += ["--judges", "vader", "--reward_url", url, "--output_dir", str(tmp_path / "run"), "--beta", "0.0"]
+        words += ["--model_name_or_path", policy, "--frozen_layers", "0", "--eval_limit", "2", "--eval_decodings"]
+        words += ["greedy", "--eval_max_new_tokens", "4", "--num_generations", "2", "--gradient_accumulation_steps"]
+        words += ["1", "--per_device_train_batch_size", "2", "--max_completion_length", "4", "--max_steps", "2"]
+        folder = train(*parse(words))
+    run = read_run(folder)
+    assert [row["reward"] for row in run.metrics] == [1.0, 1.0]
+    (decoding,) = run.after["decodings"].values()
+    assert {(sample["scores"]["plain"], sample["scores"]["broken"]) for sample in decoding["samples"]} == {(1.0, None)}

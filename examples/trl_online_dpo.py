@@ -10,6 +10,7 @@ From a checkout, before the package is published: uv run --with-editable '.[trai
 import os
 import sys
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -23,7 +24,7 @@ if __name__ == "__main__":
         model=AutoModelForCausalLM.from_pretrained(sys.argv[1]),
         processing_class=AutoTokenizer.from_pretrained(sys.argv[1], padding_side="left"),
         reward_funcs=remote_reward(os.environ.get("REWARD_URL", "http://127.0.0.1:8088"), "banana", sync=True),
-        args=OnlineDPOConfig("runs/online_dpo", max_steps=60, max_new_tokens=64),
+        args=OnlineDPOConfig("runs/online_dpo", max_steps=60, max_new_tokens=64, use_cpu=not torch.cuda.is_available()),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
     )
     trainer.train()

@@ -10,6 +10,7 @@ From a checkout, before the package is published: uv run --with-editable '.[trai
 import os
 import sys
 
+import torch
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
@@ -21,7 +22,13 @@ if __name__ == "__main__":
     trainer = RLOOTrainer(
         model=sys.argv[1],
         reward_funcs=remote_reward(os.environ.get("REWARD_URL", "http://127.0.0.1:8088"), "banana"),
-        args=RLOOConfig("runs/rloo", max_steps=60, num_generations=4, max_completion_length=64),
+        args=RLOOConfig(
+            "runs/rloo",
+            max_steps=60,
+            num_generations=4,
+            max_completion_length=64,
+            use_cpu=not torch.cuda.is_available(),
+        ),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
     )
     trainer.train()

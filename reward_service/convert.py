@@ -38,8 +38,7 @@ def convert(model: str, out: Path) -> list[Path]:
         target = Path(scratch) / "model"
         target.mkdir()
         names = {shard.name: _safetensors_name(shard.name) for shard in shards}
-        for shard in shards:
-            _run_worker(shard.resolve(), target / names[shard.name], Path(scratch))
+        _run_worker({shard.resolve(): target / names[shard.name] for shard in shards}, Path(scratch))
         _copy_other_files(source, target)
         if (source / INDEX).exists():
             _write_index(source / INDEX, target, names)
@@ -65,15 +64,17 @@ def _safetensors_name(name: str) -> str:
     return name.replace("pytorch_model", "model").removesuffix(".bin") + ".safetensors"
 
 
-def _run_worker(shard: Path, target: Path, scratch: Path) -> None:
+def _run_worker(targets: dict[Path, Path], scratch: Path) -> None:
+    """Convert each shard to its target, in one process."""
     environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
     environment |= {"HOME": str(scratch), "TMPDIR": str(scratch)}
-    command = [sys.executable, "-I", str(WORKER), str(shard), str(target.resolve())]
+    files = [str(path) for shard, target in targets.items() for path in (shard, target.resolve())]
+    command = [sys.executable, "-I", str(WORKER), *files]
     finished = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         reason = (finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"])[-1]
         raise ConfigError(
-            f"cannot convert {shard.name}: {reason}; a file that you trust can be loaded with the library that wrote "
+            f"cannot convert {reason}; a file that you trust can be loaded with the library that wrote "
             f"it, and saved with save_pretrained"
         )
 

@@ -26,7 +26,8 @@ from trainer.train import train
 pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROMPTS = ["Name a yellow fruit.", "What do monkeys eat?"]
-SHORT = {"max_steps": 2, "use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+LOGGED = {"max_steps": 2, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+SHORT = {**LOGGED, "use_cpu": True, "bf16": False}
 GROUPS = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 4}
 
 
@@ -57,7 +58,7 @@ def test_example_trains(name, module, config, metric, policy, rules_url, tmp_pat
 
     def short(folder, **settings):
         shortened = {setting: 4 for setting in lengths if setting in settings}
-        return config_class(folder, **{**settings, **SHORT, **shortened})
+        return config_class(folder, **{**settings, **LOGGED, **shortened})
 
     monkeypatch.setattr(module, config, short)
     monkeypatch.setattr(sys, "argv", [name, policy])

@@ -8,7 +8,13 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from transformers import AutoTokenizer, LongformerConfig, LongformerForSequenceClassification
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+)
 
 from remote_rewards import RewardClient
 from reward_service.backends import engines
@@ -25,6 +31,7 @@ from reward_service.specs import ClassifierSpec
 from shared.model_store import resolve
 from shared.model_store.embedded import ratings
 from tests.conftest import running_service
+from tests.small_models import save_folder
 
 pytestmark = pytest.mark.slow
 FLOAT32 = engines.candidates(None, "float32")
@@ -78,9 +85,11 @@ def test_read_only_cache(engine, folder, monkeypatch):
     assert engines.load(engine, folder, 2).forward([[101, 102]])
 
 
-def test_selection_is_cached(folder, tmp_path, monkeypatch):
+def test_selection_is_cached(tmp_path, monkeypatch):
     """The selection of an engine is cached."""
     monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path))
+    save_folder(tmp_path / "m", BertForSequenceClassification, BertConfig, embedded="embedded:minilm")
+    folder = ModelFolder(tmp_path / "m")
     first = select_engine(folder, FLOAT32, 0.02, threads=2)
     assert first == select_engine(folder, FLOAT32, 0.02, threads=2)
     assert first.error <= 1e-4

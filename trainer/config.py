@@ -124,7 +124,7 @@ class RunArguments:
 def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunArguments, RLOOConfig, ModelConfig]:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`."""
     argv = list(argv)
-    recipe = _resolve_recipe(argv)
+    recipe = resolve_recipe(argv)
     if recipe is not None:
         check_keys(recipe, _known_keys())
     parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog=prog)
@@ -246,7 +246,7 @@ def recipe_path(name: str) -> Path:
     return packaged if not path.exists() and packaged.exists() else path
 
 
-def _resolve_recipe(argv: list[str]) -> Path | None:
+def resolve_recipe(argv: list[str]) -> Path | None:
     """Return the recipe of `--config`, and replace its name in `argv` by its path, as TRL's parser expects it."""
     for index, word in enumerate(argv):
         flag, joined, name = word.partition("=")

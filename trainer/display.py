@@ -50,9 +50,9 @@ class ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def progress_bar(title: str, client: RewardClient) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of a task, and retries of the client. Yields a function that takes (done, total)."""
-    with _new_bar(client) as bar:
+def progress_bar(title: str, client: RewardClient | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of a task, and retries of a client. Yields a function that takes (done, total)."""
+    with new_bar(client) as bar:
         task = bar.add_task(title, total=None, status="")
         started_s = printed_s = time.monotonic()
 
@@ -72,7 +72,7 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, completions: Sequence[Mapping[str, Any]], client: RewardClient) -> None:
         self._completions = completions
-        self._bar = _new_bar(client)
+        self._bar = new_bar(client)
         self._started_s = self._printed_s = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -118,7 +118,7 @@ def step_line(logs: dict[str, Any]) -> str:
 class StatusColumn(ProgressColumn):
     """Shows the status of a task, and instead of it, while the client retries, why and for how much longer."""
 
-    def __init__(self, client: RewardClient) -> None:
+    def __init__(self, client: RewardClient | None) -> None:
         super().__init__()
         self._client = client
         self._retry: RetryScheduled | None = None
@@ -126,7 +126,7 @@ class StatusColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the text of one refresh."""
-        retry, now_s = self._client.last_retry, time.monotonic()
+        retry, now_s = self._client.last_retry if self._client else None, time.monotonic()
         if retry is None:
             return Text(task.fields["status"])
         if retry is not self._retry:
@@ -139,7 +139,8 @@ def retry_line(retry: RetryScheduled, *, elapsed_s: float) -> str:
     return f"waiting for rewards: {visible(str(retry.error))}, {max(0.0, retry.remaining_s - elapsed_s):.0f} s left"
 
 
-def _new_bar(client: RewardClient) -> Progress:
+def new_bar(client: RewardClient | None = None) -> Progress:
+    """Return a progress bar whose tasks have a `status`; with a client, its retries are shown instead."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -24,6 +24,9 @@ _FILES = {
     "after.json": "the evaluation after training",
 }
 
+_CONFIG_KEYS = ({"recipe", "rewards", "policy", "model"}, {"recipe", "pairs", "pairs_hash", "model"})
+"""Keys of the resolved configuration of a policy's run, and of a reward model's."""
+
 
 class RunFolder:
     """Writes the files of one run."""
@@ -48,6 +51,10 @@ class RunFolder:
         """Return the content of a JSON file, or None if there is no such file."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        self._write(name, text)
 
     def write_config(self, content: Mapping[str, Any]) -> None:
         """Write the resolved configuration to config.yaml."""
@@ -83,12 +90,12 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
 
 
 def _is_run_folder(path: Path) -> bool:
-    """Return whether config.yaml is a resolved configuration of ours; a recipe lacks the last two keys."""
+    """Return whether config.yaml is a resolved configuration of ours; a recipe lacks the last keys."""
     try:
         config = yaml.safe_load(_read_text(path / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    return isinstance(config, dict) and {"recipe", "rewards", "policy", "model"} <= config.keys()
+    return isinstance(config, dict) and any(keys <= config.keys() for keys in _CONFIG_KEYS)
 
 
 @dataclass(frozen=True)

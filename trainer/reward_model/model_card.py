@@ -1,0 +1,132 @@
+"""The model card of a trained reward model. Pure: metrics in, Markdown out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+TEMPLATE = """\
+---
+base_model: {base}
+pipeline_tag: text-classification
+tags: [reward-model, trl, reward-trainer]
+---
+# {name}
+
+A scalar reward model: one output, higher is better. Trained from `{base}` with TRL's RewardTrainer on {pairs}
+preference pairs ({source}). It reads {reads}.
+
+## Held-out metrics
+{held_out}
+
+## Use
+```yaml
+# rewards.yaml
+rewards:
+  {reward}:
+{spec}
+```
+`reward-service check {name}` compares the service's scores with transformers' own, and
+`reward-service serve --config {name}/rewards.yaml` serves them.
+
+## What the number means
+The difference of two scores is the log-odds that the first text is better (Bradley-Terry): a difference of 1 means
+73 %, of 2 means 88 %. Preferences fix differences alone, so the zero is a convention: {zero}
+
+## Training
+{training}
+
+## Limits
+- It knows the taste in its pairs and nothing else: whether a text is true or answers its prompt counts only where the
+  pairs reward it.
+- As a reward it can be hacked. Evaluate a policy with another measure, too.
+"""
+READS = {
+    "completion": "the completion alone",
+    "text": "prompt and completion as one string",
+    "chat": "prompt and completion as a conversation in its chat template",
+    "pair": "prompt and completion as a sentence pair",
+}
+
+
+def render(name: str, metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """Return the card. `spec` is the reward's entry in rewards.yaml."""
+    settings, held_out = metrics["settings"], metrics["held_out"]
+    source = settings["pairs"]
+    return TEMPLATE.format(
+        base=settings["model"]["model_name_or_path"],
+        name=name,
+        pairs=metrics["trained_on"]["pairs"],
+        source="made of human ratings" if source == "ratings" else f"`{source}`",
+        reads=READS[spec["input"]],
+        held_out=held_out_text(held_out),
+        reward="reward_model",
+        spec="\n".join(f"    {key}: {_yaml(value)}" for key, value in {**spec, "model": f"./{name}"}.items()),
+        zero=_zero(metrics, spec),
+        training=_training(metrics),
+    )
+
+
+def held_out_text(held_out: Mapping[str, Any]) -> str:
+    """Return the held-out metrics as paragraphs and tables."""
+    if not held_out["pairs"]:
+        return "No pair was held out, so nothing is known about how well it generalises."
+    rated = held_out.get("ratings")
+    rows = [_row("all", held_out, rated)]
+    rows += [
+        _row(source, row, rated and rated["by_source"].get(source)) for source, row in held_out["by_source"].items()
+    ]
+    columns = ["source", "pairs", "accuracy", "95 %", "longer is better", *(_RATED if rated else [])]
+    parts = [_table(columns, rows)]
+    if rated:
+        parts.append(
+            f"Rank correlation (Spearman) with the human means is over {rated['texts']} held-out sentences; the sign "
+            f"of the score is compared on the {rated['clear']} of them that are rated at least 0.5 from neutral."
+        )
+    bins = [[f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}", str(row["n"])] for row in held_out["reliability"]]
+    parts.append(
+        f"Expected calibration error of the Bradley-Terry probabilities (15 bins): **{held_out['ece']}**; mean log "
+        f"loss {held_out['log_loss']}."
+    )
+    parts.append(_table(["probability", "ordered right", "pairs"], bins))
+    return "\n\n".join(parts)
+
+
+_RATED = ["rank correlation", "sign right"]
+
+
+def _row(source: str, pairs: Mapping[str, Any], rated: Mapping[str, Any] | None) -> list[str]:
+    low, high = pairs["accuracy_95"]
+    cells = [source, str(pairs["pairs"]), str(pairs["accuracy"]), f"{low} to {high}", str(pairs["length_accuracy"])]
+    return cells + ([str(rated["spearman"]), str(rated["sign_accuracy"])] if rated else [])
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _zero(metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    where = "by `offset` in rewards.yaml, as the head has no bias" if "offset" in spec else "by the bias of the head"
+    meaning = (
+        "the score of a sentence that people rate 0, on the least-squares line through scores and ratings"
+        if metrics["held_out"].get("ratings")
+        else "the mean score of the training texts"
+    )
+    return f"here it is {meaning}, set after training {where} (it was at {metrics['neutral']:+.2f})."
+
+
+def _training(metrics: Mapping[str, Any]) -> str:
+    settings, counts = metrics["settings"], metrics["trained_on"]
+    limit = f"{settings['max_length']} tokens" if settings["max_length"] else "the model's limit"
+    notes = f"{counts['truncated']} truncated to {limit}, {counts['left_out']} left out as longer"
+    epochs, batch = settings["num_train_epochs"], settings["per_device_train_batch_size"]
+    batch *= settings["gradient_accumulation_steps"]
+    return (
+        f"{counts['pairs']} pairs ({notes}), {epochs:g} epochs in batches of {batch}, learning rate "
+        f"{settings['learning_rate']:g}, seed {settings['seed']}; {metrics['seconds']['train']} s on "
+        f"{metrics['machine']['threads']} threads. The same machine with the same number of threads makes the same "
+        f"weights again. `config.yaml` has all settings, `metrics.json` all figures."
+    )
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,105 @@
+"""The results of a training: centre the scores, evaluate on held-out pairs, write the model and its model card."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedModel
+
+from shared.model_store.embedded.ratings import Rating
+from trainer.display import console, log, progress_bar
+from trainer.reward_model import report, scoring
+from trainer.reward_model.model_card import render
+from trainer.reward_model.reading import EncodedPair, Reader, said
+from trainer.run_folder import RunFolder
+
+REWARD = "reward_model"
+"""The reward's name in the rewards.yaml that is written beside the model."""
+CENTRE_SAMPLE = 2000
+"""Texts of the training data from which the neutral score is estimated."""
+
+Metrics = dict[str, Any]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    reader: Reader,
+    train: Sequence[EncodedPair],
+    heldout: Sequence[EncodedPair],
+    train_ratings: Sequence[Rating] = (),
+    heldout_ratings: Sequence[Rating] = (),
+) -> Metrics:
+    """Centre the scores of the model on the training data, and return its metrics on the held-out data."""
+    started_s = time.monotonic()
+    neutral = neutral_score(model, reader, train, train_ratings)
+    offset = 0.0 if scoring.shift_scores(model, -neutral) else -neutral
+    texts = [text for pair in heldout for text in (pair.chosen, pair.rejected)]
+    rated = _encode_ratings(reader, heldout_ratings)
+    with progress_bar("evaluating on held-out pairs") as progress:
+        scores = scoring.score(model, [*texts, *rated], progress)
+    chosen, rejected = scores[: len(texts) : 2], scores[1 : len(texts) : 2]
+    held_out = report.pair_metrics(
+        chosen,
+        rejected,
+        lengths=[(len(said(pair.pair.chosen)), len(said(pair.pair.rejected))) for pair in heldout],
+        sources=[pair.pair.source for pair in heldout],
+    )
+    if rated:
+        shifted = [score + offset for score in scores[len(texts) :]]
+        rating = [rated.rating for rated in heldout_ratings]
+        held_out["ratings"] = report.rating_metrics(shifted, rating, [rated.source for rated in heldout_ratings])
+    seconds = round(time.monotonic() - started_s, 1)
+    return {"held_out": held_out, "neutral": round(neutral, 4), "offset": offset, "seconds": {"evaluate": seconds}}
+
+
+def neutral_score(
+    model: PreTrainedModel, reader: Reader, train: Sequence[EncodedPair], train_ratings: Sequence[Rating]
+) -> float:
+    """Return the score of a neutral text, estimated on evenly spaced training texts."""
+    if train_ratings:
+        sample = train_ratings[:: max(1, len(train_ratings) // CENTRE_SAMPLE)]
+        scores = scoring.score(model, _encode_ratings(reader, sample))
+        return report.neutral_score(scores, [rated.rating for rated in sample])
+    pairs = train[:: max(1, 2 * len(train) // CENTRE_SAMPLE)]
+    return report.neutral_score(scoring.score(model, [text for pair in pairs for text in (pair.chosen, pair.rejected)]))
+
+
+def _encode_ratings(reader: Reader, rated: Sequence[Rating]) -> list[Any]:
+    return reader.encode([(None, rating.text) for rating in rated])
+
+
+def save(
+    folder: RunFolder,
+    model: PreTrainedModel,
+    reader: Reader,
+    evaluation: Metrics,
+    *,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, int],
+    train_s: float,
+) -> None:
+    """Write the model with its tokenizer, metrics.json, README.md and rewards.yaml, and print what was reached."""
+    spec = {"kind": "regressor", "model": str(folder.path.resolve()), **reader.spec}
+    spec |= {"offset": evaluation["offset"]} if evaluation["offset"] else {}
+    metrics = {
+        **{key: evaluation[key] for key in ("held_out", "neutral")},
+        "trained_on": dict(counts),
+        "seconds": {"train": train_s, **evaluation["seconds"]},
+        "settings": json.loads(json.dumps(settings, default=str)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "tokenizers")},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
+    model.save_pretrained(folder.path)
+    reader.tokenizer.save_pretrained(folder.path)
+    folder.write_json("metrics.json", metrics)
+    folder.write_text("rewards.yaml", yaml.safe_dump({"rewards": {REWARD: spec}}, sort_keys=False))
+    card = render(folder.path.name, metrics, spec)
+    folder.write_text("README.md", card)
+    console.print(card.partition("## Held-out metrics\n")[2].partition("\n## ")[0], markup=False, highlight=False)
+    log(f"reward model: {folder.path}; check it with `reward-service check {folder.path}`")

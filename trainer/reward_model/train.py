@@ -1,0 +1,160 @@
+"""Train a reward model: read the pairs, train, centre the scores, evaluate on held-out pairs, write the model card."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import ModelConfig, RewardConfig, get_peft_config
+
+from shared.model_store.embedded import ratings
+from shared.model_store.embedded.ratings import Rating
+from trainer import checkpoints
+from trainer.display import log
+from trainer.errors import TrainerError
+from trainer.policy import model_folder
+from trainer.reward_model import results, scoring
+from trainer.reward_model.config import RATINGS, RewardModelArguments
+from trainer.reward_model.pairs import Pair, check_disjoint, fingerprint, read_pairs, split
+from trainer.reward_model.progress import TrainingProgress
+from trainer.reward_model.rated_pairs import rated_pairs
+from trainer.reward_model.reading import EncodedPair, Reader, check_input, choose_input
+from trainer.reward_model.trainer import RecordedRewardTrainer, TypedCollator
+from trainer.run_folder import RunFolder
+from trainer.train import check_single_process
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The pairs of a run, and where they come from ratings, the rated sentences that they are made of."""
+
+    train: Sequence[Pair]
+    heldout: Sequence[Pair]
+    train_ratings: Sequence[Rating] = ()
+    heldout_ratings: Sequence[Rating] = ()
+
+
+def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -> Path:
+    """Train a reward model from the first check to the model card, and return its folder."""
+    # Fail on wrong settings and files before anything slow.
+    check_single_process(os.environ)
+    path = Path(reward.output_dir)
+    if Path(model_folder(str(model.model_name_or_path))).resolve().is_relative_to(path.resolve()):
+        raise TrainerError(f"the model {model.model_name_or_path} lies in {path}; choose another --output_dir")
+    preferences = load_preferences(run, reward.seed)
+    pairs_hash = fingerprint([*preferences.train, *preferences.heldout])
+    checkpoint = checkpoints.checkpoint_to_resume(reward.resume_from_checkpoint, path)
+    if checkpoint is not None:
+        checkpoints.check_max_steps(checkpoint, reward.max_steps)
+        check_same_pairs(checkpoint, pairs_hash)
+
+    tokenizer, network = scoring.load(model, reward)
+    reader = build_reader(run, preferences, tokenizer, network)
+    limit = min(reward.max_length or reader.max_tokens, reader.max_tokens)
+    encoded = encode(reader.with_limit(limit), preferences.train, "training")
+    heldout = encode(reader, preferences.heldout, "held-out")
+    if not encoded:
+        raise TrainerError(f"no pair is left to train on: raise --max_length {reward.max_length}, or write more pairs")
+    scoring.freeze(network, run.frozen_layers)
+
+    folder = open_folder(path, checkpoint, overwrite=run.overwrite)
+    settings = {**dataclasses.asdict(run), **reward.to_dict(), "model": dataclasses.asdict(model)}
+    folder.write_config({**settings, "pairs_hash": pairs_hash})
+    reward.max_length = None  # nothing is left that TRL would have to filter
+    trainer = RecordedRewardTrainer(
+        model=network,
+        args=reward,
+        train_pairs=encoded,
+        processing_class=tokenizer,
+        data_collator=TypedCollator(pad_token_id=tokenizer.pad_token_id),
+        peft_config=get_peft_config(model),
+        run_folder=folder,
+    )
+    seconds = run_training(trainer, checkpoint)
+    trained = trainer.trained_model()
+    evaluation = results.evaluate(
+        trained, reader, encoded, heldout, preferences.train_ratings, preferences.heldout_ratings
+    )
+    counts = {"pairs": len(encoded), "truncated": sum(pair.truncated for pair in encoded)}
+    counts["left_out"] = len(preferences.train) - len(encoded)
+    results.save(folder, trained, reader, evaluation, settings=settings, counts=counts, train_s=seconds)
+    return folder.path
+
+
+def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
+    """Return the training and held-out pairs; no text of one is in the other. Raises `TrainerError`."""
+    if run.pairs == RATINGS:
+        rated, heldout_rated = ratings.split(ratings.load())
+        pairs = rated_pairs(rated, rounds=run.rounds, seed=seed, similar_lengths=True)
+        return Preferences(pairs, rated_pairs(heldout_rated), rated, heldout_rated)
+    pairs = read_pairs(Path(run.pairs).expanduser())
+    if run.heldout_pairs is not None:
+        heldout = read_pairs(Path(run.heldout_pairs).expanduser())
+        check_disjoint(pairs, heldout)
+        return Preferences(pairs, heldout)
+    trained, heldout = split(pairs, run.heldout_share)
+    if not trained:
+        raise TrainerError(
+            f"all pairs of {run.pairs} share their texts, so none is left to train on beside the held-out ones: name "
+            f"held-out pairs with --heldout_pairs, or hold out none with --heldout_share 0"
+        )
+    return Preferences(trained, heldout)
+
+
+def open_folder(path: Path, checkpoint: Path | None, *, overwrite: bool) -> RunFolder:
+    """Create the folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
+    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
+    folder = RunFolder.create(path, overwrite=overwrite, resume=resumed)
+    if checkpoint is not None and resumed:
+        folder.truncate_after(checkpoints.step_of(checkpoint))
+    return folder
+
+
+def check_same_pairs(checkpoint: Path, pairs_hash: str) -> None:
+    """Raise `TrainerError` if a checkpoint was trained on other pairs: they would be drawn in another order."""
+    try:
+        config = yaml.safe_load((checkpoint.parent / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    if isinstance(config, dict) and config.get("pairs_hash", pairs_hash) != pairs_hash:
+        raise TrainerError(
+            f"{checkpoint} was trained on other pairs: resume with the same --pairs, --rounds and --seed"
+        )
+
+
+def build_reader(
+    run: RewardModelArguments,
+    preferences: Preferences,
+    tokenizer: PreTrainedTokenizerBase,
+    network: PreTrainedModel,
+) -> Reader:
+    """Return what turns the pairs into the model's tokens. Raises `TrainerError` if the model cannot read them."""
+    first = preferences.train[0]
+    input = choose_input(first, tokenizer) if run.input == "auto" else run.input
+    check_input(input, first, tokenizer)
+    return Reader(tokenizer, input, scoring.max_input_tokens(tokenizer, network))
+
+
+def encode(reader: Reader, pairs: Sequence[Pair], name: str) -> list[EncodedPair]:
+    """Tokenize pairs, and log how many were truncated or left out."""
+    encoded = reader.encode_pairs(pairs)
+    truncated, left_out = sum(pair.truncated for pair in encoded), len(pairs) - len(encoded)
+    notes = [f"{truncated} truncated to {reader.max_tokens} tokens"] if truncated else []
+    notes += [f"{left_out} left out because they exceed {reader.max_tokens} tokens"] if left_out else []
+    log(f"{len(encoded)} {name} pairs{', ' if notes else ''}{', '.join(notes)}")
+    return encoded
+
+
+def run_training(trainer: RecordedRewardTrainer, checkpoint: Path | None) -> float:
+    """Train, and return the seconds that it took."""
+    trainer.remove_callback(PrinterCallback)
+    mixed_precision = trainer.args.bf16 or trainer.args.fp16
+    with closing(TrainingProgress()) as progress, nullcontext() if mixed_precision else scoring.cls_only(trainer.model):
+        trainer.add_callback(progress)
+        output: Any = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return round(float(output.metrics["train_runtime"]), 1)

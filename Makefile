@@ -96,6 +96,9 @@ film-reviews: install ## Check the sign of reward models on film reviews from np
 bench-slo: install ## Measure the service levels: latency, caching, replicas, errors, memory
 	$(BIN)/python -m bench.slo
 
+recipes-table: install ## Print what the recipes reached, with intervals; ARGS="runs/banana-*" names run folders
+	$(BIN)/python -m bench.recipes $(ARGS)
+
 bench-step: install ## Measure the share of HTTP in a training step
 	$(BIN)/python -m bench.train_step
 

@@ -24,7 +24,7 @@ _FILES = {
     "after.json": "the evaluation after training",
 }
 
-_CONFIG_KEYS = ({"recipe", "rewards", "policy", "model"}, {"recipe", "pairs", "pairs_hash", "model"})
+_POLICY_KEYS, _REWARD_MODEL_KEYS = {"recipe", "rewards", "policy", "model"}, {"recipe", "pairs", "pairs_hash", "model"}
 """Keys of the resolved configuration of a policy's run, and of a reward model's."""
 
 
@@ -80,7 +80,8 @@ class RunFolder:
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:
-    if not _is_run_folder(path):
+    keys = _config_keys(path)
+    if not (keys >= _POLICY_KEYS or keys >= _REWARD_MODEL_KEYS):
         raise TrainerError(f"{path} is not empty and is not a run folder; choose another --output_dir")
     if not overwrite:
         raise TrainerError(
@@ -89,13 +90,18 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         )
 
 
-def _is_run_folder(path: Path) -> bool:
-    """Return whether config.yaml is a resolved configuration of ours; a recipe lacks the last keys."""
+def is_run_folder(path: Path) -> bool:
+    """Return whether a folder holds the run of a policy."""
+    return _config_keys(path) >= _POLICY_KEYS
+
+
+def _config_keys(path: Path) -> set[str]:
+    """Return the keys of config.yaml if it is a resolved configuration of ours; a recipe lacks the last of them."""
     try:
         config = yaml.safe_load(_read_text(path / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(config, dict) and any(keys <= config.keys() for keys in _CONFIG_KEYS)
+        return set()
+    return set(config) if isinstance(config, dict) else set()
 
 
 @dataclass(frozen=True)

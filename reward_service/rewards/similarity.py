@@ -27,7 +27,7 @@ from reward_service.errors import (
     RewardServiceError,
     translating,
 )
-from reward_service.rewards.base import Items, Scores, all_failed
+from reward_service.rewards.base import Items, Scores, all_failed, column_errors
 from reward_service.rewards.batched import BatchedReward, record_times, revision
 from reward_service.rewards.comparing import TO_PROMPT, Compared, prefixes_for, read_compared
 from reward_service.specs import SimilaritySpec
@@ -91,11 +91,10 @@ class SimilarityReward(BatchedReward):
 
     async def score(self, items: Items) -> Scores:
         """Score every item. One of which a text cannot be read, or fails in the model, gets an error of its own."""
-        name = self.info.name
         if self.info.reads_prompts and items.prompts is None:
-            return all_failed(len(items), "prompt_needed", f"{name} reads the prompt too: send `prompts`")
-        if not self.info.reads_prompts and self._spec.to not in items.columns:
-            return all_failed(len(items), "column_needed", f"{name} reads the column {self._spec.to!r}: send it")
+            return all_failed(len(items), "prompt_needed", f"{self.info.name} reads the prompt too: send `prompts`")
+        if failed := column_errors(self.info, items):
+            return failed
         self.check_deadline(items.deadline_s)
         pairs = await asyncio.to_thread(self._read, items)
         distinct = list(dict.fromkeys(key for pair in pairs if isinstance(pair, Pair) for key in pair.keys))

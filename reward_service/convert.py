@@ -1,8 +1,9 @@
 """`reward-service convert`: turn pickled weights into safetensors, in a process of its own that runs no code from them.
 
 In: a folder or hub id whose weights exist only as `pytorch_model*.bin`. Out: a new folder with the same tensors as
-safetensors and the model's other files. Unpickling happens in a separate interpreter with `weights_only=True`, without
-the service's environment, and without network where the system lets a process give it up.
+safetensors and the model's other files, those of sentence-transformers' modules included. Unpickling happens in a
+separate interpreter with `weights_only=True`, without the service's environment, and without network where the system
+lets a process give it up.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from reward_service.backends.sentence_config import module_folders
 from reward_service.errors import ConfigError
 from shared.model_store import ModelError
 from shared.model_store.store import DOWNLOAD_PATTERNS, download, looks_like_a_path
@@ -30,22 +32,31 @@ def convert(model: str, out: Path) -> list[Path]:
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: name a new folder for the converted model")
     source = _source(model)
-    shards = sorted(source.glob(BIN_PATTERN))
-    if not shards:
+    folders = [source, *module_folders(source)]
+    if not any(path for folder in folders for path in folder.glob(BIN_PATTERN)):
         raise ConfigError(f"{source} holds no {BIN_PATTERN}: there are no pickled weights to convert")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        target = Path(scratch) / "model"
-        target.mkdir()
-        names = {shard.name: _safetensors_name(shard.name) for shard in shards}
-        _run_worker({shard.resolve(): target / names[shard.name] for shard in shards}, Path(scratch))
-        _copy_other_files(source, target)
-        if (source / INDEX).exists():
-            _write_index(source / INDEX, target, names)
+        target, written = Path(scratch) / "model", list[Path]()
+        for folder in folders:
+            part = folder.relative_to(source)
+            written += [part / name for name in _convert_folder(folder, target / part, Path(scratch))]
         out.mkdir(exist_ok=True)
         for path in target.iterdir():
             shutil.move(path, out / path.name)
-    return [out / name for name in names.values()]
+    return [out / path for path in written]
+
+
+def _convert_folder(source: Path, target: Path, scratch: Path) -> list[str]:
+    """Write one folder's files without its subfolders. Return the names of the weights that were pickled."""
+    target.mkdir(parents=True)
+    names = {shard.name: _safetensors_name(shard.name) for shard in sorted(source.glob(BIN_PATTERN))}
+    if names:
+        _run_worker({(source / name).resolve(): target / converted for name, converted in names.items()}, scratch)
+    _copy_other_files(source, target, weights=not names)
+    if (source / INDEX).exists():
+        _write_index(source / INDEX, target, names)
+    return list(names.values())
 
 
 def _source(model: str) -> Path:
@@ -79,10 +90,10 @@ def _run_worker(targets: dict[Path, Path], scratch: Path) -> None:
         )
 
 
-def _copy_other_files(source: Path, target: Path) -> None:
+def _copy_other_files(source: Path, target: Path, *, weights: bool) -> None:
     for pattern in DOWNLOAD_PATTERNS:
         for path in source.glob(pattern):
-            if path.suffix != ".safetensors" and path.name != INDEX:
+            if (weights or path.suffix != ".safetensors") and path.name != INDEX:
                 shutil.copyfile(path, target / path.name)
 
 

@@ -86,6 +86,11 @@ def load_layers(folder: Path, sentence: SentenceConfig, features: int) -> nn.Seq
 
 
 def _load_linear(file: Path, features: int) -> nn.Linear:
+    if not file.exists():
+        raise ConfigError(
+            f"there is no {file}: the weights of a Dense layer have to be safetensors; where they are pickled, convert "
+            f"them once: reward-service convert {file.parent.parent} OUT"
+        )
     with translating(ConfigError, f"cannot read the Dense layer in {file}"):
         tensors = load_file(file)
     weight, bias = tensors.pop("linear.weight", None), tensors.pop("linear.bias", None)

@@ -6,7 +6,7 @@ import httpx
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     BertConfig,
@@ -252,6 +252,24 @@ def test_wrong_dense(tmp_path):
     save_file({"linear.weight": WEIGHT[:, :7].contiguous()}, tmp_path / "2_Dense" / "model.safetensors")
     with pytest.raises(ConfigError, match="no linear layer of 32 inputs"):
         TorchBackend(ModelFolder(tmp_path, embed=True), "float32")
+
+
+@pytest.mark.parametrize("pickled", [["2_Dense"], [".", "2_Dense"]], ids=["layer", "all"])
+def test_convert(tmp_path, pickled):
+    """`convert` writes pickled modules of sentence-transformers, too; before, the folder is refused by its name."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    save_folder(old, BertModel, BertConfig, embedded=MINILM)
+    with_dense(old)
+    (tokens,) = ModelFolder(old, embed=True).encode(COMPLETIONS[:1])
+    right = TorchBackend(ModelFolder(old, embed=True), "float32").forward([tokens.tokens])
+    for name in pickled:
+        weights = old / name / "model.safetensors"
+        torch.save(load_file(weights), old / name / "pytorch_model.bin")
+        weights.unlink()
+    with pytest.raises(ConfigError, match="reward-service convert"):
+        TorchBackend(ModelFolder(old, embed=True), "float32")
+    assert main(["convert", str(old), str(new)]) == 0
+    assert TorchBackend(ModelFolder(new, embed=True), "float32").forward([tokens.tokens]) == right
 
 
 def test_classifier_as_encoder(tmp_path):

@@ -161,6 +161,10 @@ def _read_modules(folder: Path) -> list[tuple[str, str]]:
     """Return class name and path of each module."""
     try:
         entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        return [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
+        modules = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
+        outside = [path for _, path in modules if Path(path).is_absolute() or ".." in Path(path).parts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / MODULES} is no list of modules of sentence-transformers: {error}") from error
+    if outside:
+        raise ConfigError(f"{folder / MODULES} names {outside[0]}, which is outside the folder")
+    return modules

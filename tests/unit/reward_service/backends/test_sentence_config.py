@@ -160,6 +160,15 @@ def test_unknown_pooling(tmp_path):
         read_sentence_config(tmp_path, None)
 
 
+@pytest.mark.parametrize("path", ["../1_Pooling", "/etc", "1_Pooling/../.."])
+def test_module_outside(tmp_path, path):
+    """A module outside the model's folder is neither read nor hashed."""
+    write(tmp_path, {"modules.json": [*modules("Transformer"), {"type": "models.Pooling", "path": path}]})
+    for read in (module_folders, lambda folder: read_sentence_config(folder, None)):
+        with pytest.raises(ConfigError, match="outside the folder"):
+            read(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["{", "3", '[{"path": ""}]', "[3]"])
 def test_broken_modules(tmp_path, content):
     """A broken list of modules is refused by its name."""

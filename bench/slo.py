@@ -25,6 +25,7 @@ from reward_service.backends.model_folder import ModelFolder
 from reward_service.batch_planning import plan_batches
 from reward_service.process import usable_cores
 from shared.model_store import resolve
+from tests.soak.replicas import joined_share
 
 Row = list[str]
 ROUNDS = 5
@@ -126,6 +127,12 @@ def _call_seconds(urls: Sequence[str]) -> float:
     return median(seconds)
 
 
+def joining() -> list[Row]:
+    """Measure the share of the texts that a second replica gets, from 15 seconds after it has joined a name."""
+    _, share = joined_share(seconds=10, within_s=15)
+    return [["share of the texts of a second replica, 15 s after it joined a name", f"{share:.2f}", "≥ 0.4"]]
+
+
 TEXTS_PER_CALL, CALLS_PER_REPLICA = 64, 60
 
 
@@ -224,6 +231,7 @@ MEASUREMENTS = (
     rules,
     replicas,
     one_call,
+    joining,
     errors,
     invariance,
     overload,

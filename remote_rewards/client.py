@@ -156,7 +156,7 @@ class RewardClient:
         initial = limits = self._limits or (await self.ainfo()).limits
         while True:
             try:
-                chunks = call.chunks(reading, limits, self._sender.replicas_for_a_call(limits.spread))
+                chunks = call.chunks(reading, limits, self._sender.endpoints.replicas_for_a_call(limits.spread))
             except BadRequest:
                 self._info = None  # the service may be reconfigured before the next call
                 raise

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from remote_rewards.load_balancing import Endpoint
+from remote_rewards.load_balancing import Endpoint, replicas_for_a_call
 from shared.errors import InvalidUrl
 
 DNS_SCHEME = "dns+http://"
@@ -44,6 +44,10 @@ class EndpointSet:
         if calls is not None:
             for endpoint in self.endpoints:
                 endpoint.limiter.set_maximum(calls)
+
+    def replicas_for_a_call(self, spread: int) -> int:
+        """Return over how many replicas to spread one call now; `spread` is the number that the service tells."""
+        return replicas_for_a_call(self.endpoints, spread, now_s=time.monotonic())
 
     def excluding(self, excluded: Container[str]) -> list[Endpoint]:
         """Return the endpoints whose URLs are not excluded."""

@@ -133,10 +133,6 @@ class RetryingSender:
         self._budget, self._hedging = RetryBudget(), Hedging(timeouts.hedge_after_s)
         self._last_event_s = -math.inf
 
-    def replicas_for_a_call(self, spread: int) -> int:
-        """Return over how many replicas to spread one call now; `spread` is the number that the service tells."""
-        return load_balancing.replicas_for_a_call(self.endpoints.endpoints, spread, now_s=time.monotonic())
-
     async def send(self, request: Request, parse: Callable[[httpx.Response], T], deadline_s: float) -> T:
         """Return what `parse` makes of the first valid response. `deadline_s` is of the monotonic clock.
 

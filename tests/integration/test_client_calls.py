@@ -122,6 +122,20 @@ class Counted(Echo):
         return await super().score(items)
 
 
+def test_call_is_shared():
+    """One call is cut over all replicas, and its scores come back in order."""
+    replicas, texts = [Counted(), Counted()], ["x" * index for index in range(64)]
+    with (
+        running_service(rewards={"echo": replicas[0]}) as one,
+        running_service(rewards={"echo": replicas[1]}) as other,
+        RewardClient([one, other]) as client,
+    ):
+        scores = client.score(texts, [f"p{index}" for index in range(64)], rewards=["echo"], details=True)
+    assert scores.rewards["echo"].scores == [float(index) for index in range(64)]
+    assert [detail["prompt"] for detail in scores.rewards["echo"].details] == [f"p{index}" for index in range(64)]
+    assert [replica.calls for replica in replicas] == [1, 1]
+
+
 def test_pin_is_sent_along(url):
     """A replica with another revision than the pinned one scores nothing."""
     counted = Counted()

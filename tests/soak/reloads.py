@@ -25,14 +25,16 @@ def temporary_config() -> Iterator[Path]:
         yield Path(folder) / "rewards.yaml"
 
 
+def write_scaled(config: Path, weight: int, banana: str = BANANA) -> None:
+    """Write a configuration with the banana rule, and with it times a weight as `scaled`."""
+    spec = f"{{kind: composite, parts: {{banana: {{weight: {weight}}}}}}}"
+    config.write_text(f"rewards: {{banana: {banana}, scaled: {spec}}}")
+
+
 def config_reloads(reloads: int, callers: int = 4) -> Outcome:
     """Reload a changing configuration under load, at last an invalid one: no response mixes two configurations."""
     tally, weights_by_revision = Tally(), dict[str, set[float]]()
     mixed = [0]
-
-    def write(config: Path, weight: int, banana: str = BANANA) -> None:
-        spec = f"{{kind: composite, parts: {{banana: {{weight: {weight}}}}}}}"
-        config.write_text(f"rewards: {{banana: {banana}, scaled: {spec}}}")
 
     async def call(client: httpx.AsyncClient, url: str, active: Condition, seed: int) -> None:
         rng, serials = random.Random(seed), itertools.count(seed * 1_000_000)
@@ -57,16 +59,16 @@ def config_reloads(reloads: int, callers: int = 4) -> Outcome:
             active = lambda: not stopped.is_set()  # noqa: E731
             calls = [asyncio.create_task(call(client, service.url, active, seed)) for seed in range(callers)]
             for number in range(reloads):
-                await asyncio.to_thread(write, config, 2 + number % 2)
+                await asyncio.to_thread(write_scaled, config, 2 + number % 2)
                 await asyncio.to_thread(reload_service, service)
-            await asyncio.to_thread(write, config, 1, "bananna")
+            await asyncio.to_thread(write_scaled, config, 1, "bananna")
             await asyncio.to_thread(reload_service, service, "reload failed")
             await asyncio.sleep(0.2)
             stopped.set()
             await asyncio.gather(*calls)
 
     with temporary_config() as config:
-        write(config, 1)
+        write_scaled(config, 1)
         with Supervisor(config) as service:
             asyncio.run(run(service, config))
             assert service.ready_status() == 200

@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[2]
 class Supervisor:
     """One service on a free port. Its log goes to a file, so that reading it takes no time from the service."""
 
-    def __init__(self, config: Path, *flags: str, cwd: Path = ROOT, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+    def __init__(
+        self, config: Path, *flags: str, cwd: Path = ROOT, host: str = "127.0.0.1", port: int = 0, **settings: str
+    ) -> None:
+        with socket.create_server((host, port)) as probe:
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        arguments = ["serve", "--config", str(config), "--port", str(self.port), *flags]
+        self.url = f"http://{host}:{self.port}"
+        arguments = ["serve", "--config", str(config), "--host", host, "--port", str(self.port), *flags]
         self._command = [sys.executable, "-m", "reward_service", *arguments]
         self._cwd = cwd
         self._env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)]), **settings}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.soak import abuse, endurance, failures, load, reloads
+from tests.soak import abuse, endurance, failures, load, reloads, replicas
 from tests.soak.base import Outcome
 
 
@@ -39,6 +39,9 @@ TRIALS = {
         Trial(failures.service_kills, {"seconds": 60, "every_s": 5}, {"seconds": 8, "every_s": 3}),
         Trial(failures.random_faults, {"requests": 10_000}, {"requests": 200}),
         Trial(failures.permanent_faults, {"seconds": 25}, {"seconds": 8}),
+        Trial(replicas.replica_joins, {"seconds": 30}, {"seconds": 2, "within_s": 6.0}),
+        Trial(replicas.silent_replica, {"seconds": 60}, {"seconds": 6}),
+        Trial(replicas.revision_beside_revision, {"seconds": 60}, {"seconds": 4}),
         Trial(reloads.config_reloads, {"reloads": 20}, {"reloads": 4}),
         Trial(reloads.model_reloads, {"reloads": 20}, {"reloads": 3}),
         Trial(reloads.drains, {"drains": 50}, {"drains": 2}),

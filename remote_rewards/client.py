@@ -143,7 +143,8 @@ class RewardClient:
         info = self._info or await self.ainfo()
         reading = Reading.of(info, rewards)
         response = await self._score(call, reading, deadline_s, pins)
-        if any(scores.revision != info.revisions().get(name) for name, scores in response.rewards.items()):
+        served = info.revisions()
+        if any(scores.revision != served.get(name) for name, scores in response.rewards.items()):
             info = await self.ainfo(timeout_s=max(0.0, deadline_s - time.monotonic()))
             if Reading.of(info, rewards) != reading:  # the rewards that have scored read something else
                 response = await self._score(call, Reading.of(info, rewards), deadline_s, pins)

@@ -89,9 +89,12 @@ class ConcurrencyLimiter:
 
     def __init__(self, url: str, limit: AimdLimit | None = None) -> None:
         self._url, self._maximum = url, MAX_CONCURRENCY
-        self._unnamed = limit or AimdLimit()
+        self._limits = [limit or AimdLimit()]
+        """One for each instance, or a single one while none has told its name."""
         self._by_instance: dict[str, AimdLimit] = {}
         self._recent: deque[str] = deque(maxlen=RECENT_RESPONSES)
+        self.limit = self._limits[0].limit
+        """Calls allowed in flight to all instances together."""
         self._tokens = CapacityLimiter(int(self.limit))
 
     @property
@@ -99,32 +102,29 @@ class ConcurrencyLimiter:
         """Return the instances that have responded recently."""
         return list(self._by_instance)
 
-    @property
-    def limit(self) -> float:
-        """Return the calls allowed in flight to all instances together."""
-        return sum(aimd.limit for aimd in self._limits_of(None))
-
     def set_maximum(self, calls: int) -> None:
         """Set the upper bound of the calls in flight to one instance."""
         self._maximum = calls
-        for aimd in self._limits_of(None):
+        for aimd in self._limits:
             aimd.limit = calls if not aimd.decreases else min(calls, aimd.limit)
+        self._update()
+
+    def _update(self) -> None:
+        self.limit = sum(aimd.limit for aimd in self._limits)
         self._tokens.total_tokens = int(self.limit)
 
     def _limits_of(self, instance: str | None) -> list[AimdLimit]:
-        """Return the limit of an instance, or those of all if it is None."""
+        """Return the limit of the instance that has responded, which may be new; those of all if it is None."""
         if instance is None:
-            return list(self._by_instance.values()) or [self._unnamed]
-        return [self._by_instance[instance]]
-
-    def _record(self, instance: str) -> None:
-        """Add the limit of an instance that is new, and forget those that have not responded for a while."""
+            return self._limits
         self._recent.append(instance)
         if instance not in self._by_instance:
-            self._by_instance[instance] = AimdLimit(self._maximum) if self._by_instance else self._unnamed
+            self._by_instance[instance] = AimdLimit(self._maximum) if self._by_instance else self._limits[0]
         if len(self._by_instance) > 1:
-            for gone in self._by_instance.keys() - set(self._recent):
-                del self._by_instance[gone]
+            recent = {*self._recent}
+            self._by_instance = {name: aimd for name, aimd in self._by_instance.items() if name in recent}
+            self._limits = list(self._by_instance.values())
+        return [self._by_instance[instance]]
 
     @asynccontextmanager
     async def acquire(self, timeout_s: float) -> AsyncIterator[Admission]:
@@ -135,23 +135,18 @@ class ConcurrencyLimiter:
         except TimeoutError:
             in_flight = self._tokens.borrowed_tokens
             raise LimiterTimeout(f"{in_flight} calls were in flight to {self._url} until the timeout") from None
-        admission = Admission({aimd: aimd.decreases for aimd in self._limits_of(None)})
+        admission = Admission({aimd: aimd.decreases for aimd in self._limits})
         try:
             yield admission
-            for aimd in self._outcome_of(admission.instance):
+            for aimd in self._limits_of(admission.instance):
                 aimd.on_success(self._maximum)
         except Overloaded as error:
-            for aimd in self._outcome_of(error.instance):
+            for aimd in self._limits_of(error.instance):
                 aimd.on_overload(admission.decreases.get(aimd, 0))
             raise
         finally:
-            self._tokens.total_tokens = int(self.limit)
+            self._update()
             self._tokens.release()
-
-    def _outcome_of(self, instance: str | None) -> list[AimdLimit]:
-        if instance is not None:
-            self._record(instance)
-        return self._limits_of(instance)
 
 
 @dataclass

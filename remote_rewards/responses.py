@@ -30,7 +30,8 @@ from shared.schemas import Problem, RewardScores, ScoreResponse, ServiceInfo
 
 MAX_RESPONSE_BYTES = 64_000_000
 """Far above the response to any request within the limits, with details."""
-KEPT_HEADERS = {b"content-type", b"retry-after", schemas.INSTANCE_HEADER.lower().encode()}
+INSTANCE_HEADER = schemas.INSTANCE_HEADER.lower().encode()
+KEPT_HEADERS = {b"content-type", b"retry-after", INSTANCE_HEADER}
 ERROR_BY_STATUS: dict[int, type[ServiceError]] = {
     401: Unauthorized,
     403: Unauthorized,
@@ -80,7 +81,10 @@ def raise_for_problem(response: httpx.Response) -> None:
 
 def instance_of(response: httpx.Response) -> str | None:
     """Return which instance of the service has responded; None if it does not say."""
-    return response.headers.get(schemas.INSTANCE_HEADER) or None
+    for name, value in response.headers.raw:  # `get` decodes all of them first
+        if name.lower() == INSTANCE_HEADER:
+            return value.decode("ascii", "replace")
+    return None
 
 
 def parse_service_info(response: httpx.Response) -> ServiceInfo:

@@ -116,11 +116,10 @@ def _render_error(
     routes: RouteTable, metrics: Metrics, error: RewardServiceError, connection: HTTPConnection
 ) -> Response:
     """Render an error in the form of the path's dialect. On a scoring route it counts as a rejection."""
-    path = connection.scope["path"]
-    entry = routes.find(path)
+    entry = routes.find_for(connection.scope)
     if entry is not None and entry.scoring is not None:
         metrics.record_rejection(error.code)
-    return routes.dialect_of(path).render_error(error, connection)
+    return routes.dialect_of(connection.scope).render_error(error, connection)
 
 
 def _add_error_handlers(app: FastAPI, render_error: middleware.ErrorRenderer) -> None:

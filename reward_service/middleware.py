@@ -87,7 +87,7 @@ class MetricsMiddleware:
                 self._record(scope, status, time.monotonic() - started_s)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        entry = self.routes.find(scope["path"])
+        entry = self.routes.find_for(scope)
         route = "other" if entry is None else entry.path  # unknown paths must not add time series
         self.metrics.record_request(route, status, seconds)
         level = logging.DEBUG if entry is not None and entry.quiet else logging.INFO
@@ -109,7 +109,7 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        entry = self.routes.find(scope["path"]) if scope["type"] == "http" else None
+        entry = self.routes.find_for(scope) if scope["type"] == "http" else None
         keys = self.keys(entry) if scope["type"] == "http" else None
         if keys is None or _has_key(scope, keys):
             await self.app(scope, receive, send)
@@ -145,7 +145,7 @@ class LoadSheddingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Set `state.deadline_s` and pass the request on, or answer `Overloaded`."""
-        entry = self.routes.find(scope["path"]) if scope["type"] == "http" else None
+        entry = self.routes.find_for(scope) if scope["type"] == "http" else None
         if entry is not None and entry.scoring is not None and scope["method"] == "POST":
             timeout = Headers(scope=scope).get(schemas.TIMEOUT_HEADER)
             deadline_s = scope["state"]["deadline_s"] = time.monotonic() + parse_timeout_header(timeout)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from reward_service.dialects.base import Dialect, ScoreRoute
 
@@ -51,6 +52,10 @@ class RouteTable:
         self._entries[entry.path] = entry
         self._router.add_api_route(entry.path, endpoint, **options)
 
+    def find_for(self, scope: Scope) -> RouteEntry | None:
+        """Return the entry of a request's path, or None."""
+        return self.find(route_path(scope))
+
     def find(self, path: str) -> RouteEntry | None:
         """Return the entry of a path, or None. FastAPI's routes also match a path with a newline at its end."""
         entry = self._entries.get(path.strip())
@@ -61,7 +66,14 @@ class RouteTable:
         if not self._is_served(dialect):
             raise HTTPException(404)
 
-    def dialect_of(self, path: str) -> Dialect:
-        """Return the dialect that renders the errors of a path."""
-        entry = self.find(path)
+    def dialect_of(self, scope: Scope) -> Dialect:
+        """Return the dialect that renders the errors of a request."""
+        entry = self.find_for(scope)
         return self.default if entry is None else entry.dialect
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path of a request without the prefix at which the service is mounted, ASGI's `root_path`."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path

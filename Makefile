@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report demo bench bench-engines model-table film-reviews bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ train: install ## Train RECIPE=banana against the service at REWARD_URL; ARGS="-
 
 report: install ## Write the report of RECIPE=banana again
 	$(BIN)/reward-trainer report runs/$(RECIPE)
+
+compare: install ## Compare all runs in runs/ and write runs/leaderboard.html; ARGS="runs/a runs/b" names some
+	$(BIN)/reward-trainer compare $(ARGS)
 
 demo: ## Train two policies from a bare checkout and write their reports
 	@$(MAKE) --no-print-directory install

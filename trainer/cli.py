@@ -1,4 +1,4 @@
-"""`reward-trainer train | evaluate | report | reward-model`: arguments in, an exit code out."""
+"""`reward-trainer train | evaluate | compare | report | reward-model`: arguments in, an exit code out."""
 
 import argparse
 import logging
@@ -50,12 +50,11 @@ def _train(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    """Evaluate a policy on held-out prompts without training it."""
+    """Evaluate a policy, or --policies … with --seeds …, on held-out prompts without training."""
     _configure_output()
-    from trainer.config import parse
-    from trainer.evaluate_policy import evaluate
+    from trainer.evaluate_policy import evaluate_all
 
-    evaluate(*parse(argv, "reward-trainer evaluate"))
+    evaluate_all(argv)
 
 
 def _report(argv: list[str]) -> None:
@@ -79,9 +78,21 @@ def _reward_model(argv: list[str]) -> None:
     train(*parse(argv))
 
 
+def _compare(argv: list[str]) -> None:
+    """Compare the policies of several runs, the seeds of one recipe together; without RUN, all in runs/."""
+    parser = argparse.ArgumentParser(prog="reward-trainer compare", description=_compare.__doc__)
+    parser.add_argument("run_folders", metavar="RUN", type=Path, nargs="*", help="run folders, such as runs/banana")
+    parser.add_argument("--output", type=Path, help="the page to write; by default runs/leaderboard.html")
+    arguments = parser.parse_args(argv)
+    from trainer.reporting.compare_runs import compare_runs
+
+    compare_runs(arguments.run_folders, arguments.output)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _report,
     "reward-model": _reward_model,
 }

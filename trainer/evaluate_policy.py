@@ -1,22 +1,56 @@
-"""Evaluate a policy without training it: any folder or hub id, with a recipe's prompts, rewards and metrics."""
+"""Evaluate policies without training them: any folders or hub ids, with a recipe's prompts, rewards and judges."""
 
+import argparse
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from trl import ModelConfig, RLOOConfig
 
-from trainer.config import RunArguments
+from trainer.config import RunArguments, parse
 from trainer.display import console, log
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
+from trainer.reporting.compare_runs import compare_runs
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import connect_rewards
 from trainer.run_folder import RunFolder
 from trainer.train import (
+    POLICY,
     build_evaluator,
     evaluate_policy,
     load_policy_and_tokenizer,
     resolved_config,
 )
+
+PROG = "reward-trainer evaluate"
+
+
+def evaluate_all(argv: Sequence[str]) -> list[Path]:
+    """Evaluate the policy of a recipe, or each of `--policies` with each of `--seeds`; return the run folders.
+
+    Several are compared, in folders of their own in `--output_dir`.
+    """
+    several = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
+    several.add_argument("--policies", nargs="+")
+    several.add_argument("--seeds", nargs="+", type=int)
+    chosen, rest = several.parse_known_args(argv)
+    run, rloo, model = parse(rest, PROG)
+    if not (chosen.policies or chosen.seeds):
+        return [evaluate(run, rloo, model)]
+    root, folders = Path(rloo.output_dir), []
+    for policy, seed in product(chosen.policies or [model.model_name_or_path], chosen.seeds or [rloo.seed]):
+        folder = root / f"{policy_label(policy)}-seed{seed}"
+        flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
+        folders.append(evaluate(*parse([*rest, *flags], PROG)))
+    compare_runs(folders, root / "comparison.html")
+    return folders
+
+
+def policy_label(policy: str) -> str:
+    """Return a name for a policy's folder: its own, or its run's, without separators."""
+    path = Path(policy)
+    return (path.parent.name if path.name == POLICY else path.name).replace(":", "_") or "policy"
 
 
 def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:

@@ -100,13 +100,13 @@ def reward_curve(metrics: Metrics, name: str | None = None) -> str | None:
         return None
 
     def paint(figure: Figure) -> None:
-        axes, center = _axes(figure), smooth(means)
+        axes, center = new_axes(figure), smooth(means)
         std_steps, stds = series(metrics, std)
         reach = np.interp(steps, std_steps, smooth(stds)) if std_steps else np.zeros(len(steps))
         axes.fill_between(steps, center - reach, center + reach, color=BLUE, alpha=0.14, linewidth=0)
         _trend(axes, steps, means, BLUE)
 
-    return _draw(f"reward {name or ''}".strip(), paint)
+    return draw(f"reward {name or ''}".strip(), paint)
 
 
 def judge_curve(metrics: Metrics, name: str) -> str | None:
@@ -143,7 +143,7 @@ def length_curve(metrics: Metrics) -> str | None:
         lower.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         lower.set_title("cut off", loc="left", fontsize=9, pad=2)
 
-    return _draw("completion length and cut-off share", paint)
+    return draw("completion length and cut-off share", paint)
 
 
 def time_curve(metrics: Metrics) -> str | None:
@@ -153,7 +153,7 @@ def time_curve(metrics: Metrics) -> str | None:
         return None
 
     def paint(figure: Figure) -> None:
-        axes, floor = _axes(figure), np.zeros(1)
+        axes, floor = new_axes(figure), np.zeros(1)
         for key, (word, color) in _SECONDS.items():
             steps, seconds = series([{**line, key: _or_zero(line.get(key))} for line in timed], key)
             width = 0.9 * min(np.diff(steps), default=1.0)
@@ -161,7 +161,7 @@ def time_curve(metrics: Metrics) -> str | None:
             floor = floor + np.array(seconds)
         figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9, handlelength=0.8)
 
-    return _draw("seconds per step", paint)
+    return draw("seconds per step", paint)
 
 
 def series(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
@@ -196,10 +196,11 @@ def _or_zero(value: object) -> object:
 
 def _simple(metrics: Metrics, key: str, color: str) -> str | None:
     steps, values = series(metrics, key)
-    return _draw(key, lambda figure: _trend(_axes(figure), steps, values, color)) if steps else None
+    return draw(key, lambda figure: _trend(new_axes(figure), steps, values, color)) if steps else None
 
 
-def _axes(figure: Figure) -> Axes:
+def new_axes(figure: Figure) -> Axes:
+    """Return the axes of a chart over steps."""
     axes = figure.add_subplot()
     _tidy(axes)
     return axes
@@ -230,7 +231,8 @@ def _trend(axes: Axes, steps: Sequence[float], values: Sequence[float], color: s
     )
 
 
-def _draw(label: str, paint: Callable[[Figure], None]) -> str:
+def draw(label: str, paint: Callable[[Figure], None]) -> str:
+    """Return what `paint` draws as SVG; `label` names it for screen readers."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": label}):
         figure, text = Figure(figsize=_SIZE_INCHES, layout="constrained"), io.StringIO()
         paint(figure)

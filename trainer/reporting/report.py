@@ -44,7 +44,7 @@ def render(run: Run) -> str:
     comparisons = comparison.compare(run.before, run.after)
     results, source = collect_findings(run, comparisons)
     alarms = replay(run).alarms
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         run=run,
         trained_on=trained_on(run),
@@ -115,7 +115,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates of the pages, which escape every text."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         loader=loader,

@@ -35,8 +35,8 @@ class RunGroup:
 
 
 def final_evaluation(run: Run) -> Evaluation:
-    """Return the evaluation after training, or the only one."""
-    return run.after or run.before
+    """Return the evaluation after training, or the only one of a policy that was not trained."""
+    return run.after or ({} if run.metrics else run.before)
 
 
 def run_folders_in(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import torch
 
 from trainer import evaluate_policy
 from trainer.config import parse
-from trainer.evaluate_policy import evaluate
+from trainer.evaluate_policy import evaluate, evaluate_all, policy_label
 from trainer.evaluator import Evaluator
 from trainer.rewards import ConnectedRewards
 
@@ -28,3 +28,19 @@ def test_evaluate(run, tmp_path):
     assert evaluate(*run) == tmp_path / "run"
     assert json.loads((tmp_path / "run" / "before.json").read_text()) == RESULT
     assert (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_several_policies_and_seeds(run, tmp_path, capsys):
+    """Each policy is evaluated with each seed in a folder of its own, and the seeds are compared together."""
+    argv = ["--config", "banana", "--output_dir", str(tmp_path / "all"), "--use_cpu", "true"]
+    folders = evaluate_all([*argv, "--policies", "embedded:smollm2", "runs/mine/policy", "--seeds", "1", "2"])
+    names = ["embedded_smollm2-seed1", "embedded_smollm2-seed2", "mine-seed1", "mine-seed2"]
+    assert [folder.name for folder in folders] == names
+    assert all((folder / "before.json").exists() for folder in folders)
+    assert "2 policies compared" in (tmp_path / "all" / "comparison.html").read_text()
+
+
+def test_policy_label():
+    """A policy is named by its folder, or by its run."""
+    labels = [policy_label(policy) for policy in ("embedded:smollm2", "runs/banana/policy", "Qwen/Qwen2.5-0.5B")]
+    assert labels == ["embedded_smollm2", "banana", "Qwen2.5-0.5B"]

@@ -50,8 +50,10 @@ def test_run_folders_in(tmp_path):
 
 
 def test_final_evaluation(tmp_path):
-    """The final evaluation is the one after training, or the only one."""
+    """The final evaluation is the one after training; an untrained policy's is its only one."""
     path = write_run(tmp_path / "a")
     assert final_evaluation(read_run(path))["step"] == 0
+    RunFolder(path).append("metrics.jsonl", {"step": 1})
+    assert final_evaluation(read_run(path)) == {}
     RunFolder(path).write_json("after.json", {"step": 9, "decodings": {}})
     assert final_evaluation(read_run(path))["step"] == 9

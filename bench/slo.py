@@ -98,6 +98,25 @@ def _banana_body(batch: Sequence[str]) -> bytes:
     return json.dumps({"completions": list(batch), "rewards": ["banana"]}).encode()
 
 
+def one_query() -> list[Row]:
+    """Measure the throughput of 64 callers with one text a request, as OpenRLHF calls, against 64 texts a request."""
+    sample, ratios = texts(CALLERS * 8, seed=11), list[float]()
+    with our_service("slo") as native:
+        single = Target(native.url.replace("/v1/score", "/get_reward?reward=sentiment"), _query_body)
+        for _ in range(1 + ROUNDS):
+            batched_rate = closed_loop(native, sample, CALLERS, 1).texts_per_s
+            ratios.append(closed_loop(single, sample, 1, CALLERS).texts_per_s / batched_rate)
+    label = f"{CALLERS} callers × 1 text in OpenRLHF's format: share of 1 × {CALLERS}"
+    return [[label, f"{median(ratios[1:]):.2f}", "≥ 0.8"]]
+
+
+CALLERS = 64
+
+
+def _query_body(batch: Sequence[str]) -> bytes:
+    return json.dumps({"query": list(batch), "prompts": ["" for _ in batch]}).encode()
+
+
 def replicas() -> list[Row]:
     """Measure the speedup of one client by replicas of a reward that waits for a remote GPU."""
     with contextlib.ExitStack() as stack:
@@ -229,6 +248,7 @@ MEASUREMENTS = (
     health_under_load,
     repeats,
     rules,
+    one_query,
     replicas,
     one_call,
     joining,

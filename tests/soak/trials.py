@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.soak import abuse, endurance, failures, load, reloads, replicas
+from tests.soak import abuse, endurance, failures, functions, load, reloads, replicas
 from tests.soak.base import Outcome
 
 
@@ -45,6 +45,7 @@ TRIALS = {
         Trial(reloads.config_reloads, {"reloads": 20}, {"reloads": 4}),
         Trial(reloads.model_reloads, {"reloads": 20}, {"reloads": 3}),
         Trial(reloads.drains, {"drains": 50}, {"drains": 2}),
+        Trial(functions.hanging_functions, {"calls": 200}, {"calls": 4}),
         Trial(abuse.slow_connections, {"connections": 200, "seconds": 10}, {"connections": 100, "seconds": 1.5}),
         Trial(abuse.disconnects, {"requests": 1000}, {"requests": 100}),
         Trial(load.overload, {"seconds": 30}),

@@ -1,13 +1,15 @@
 """What clients of other servers get from the service: native scores in order, and never a number nobody computed."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from tests.clients.packages import Client, installed
-from tests.conftest import native_scores, running_service
+from tests.conftest import native_scores, running_service, wait_for
 from tests.integration.test_formats import Failing
-from tests.soak.base import RULES
+from tests.soak.base import RULES, expected_score
 from tests.soak.supervisor import Supervisor
 
 pytestmark = pytest.mark.clients
@@ -94,6 +96,16 @@ def test_verl_client_and_failures(failing, verl, engine):
     assert verl.call(url, [engine, 60, "plain", ["a"]]) == [1.0]
     assert "TimeoutError" in verl.call(url, [engine, 2, "plain", ["null"]])["raised"]
     assert "404" in verl.call(url, [engine, 60, "nope", ["a"]])["raised"]
+
+
+def test_verl_client_and_restart(verl):
+    """Rollouts in whose middle the service is killed and started again all get their own scores."""
+    texts = TEXTS * 3
+    with Supervisor(RULES) as service, ThreadPoolExecutor() as threads:
+        scores = threads.submit(verl.call, service.url, ["vllm", 100, "banana", texts])
+        wait_for(lambda: service.log.count("/classify 200") > 10)
+        service.kill()
+        assert scores.result() == pytest.approx([expected_score(text) for text in texts])
 
 
 def test_tei_client(rules_url, tei):

@@ -13,7 +13,7 @@ from shared import schemas
 from shared.errors import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
-ESCAPES = re.compile(rb"\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>\\u[dD][89a-fA-F]\w\w)")
+ESCAPES = re.compile(rb"\\(?:\\|u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>u[dD][89a-fA-F]\w\w))")
 """Escaped backslashes, surrogate pairs, and halves of pairs that stand alone."""
 MAX_REPARSED_BYTES = 10_000
 """Larger bodies are not parsed a second time for a better message."""

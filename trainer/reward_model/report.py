@@ -26,21 +26,27 @@ Metrics = dict[str, Any]
 
 
 def pair_metrics(
-    chosen: ArrayLike, rejected: ArrayLike, *, lengths: Sequence[tuple[int, int]], sources: Sequence[str]
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    *,
+    lengths: Sequence[tuple[int, int]],
+    sources: Sequence[str],
+    pairs_per_text: int = 1,
 ) -> Metrics:
     """Return accuracy, calibration and the accuracy of "longer is better", overall and by source.
 
-    `lengths` holds the characters of each pair's chosen and rejected text.
+    `lengths` holds the characters of each pair's chosen and rejected text. Intervals count each text in one pair.
     """
     differences = np.asarray(chosen, dtype=float) - np.asarray(rejected, dtype=float)
     longer = np.array([(one > other) + (one == other) / 2 for one, other in lengths], dtype=float)
 
     def metrics(rows: Any) -> Metrics:
         right = differences[rows] > 0
+        n = round(len(right) / pairs_per_text)
         return {
             "pairs": len(right),
             "accuracy": _rounded(right.mean()) if len(right) else None,
-            "accuracy_95": [_rounded(end) for end in wilson_interval(int(right.sum()), len(right))],
+            "accuracy_95": [_rounded(end) for end in wilson_interval(right.mean() * n if n else 0.0, n)],
             "length_accuracy": _rounded(longer[rows].mean()) if len(right) else None,
         }
 

@@ -16,6 +16,7 @@ from shared.model_store.embedded.ratings import Rating
 from trainer.display import console, log, progress_bar
 from trainer.reward_model import report, scoring
 from trainer.reward_model.model_card import render
+from trainer.reward_model.preferences import Preferences
 from trainer.reward_model.reading import EncodedPair, Reader, said
 from trainer.run_folder import RunFolder
 
@@ -32,15 +33,14 @@ def evaluate(
     reader: Reader,
     train: Sequence[EncodedPair],
     heldout: Sequence[EncodedPair],
-    train_ratings: Sequence[Rating] = (),
-    heldout_ratings: Sequence[Rating] = (),
+    preferences: Preferences,
 ) -> Metrics:
     """Centre the scores of the model on the training data, and return its metrics on the held-out data."""
     started_s = time.monotonic()
-    neutral = neutral_score(model, reader, train, train_ratings)
+    neutral = neutral_score(model, reader, train, preferences.train_ratings)
     offset = 0.0 if scoring.shift_scores(model, -neutral) else -neutral
     texts = [text for pair in heldout for text in (pair.chosen, pair.rejected)]
-    rated = _encode_ratings(reader, heldout_ratings)
+    rated = _encode_ratings(reader, preferences.heldout_ratings)
     with progress_bar("evaluating on held-out pairs") as progress:
         scores = scoring.score(model, [*texts, *rated], progress)
     chosen, rejected = scores[: len(texts) : 2], scores[1 : len(texts) : 2]
@@ -49,11 +49,13 @@ def evaluate(
         rejected,
         lengths=[(len(said(pair.pair.chosen)), len(said(pair.pair.rejected))) for pair in heldout],
         sources=[pair.pair.source for pair in heldout],
+        pairs_per_text=preferences.pairs_per_text,
     )
     if rated:
         shifted = [score + offset for score in scores[len(texts) :]]
-        rating = [rated.rating for rated in heldout_ratings]
-        held_out["ratings"] = report.rating_metrics(shifted, rating, [rated.source for rated in heldout_ratings])
+        ratings = [rated.rating for rated in preferences.heldout_ratings]
+        sources = [rated.source for rated in preferences.heldout_ratings]
+        held_out["ratings"] = report.rating_metrics(shifted, ratings, sources)
     seconds = round(time.monotonic() - started_s, 1)
     return {"held_out": held_out, "neutral": round(neutral, 4), "offset": offset, "seconds": {"evaluate": seconds}}
 

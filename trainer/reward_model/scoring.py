@@ -95,26 +95,37 @@ def cls_only(model: PreTrainedModel) -> Iterator[None]:
         del model.forward
 
 
-@torch.inference_mode()
 def score(
     model: PreTrainedModel,
     texts: Sequence[Encoded],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[float]:
-    """Return the score of each text, in order. Raises `TrainerError` if the training has diverged."""
-    scores = [0.0] * len(texts)
-    pad_token_id, done = model.config.get_text_config().pad_token_id, 0
-    with eval_mode(model):
-        for batch in length_sorted_batches([len(text.ids) for text in texts], SCORING_BATCH):
-            inputs = inputs_of([texts[index] for index in batch], pad_token_id)
-            logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits  # (batch, 1)
-            for index, value in zip(batch, logits[:, 0].tolist(), strict=True):
-                scores[index] = value
-            done += len(batch)
-            progress(done, len(texts))
-    if not all(map(math.isfinite, scores)):
+    """Return the score of each text, in order; equal texts are computed once.
+
+    Raises `TrainerError` if the training has diverged.
+    """
+    distinct = list({_key(text): text for text in texts}.values())
+    scores: dict[tuple[int, ...], float] = {}
+    for batch in length_sorted_batches([len(text.ids) for text in distinct], SCORING_BATCH):
+        rows = [distinct[index] for index in batch]
+        scores |= zip((_key(text) for text in rows), _logits(model, rows), strict=True)
+        progress(len(scores), len(distinct))
+    if not all(map(math.isfinite, scores.values())):
         raise TrainerError("the training has diverged: the model scores texts with NaN; lower --learning_rate")
-    return scores
+    return [scores[_key(text)] for text in texts]
+
+
+def _key(text: Encoded) -> tuple[int, ...]:
+    return (*text.ids, *(text.types or ()))
+
+
+@torch.inference_mode()
+def _logits(model: PreTrainedModel, texts: Sequence[Encoded]) -> list[float]:
+    inputs = inputs_of(texts, model.config.get_text_config().pad_token_id)
+    with eval_mode(model):
+        logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits  # (batch, 1)
+    values: list[float] = logits[:, 0].tolist()
+    return values
 
 
 @torch.no_grad()

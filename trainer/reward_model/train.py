@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,19 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RewardConfig, get_peft_config
 
-from shared.model_store.embedded import ratings
-from shared.model_store.embedded.ratings import Rating
 from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.policy import model_folder
 from trainer.reward_model import results, scoring
-from trainer.reward_model.config import RATINGS, RewardModelArguments
-from trainer.reward_model.pairs import Pair, check_disjoint, fingerprint, read_pairs, split
+from trainer.reward_model.config import RewardModelArguments
+from trainer.reward_model.pairs import Pair, fingerprint
+from trainer.reward_model.preferences import Preferences, load_preferences
 from trainer.reward_model.progress import TrainingProgress
-from trainer.reward_model.rated_pairs import rated_pairs
 from trainer.reward_model.reading import EncodedPair, Reader, check_input, choose_input
 from trainer.reward_model.trainer import RecordedRewardTrainer, TypedCollator
 from trainer.run_folder import RunFolder
 from trainer.train import check_single_process
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """The pairs of a run, and where they come from ratings, the rated sentences that they are made of."""
-
-    train: Sequence[Pair]
-    heldout: Sequence[Pair]
-    train_ratings: Sequence[Rating] = ()
-    heldout_ratings: Sequence[Rating] = ()
 
 
 def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -> Path:
@@ -77,33 +64,11 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     )
     seconds = run_training(trainer, checkpoint)
     trained = trainer.trained_model()
-    evaluation = results.evaluate(
-        trained, reader, encoded, heldout, preferences.train_ratings, preferences.heldout_ratings
-    )
+    evaluation = results.evaluate(trained, reader, encoded, heldout, preferences)
     counts = {"pairs": len(encoded), "truncated": sum(pair.truncated for pair in encoded)}
     counts["left_out"] = len(preferences.train) - len(encoded)
     results.save(folder, trained, reader, evaluation, settings=settings, counts=counts, train_s=seconds)
     return folder.path
-
-
-def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
-    """Return the training and held-out pairs; no text of one is in the other. Raises `TrainerError`."""
-    if run.pairs == RATINGS:
-        rated, heldout_rated = ratings.split(ratings.load())
-        pairs = rated_pairs(rated, rounds=run.rounds, seed=seed, similar_lengths=True)
-        return Preferences(pairs, rated_pairs(heldout_rated), rated, heldout_rated)
-    pairs = read_pairs(Path(run.pairs).expanduser())
-    if run.heldout_pairs is not None:
-        heldout = read_pairs(Path(run.heldout_pairs).expanduser())
-        check_disjoint(pairs, heldout)
-        return Preferences(pairs, heldout)
-    trained, heldout = split(pairs, run.heldout_share)
-    if not trained:
-        raise TrainerError(
-            f"all pairs of {run.pairs} share their texts, so none is left to train on beside the held-out ones: name "
-            f"held-out pairs with --heldout_pairs, or hold out none with --heldout_share 0"
-        )
-    return Preferences(trained, heldout)
 
 
 def open_folder(path: Path, checkpoint: Path | None, *, overwrite: bool) -> RunFolder:

@@ -12,6 +12,16 @@ def test_accuracy():
     assert metrics["accuracy_95"][0] < 0.5 < metrics["accuracy_95"][1]
 
 
+def test_interval_counts_texts_once():
+    """With several pairs of each text the interval is that of as many pairs as there are texts for."""
+    once = pair_metrics([1] * 90 + [0] * 10, [0.5] * 100, lengths=[(1, 1)] * 100, sources=[""] * 100)
+    often = pair_metrics(
+        ([1] * 90 + [0] * 10) * 5, [0.5] * 500, lengths=[(1, 1)] * 500, sources=[""] * 500, pairs_per_text=5
+    )
+    assert often["pairs"] == 500
+    assert (often["accuracy"], often["accuracy_95"]) == (once["accuracy"], once["accuracy_95"])
+
+
 def test_calibration():
     """Outcomes drawn with the Bradley-Terry probabilities are calibrated, and twice the differences are not."""
     generator = np.random.default_rng(0)

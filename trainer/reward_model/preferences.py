@@ -1,0 +1,53 @@
+"""The training and held-out pairs of a run: of a file, or of the embedded human ratings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.model_store.embedded import ratings
+from shared.model_store.embedded.ratings import Rating
+from trainer.errors import TrainerError
+from trainer.reward_model.config import RATINGS, RewardModelArguments
+from trainer.reward_model.pairs import Pair, check_disjoint, read_pairs, split
+from trainer.reward_model.rated_pairs import random_pairs, rated_pairs
+
+HELDOUT_ROUNDS = 5
+"""Held-out pairs that a sentence is in, if its partners differ enough."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The pairs of a run, and where they come from ratings, the rated sentences that they are made of."""
+
+    train: Sequence[Pair]
+    heldout: Sequence[Pair]
+    train_ratings: Sequence[Rating] = ()
+    heldout_ratings: Sequence[Rating] = ()
+    pairs_per_text: int = 1
+    """Held-out pairs that a text is in, at most."""
+
+
+def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
+    """Return the training and held-out pairs; no text of one is in the other. Raises `TrainerError`."""
+    if run.pairs == RATINGS:
+        rated, heldout_rated = ratings.split(ratings.load())
+        pairs = rated_pairs(rated, rounds=run.rounds, seed=seed, similar_lengths=True)
+        return Preferences(
+            pairs,
+            random_pairs(heldout_rated, rounds=HELDOUT_ROUNDS),
+            rated,
+            heldout_rated,
+            pairs_per_text=HELDOUT_ROUNDS,
+        )
+    pairs = read_pairs(Path(run.pairs).expanduser())
+    if run.heldout_pairs is not None:
+        heldout = read_pairs(Path(run.heldout_pairs).expanduser())
+        check_disjoint(pairs, heldout)
+        return Preferences(pairs, heldout)
+    trained, heldout = split(pairs, run.heldout_share)
+    if not trained:
+        raise TrainerError(
+            f"all pairs of {run.pairs} share their texts, so none is left to train on beside the held-out ones: name "
+            f"held-out pairs with --heldout_pairs, or hold out none with --heldout_share 0"
+        )
+    return Preferences(trained, heldout)

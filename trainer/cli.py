@@ -1,4 +1,4 @@
-"""`reward-trainer train | evaluate | compare | report | reward-model`: arguments in, an exit code out."""
+"""`reward-trainer train | evaluate | compare | report | reward-model | sample`: arguments in, an exit code out."""
 
 import argparse
 import logging
@@ -89,12 +89,22 @@ def _compare(argv: list[str]) -> None:
     compare_runs(arguments.run_folders, arguments.output)
 
 
+def _sample(argv: list[str]) -> None:
+    """Sample completions from a policy, score them, and write them with scores and revisions as JSONL."""
+    _configure_output()
+    from trainer.config import parse
+    from trainer.sampling import sample
+
+    sample(*parse(argv, "reward-trainer sample"))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "compare": _compare,
     "report": _report,
     "reward-model": _reward_model,
+    "sample": _sample,
 }
 """Each command's help is its docstring."""
 

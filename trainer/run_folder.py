@@ -60,6 +60,10 @@ class RunFolder:
         """Write the resolved configuration to config.yaml."""
         self._write("config.yaml", yaml.safe_dump(json.loads(json.dumps(content, default=str)), sort_keys=False))
 
+    def write_jsonl(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a JSONL file atomically."""
+        self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
     def append(self, name: str, *rows: Mapping[str, Any]) -> None:
         """Append lines to a JSONL file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -71,7 +75,7 @@ class RunFolder:
             path = self.path / name
             if path.exists():
                 rows = [row for row in _parse_jsonl(_read_text(path)) if row.get("step", 0) <= step]
-                self._write(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                self.write_jsonl(name, rows)
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.tmp"

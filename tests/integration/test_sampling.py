@@ -1,0 +1,64 @@
+"""`reward-trainer sample`: completions of a policy with the scores of a service, one JSON object a line."""
+
+import json
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.small_models import save_folder
+from trainer.cli import main
+
+pytestmark = pytest.mark.slow
+PROMPTS, COMPLETIONS = 5, 3
+
+
+@pytest.fixture(scope="module")
+def sample(rules_url, tmp_path_factory):
+    """Return a function that samples from a small random policy and returns the file."""
+    folder = tmp_path_factory.mktemp("sample")
+    save_folder(folder / "policy", LlamaForCausalLM, LlamaConfig)
+    rows = [{"prompt": f"Question {number}?", "answer": str(number)} for number in range(PROMPTS)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(out, *flags, code=0):
+        settings = {
+            "model_name_or_path": folder / "policy",
+            "prompts": folder / "prompts.jsonl",
+            "rewards": "banana",
+            "reward_url": rules_url,
+            "num_generations": COMPLETIONS,
+            "per_device_train_batch_size": COMPLETIONS,
+            "max_completion_length": 6,
+            "eval_batch": 2 * COMPLETIONS,
+            "output_dir": folder / out,
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        assert main(["sample", "--config", "banana", *words, *flags]) == code
+        return folder / out / "completions.jsonl"
+
+    return run
+
+
+def test_records(sample):
+    """Each prompt has its completions, with scores, parts, revisions and columns; the same seed samples the same."""
+    file = sample("first")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    prompts = [record["prompt"][-1]["content"] for record in records]
+    assert prompts == [f"Question {number}?" for number in range(PROMPTS) for _ in range(COMPLETIONS)]
+    assert len({record["completion"] for record in records}) > PROMPTS
+    for record in records:
+        assert record["scores"]["banana"] == pytest.approx(sum(record["parts"]["banana"].values()))
+        assert record["revisions"]["banana"].startswith("rule:")
+        assert record["columns"]["answer"] == record["prompt"][-1]["content"].split()[1].strip("?")
+    assert sample("second").read_text() == file.read_text()
+
+
+def test_resumed(sample, capsys):
+    """A run that was cut short, within a line, continues and samples what it would have sampled."""
+    file = sample("cut")
+    whole = file.read_text()
+    sample("cut", code=2)
+    assert "--resume_from_checkpoint true" in capsys.readouterr().err
+    lines = whole.splitlines(keepends=True)
+    file.write_text("".join(lines[: 2 * COMPLETIONS]) + lines[2 * COMPLETIONS][:20])
+    assert sample("cut", "--resume_from_checkpoint", "true").read_text() == whole

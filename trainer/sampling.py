@@ -1,0 +1,167 @@
+"""Sample completions from a policy and score them: n for each prompt, one JSON object a line.
+
+In: a recipe's prompts and rewards, and any policy. Out: `completions.jsonl`, each line with a prompt, a completion, its
+scores with their parts and revisions, and why a score is missing. The lines of a prompt are adjacent.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, RLOOConfig
+
+from remote_rewards import RewardClient
+from shared.errors import check_revision
+from shared.schemas import ScoreResponse
+from trainer.config import RunArguments
+from trainer.display import log, progress_bar
+from trainer.errors import TrainerError
+from trainer.evaluator import Decoding, check_failure_budget, eval_mode, generate
+from trainer.policy import use_column_major_weights
+from trainer.prompts import Row, columns_of, read_prompts
+from trainer.rewards import connect_rewards
+from trainer.run_folder import RunFolder
+from trainer.train import load_policy_and_tokenizer
+
+FILE = "completions.jsonl"
+
+Record = dict[str, Any]
+
+
+def sample(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+    """Sample `--num_generations` completions of each prompt, score them, and return the file."""
+    rows = read_prompts(run.prompts, system_prompt=run.system_prompt)
+    file = Path(rloo.output_dir) / FILE
+    resume = str(rloo.resume_from_checkpoint or "false").lower() != "false"
+    earlier = earlier_records(file, rloo.num_generations, overwrite=run.overwrite, resume=resume)
+    rewards = connect_rewards(run)
+    if not run.allow_revision_change:
+        check_same_revisions(earlier, rewards.revisions)
+    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
+    policy.to(rloo.device)
+    use_column_major_weights(policy)
+    sampler = Sampler(
+        tokenizer,
+        policy,
+        rewards.functions[0].client,
+        rewards.revisions,
+        Decoding("sampled", rloo.temperature, rloo.max_completion_length),
+        completions=rloo.num_generations,
+        seed=rloo.seed,
+        failure_budget=run.failure_budget,
+    )
+    folder = RunFolder(file.parent)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_jsonl(FILE, earlier)
+    with progress_bar("sampling completions", sampler.client) as progress:
+        for start in range(len(earlier) // rloo.num_generations, len(rows), per_batch(run, rloo)):
+            batch = rows[start : start + per_batch(run, rloo)]
+            folder.append(FILE, *sampler.sample(batch, first=start))
+            progress(start + len(batch), len(rows))
+    log(f"completions and scores: {file}")
+    return file
+
+
+def per_batch(run: RunArguments, rloo: RLOOConfig) -> int:
+    """Return the number of prompts that are completed together."""
+    return max(1, run.eval_batch // int(rloo.num_generations))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Completes prompts and scores the completions, with pinned revisions."""
+
+    tokenizer: PreTrainedTokenizerBase
+    policy: PreTrainedModel
+    client: RewardClient
+    revisions: Mapping[str, str]
+    decoding: Decoding
+    completions: int
+    """Completions of each prompt."""
+    seed: int
+    failure_budget: float
+
+    def sample(self, rows: Sequence[Row], *, first: int) -> list[Record]:
+        """Return a record for each completion of the rows. `first` is the number of rows before them.
+
+        Raises `FailureBudgetExceeded` if too many completions have no score, `RevisionChanged` for another revision.
+        """
+        repeated = [row for row in rows for _ in range(self.completions)]
+        texts = self.tokenizer.apply_chat_template(
+            [row["prompt"] for row in repeated], add_generation_prompt=True, tokenize=False
+        )
+        with eval_mode(self.policy), torch.random.fork_rng():
+            torch.manual_seed(self.seed + first)  # a resumed run samples what it would have sampled
+            generated = generate(self.policy, self.tokenizer, texts, self.decoding)
+        messages = [[{"role": "assistant", "content": text}] for text, _, _ in generated]  # as in training
+        response = self.client.score(
+            messages,
+            [row["prompt"] for row in repeated],
+            columns_of(repeated),
+            rewards=list(self.revisions),
+            details=True,
+            revisions=self.revisions,
+        )
+        for name, reward in response.rewards.items():
+            check_failure_budget(name, reward, self.failure_budget)
+        policy = {"policy": self.policy.config._name_or_path, "temperature": self.decoding.temperature}
+        return [
+            {
+                "prompt": row["prompt"],
+                "completion": text,
+                "tokens": tokens,
+                "cut_off": cut_off,
+                **scores_of(response, index),
+                "columns": {name: value for name, value in row.items() if name != "prompt"},
+                **policy,
+            }
+            for index, (row, (text, tokens, cut_off)) in enumerate(zip(repeated, generated, strict=True))
+        ]
+
+
+def scores_of(response: ScoreResponse, index: int) -> Record:
+    """Return what a response says about one completion: scores, parts, errors and revisions by reward."""
+    rewards = response.rewards.items()
+    return {
+        "scores": {name: reward.scores[index] for name, reward in rewards},
+        "parts": {name: reward.details[index] for name, reward in rewards if reward.details},
+        "errors": {name: error.model_dump() for name, reward in rewards if (error := reward.errors.get(str(index)))},
+        "revisions": {name: reward.revision for name, reward in rewards},
+    }
+
+
+def earlier_records(file: Path, completions: int, *, overwrite: bool, resume: bool) -> list[Record]:
+    """Return the records of an interrupted run, of whole prompts alone. Raises `TrainerError` unless `resume`."""
+    if not file.exists() or (overwrite and not resume):
+        return []
+    if not resume:
+        raise TrainerError(
+            f"{file} holds earlier completions: pass --resume_from_checkpoint true to continue them, --overwrite true "
+            f"to replace them, or another --output_dir"
+        )
+    records = list(read_records(file))
+    return records[: len(records) - len(records) % completions]
+
+
+def read_records(file: Path) -> Iterator[Record]:
+    """Yield the records of a file up to a line that was cut short by a crash."""
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def check_same_revisions(records: Sequence[Record], revisions: Mapping[str, str]) -> None:
+    """Raise `RevisionChanged` if the earlier completions were scored with other revisions, or by other rewards."""
+    before = records[0]["revisions"] if records else revisions
+    if before.keys() != revisions.keys():
+        raise TrainerError(
+            f"the earlier completions were scored by {', '.join(before)}, and this run asks for {', '.join(revisions)}"
+        )
+    for name, revision in revisions.items():
+        check_revision(name, revision, before[name])

@@ -129,17 +129,17 @@ def train(recipe: str, reward: Any, steps: int, callbacks: Sequence[Any] = ()) -
     from trainer.config import parse
     from trainer.policy import load_policy, load_tokenizer
     from trainer.prompts import read_prompts
-    from trainer.rloo import RecordedRLOOTrainer
+    from trainer.recorded_trainer import RecordedRLOOTrainer
     from trainer.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--config", recipe, "--output_dir", folder, "--max_steps", str(steps)]
-        run, rloo, model = parse(argv)
+        run, args, model = parse(argv)
         prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
         RecordedRLOOTrainer(
             model=load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers),
             reward_funcs=[reward],
-            args=rloo,
+            args=args,
             train_dataset=Dataset.from_list(prompts),
             processing_class=load_tokenizer(model.model_name_or_path),
             callbacks=list(callbacks),

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> None:
-    """Train a policy by a recipe: --config banana, and any flag of TRL's RLOOConfig and ModelConfig."""
+    """Train a policy by a recipe: --config banana, and any flag of TRL's ModelConfig and RLOOConfig or GRPOConfig."""
     _configure_output()
     from trainer.config import parse
     from trainer.train import train

@@ -1,23 +1,22 @@
 """The settings of a run: our own beside TRL's, from the command line and one YAML file, the recipe."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
-from trl import ModelConfig, RLOOConfig, TrlParser
+from trl import ModelConfig, TrlParser
 
 from remote_rewards.trl import urls_from_environment
 from shared.errors import did_you_mean
+from trainer.algorithms import CONFIG_CLASSES, DEFAULT, TrainingConfig, check_algorithm, chosen_algorithm, setting_names
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
-from trainer.rloo_checks import check_rloo, enum_value
+from trainer.settings_checks import check_model, check_training, enum_value
 
-SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
-"""The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
 MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
 """The run arguments that must be above 0."""
 
@@ -29,6 +28,10 @@ class RunArguments:
     recipe: str = field(default="run", metadata={"help": "Name of the run."})
     question: str = field(
         default="", metadata={"help": "The question that the run answers, in one sentence: the report's title."}
+    )
+    algorithm: str = field(
+        default=DEFAULT,
+        metadata={"help": f"How the policy is trained: {', '.join(CONFIG_CLASSES)}. Its settings are those of TRL."},
     )
     reward_url: list[str] = field(
         default_factory=urls_from_environment,
@@ -121,34 +124,37 @@ class RunArguments:
         return [name for name in dict.fromkeys(self.judges) if name not in {*LOCAL_JUDGES, *self.rewards}]
 
 
-def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunArguments, RLOOConfig, ModelConfig]:
+def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunArguments, TrainingConfig, ModelConfig]:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`."""
     argv = list(argv)
-    recipe = resolve_recipe(argv)
-    if recipe is not None:
-        check_keys(recipe, _known_keys())
-    parser = TrlParser((RunArguments, RLOOConfig, ModelConfig), prog=prog)
+    path = resolve_recipe(argv)
+    recipe = {} if path is None else read_recipe(path)
+    algorithm = chosen_algorithm(argv, recipe)
+    check_algorithm(algorithm, argv, recipe)
+    if path is not None:
+        check_keys(path, recipe, _known_keys(algorithm))
+    parser = TrlParser((RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), prog=prog)
     parser.set_defaults_with_config(logging_steps=1)
     try:
-        run, rloo, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+        run, args, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     except ValueError as error:
         raise TrainerError(f"these settings cannot be used: {' '.join(str(error).split())}") from error
-    wrap_scalars(run, rloo)
+    wrap_scalars(run, args)
     run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
-    check_run(run)
+    check_run(run, algorithm)
     check_model(model)
-    check_rloo(rloo)
-    check_on_hack(run, rloo)
-    return run, rloo, model
+    check_training(args)
+    check_on_hack(run, args)
+    return run, args, model
 
 
-def wrap_scalars(run: RunArguments, rloo: RLOOConfig) -> None:
+def wrap_scalars(run: RunArguments, args: TrainingConfig) -> None:
     """Wrap a recipe's single value into a list where a list is expected, as the command line does."""
     for item in fields(run):
         if get_origin(item.type) is list:
             setattr(run, item.name, _as_list(getattr(run, item.name)))
-    if rloo.reward_weights is not None:
-        rloo.reward_weights = _as_list(rloo.reward_weights)
+    if args.reward_weights is not None:
+        args.reward_weights = _as_list(args.reward_weights)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -174,7 +180,7 @@ def _parse_yaml(text: str) -> Any:
         return text
 
 
-def check_on_hack(run: RunArguments, rloo: RLOOConfig) -> None:
+def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:
     """Refuse to keep the best checkpoint without judges or checkpoints."""
     if run.on_hack not in ON_HACK:
         raise TrainerError(f"unknown --on_hack {run.on_hack!r}; choose {', '.join(ON_HACK)}")
@@ -182,15 +188,17 @@ def check_on_hack(run: RunArguments, rloo: RLOOConfig) -> None:
         return
     if not run.judges:
         raise TrainerError("--on_hack keep_best needs --judges, by which the best checkpoint is chosen")
-    if enum_value(rloo.save_strategy) == "no":
+    if enum_value(args.save_strategy) == "no":
         raise TrainerError(
             "--on_hack keep_best needs checkpoints to choose from: add --save_strategy steps --save_steps 5 "
             "--save_total_limit 2"
         )
 
 
-def check_run(run: RunArguments) -> None:
+def check_run(run: RunArguments, algorithm: str) -> None:
     """Refuse run arguments that cannot work, before anything slow is done."""
+    if run.algorithm != algorithm:  # argparse takes --alg for it, too
+        raise TrainerError(f"write --algorithm {run.algorithm} in full")
     for decoding in run.eval_decodings:
         if decoding not in {"greedy", "sampled"}:
             raise TrainerError(f"unknown decoding {decoding!r} in --eval_decodings; choose greedy, sampled or both")
@@ -207,22 +215,8 @@ def check_run(run: RunArguments) -> None:
         raise TrainerError("no reward service is given: set REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
 
 
-def check_model(model: ModelConfig) -> None:
-    """Refuse settings of TRL's ModelConfig that this trainer would ignore."""
-    if model.model_name_or_path is None:
-        raise TrainerError("no policy is given: set --model_name_or_path to a folder, a hub id or embedded:smollm2")
-    for item in fields(ModelConfig):
-        if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING:
-            continue
-        if getattr(model, item.name) != item.default:
-            raise TrainerError(
-                f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
-                f"--reward_funcs remote_rewards.<reward>"
-            )
-
-
-def check_keys(path: Path, known: Iterable[str]) -> None:
-    """Raise `TrainerError` if a recipe cannot be read or has an unknown key."""
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the settings of a recipe. Raises `TrainerError` if it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -233,8 +227,13 @@ def check_keys(path: Path, known: Iterable[str]) -> None:
         raise TrainerError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise TrainerError(f"{path} is not a recipe: it should hold `key: value` lines")
+    return content
+
+
+def check_keys(path: Path, recipe: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `TrainerError` if a recipe has an unknown key."""
     known = set(known)
-    for key in content:
+    for key in recipe:
         if key not in known:
             raise TrainerError(f"{path}: unknown setting {key!r}{did_you_mean(str(key), known)}")
 
@@ -260,8 +259,9 @@ def resolve_recipe(argv: list[str]) -> Path | None:
     return None
 
 
-def _known_keys() -> set[str]:
-    return {item.name for kind in (RunArguments, RLOOConfig, ModelConfig) for item in fields(kind)} | {"env"}
+def _known_keys(algorithm: str) -> set[str]:
+    ours = {item.name for kind in (RunArguments, ModelConfig) for item in fields(kind)}
+    return ours | setting_names(algorithm) | {"env"}
 
 
 def _packaged() -> str:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from trl import ModelConfig, RLOOConfig
+from trl import ModelConfig
 
+from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments, parse
 from trainer.display import console, log
 from trainer.policy import use_column_major_weights
@@ -35,11 +36,11 @@ def evaluate_all(argv: Sequence[str]) -> list[Path]:
     several.add_argument("--policies", nargs="+")
     several.add_argument("--seeds", nargs="+", type=int)
     chosen, rest = several.parse_known_args(argv)
-    run, rloo, model = parse(rest, PROG)
+    run, args, model = parse(rest, PROG)
     if not (chosen.policies or chosen.seeds):
-        return [evaluate(run, rloo, model)]
-    root, folders = Path(rloo.output_dir), []
-    for policy, seed in product(chosen.policies or [model.model_name_or_path], chosen.seeds or [rloo.seed]):
+        return [evaluate(run, args, model)]
+    root, folders = Path(args.output_dir), []
+    for policy, seed in product(chosen.policies or [model.model_name_or_path], chosen.seeds or [args.seed]):
         folder = root / f"{policy_label(policy)}-seed{seed}"
         flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
         folders.append(evaluate(*parse([*rest, *flags], PROG)))
@@ -53,16 +54,16 @@ def policy_label(policy: str) -> str:
     return (path.parent.name if path.name == POLICY else path.name).replace(":", "_") or "policy"
 
 
-def evaluate(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder."""
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     rewards = connect_rewards(run)
-    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
-    folder = RunFolder.create(Path(rloo.output_dir), overwrite=run.overwrite)
-    folder.write_config(resolved_config(run, rloo, model))
-    policy.to(rloo.device)
+    tokenizer, policy = load_policy_and_tokenizer(run, args, model)
+    folder = RunFolder.create(Path(args.output_dir), overwrite=run.overwrite)
+    folder.write_config(resolved_config(run, args, model))
+    policy.to(args.device)
     use_column_major_weights(policy)
-    evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
+    evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
     result = evaluate_policy(evaluator, policy, folder, "before", step=0)
     console.print(summary_table(result, None))
     log(f"completions and scores: {folder.path / 'before.json'}")

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trl import RLOOConfig
-
 from remote_rewards.distributed import all_ranks_succeed_sync
 from remote_rewards.trl import RemoteReward, remote_reward
 from shared.errors import did_you_mean
 from shared.schemas import RewardInfo
+from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
@@ -79,10 +78,10 @@ def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
     return {name: info.revision for name, info in infos.items()}
 
 
-def reward_manifest(run: RunArguments, rloo: RLOOConfig, rewards: ConnectedRewards) -> dict[str, Any]:
+def reward_manifest(run: RunArguments, args: TrainingConfig, rewards: ConnectedRewards) -> dict[str, Any]:
     """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
     infos = rewards.infos
-    weights = [1.0] * len(infos) if rloo.reward_weights is None else rloo.reward_weights
+    weights = [1.0] * len(infos) if args.reward_weights is None else args.reward_weights
     if len(weights) != len(infos):
         raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]

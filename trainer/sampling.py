@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import ModelConfig, RLOOConfig
+from trl import ModelConfig
 
 from remote_rewards import RewardClient
 from shared.errors import check_revision
 from shared.schemas import ScoreResponse
+from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log, progress_bar
 from trainer.errors import TrainerError
@@ -32,43 +33,43 @@ FILE = "completions.jsonl"
 Record = dict[str, Any]
 
 
-def sample(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Sample `--num_generations` completions of each prompt, score them, and return the file."""
     rows = read_prompts(run.prompts, system_prompt=run.system_prompt)
-    file = Path(rloo.output_dir) / FILE
-    resume = str(rloo.resume_from_checkpoint or "false").lower() != "false"
-    earlier = earlier_records(file, rloo.num_generations, overwrite=run.overwrite, resume=resume)
+    file = Path(args.output_dir) / FILE
+    resume = str(args.resume_from_checkpoint or "false").lower() != "false"
+    earlier = earlier_records(file, args.num_generations, overwrite=run.overwrite, resume=resume)
     rewards = connect_rewards(run)
     if not run.allow_revision_change:
         check_same_revisions(earlier, rewards.revisions)
-    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
-    policy.to(rloo.device)
+    tokenizer, policy = load_policy_and_tokenizer(run, args, model)
+    policy.to(args.device)
     use_column_major_weights(policy)
     sampler = Sampler(
         tokenizer,
         policy,
         rewards.functions[0].client,
         rewards.revisions,
-        Decoding("sampled", rloo.temperature, rloo.max_completion_length),
-        completions=rloo.num_generations,
-        seed=rloo.seed,
+        Decoding("sampled", args.temperature, args.max_completion_length),
+        completions=args.num_generations,
+        seed=args.seed,
         failure_budget=run.failure_budget,
     )
     folder = RunFolder(file.parent)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_jsonl(FILE, earlier)
     with progress_bar("sampling completions", sampler.client) as progress:
-        for start in range(len(earlier) // rloo.num_generations, len(rows), per_batch(run, rloo)):
-            batch = rows[start : start + per_batch(run, rloo)]
+        for start in range(len(earlier) // args.num_generations, len(rows), per_batch(run, args)):
+            batch = rows[start : start + per_batch(run, args)]
             folder.append(FILE, *sampler.sample(batch, first=start))
             progress(start + len(batch), len(rows))
     log(f"completions and scores: {file}")
     return file
 
 
-def per_batch(run: RunArguments, rloo: RLOOConfig) -> int:
+def per_batch(run: RunArguments, args: TrainingConfig) -> int:
     """Return the number of prompts that are completed together."""
-    return max(1, run.eval_batch // int(rloo.num_generations))
+    return max(1, run.eval_batch // int(args.num_generations))
 
 
 @dataclass(frozen=True)

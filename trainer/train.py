@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from trl import ModelConfig, RLOOConfig
+from trl import ModelConfig
 
 from remote_rewards import RewardClient
 from shared.errors import RewardError
 from trainer import checkpoints, expectations
+from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import HackDetected, TrainerError
@@ -21,18 +22,18 @@ from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import HackMonitor, observe_all
 from trainer.policy import load_policy, load_tokenizer, model_folder
 from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
+from trainer.recorded_trainer import TRAINER_CLASSES, RecordedTrainer
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, watch_unweighted
-from trainer.rloo import RecordedRLOOTrainer
-from trainer.rloo_checks import generation_batch_steps
 from trainer.run_folder import RunFolder, read_run
+from trainer.settings_checks import generation_batch_steps
 
 POLICY = "policy"
 """The folder of the trained policy in the run folder."""
 
 
-def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
+def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Run a recipe from the first check to the report, and return the run folder."""
     # Fail on wrong settings and files before anything slow.
     check_single_process(os.environ)
@@ -40,27 +41,27 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     check_disjoint(prompts, heldout)
     dataset = to_dataset(prompts)
-    checkpoint = checkpoints.checkpoint_to_resume(rloo.resume_from_checkpoint, Path(rloo.output_dir))
+    checkpoint = checkpoints.checkpoint_to_resume(args.resume_from_checkpoint, Path(args.output_dir))
     if checkpoint is not None:
-        checkpoints.check_max_steps(checkpoint, rloo.max_steps)
+        checkpoints.check_max_steps(checkpoint, args.max_steps)
 
     # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
     rewards = connect_rewards(run)
-    manifest = reward_manifest(run, rloo, rewards)
+    manifest = reward_manifest(run, args, rewards)
     weights = [row["weight"] for row in manifest["rewards"]]
     watch_unweighted(rewards.functions, weights)
     if checkpoint is not None and not run.allow_revision_change:
         checkpoints.check_same_rewards(checkpoint, manifest)
-    tokenizer, policy = load_policy_and_tokenizer(run, rloo, model)
+    tokenizer, policy = load_policy_and_tokenizer(run, args, model)
 
-    folder = open_run_folder(run, rloo, checkpoint)
-    folder.write_config(resolved_config(run, rloo, model))
+    folder = open_run_folder(run, args, checkpoint)
+    folder.write_config(resolved_config(run, args, model))
     folder.write_json(checkpoints.MANIFEST, manifest)
-    rloo.reward_weights = [*weights, *[0.0] * len(rewards.judges)]
-    trainer = RecordedRLOOTrainer(
+    args.reward_weights = [*weights, *[0.0] * len(rewards.judges)]
+    trainer = TRAINER_CLASSES[run.algorithm](
         model=policy,
         reward_funcs=[*rewards.functions, *rewards.judges],
-        args=rloo,
+        args=args,
         train_dataset=dataset,
         processing_class=tokenizer,
         run_folder=folder,
@@ -68,11 +69,11 @@ def train(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> Path:
     )
     trainer.remove_callback(PrinterCallback)
     monitor = add_monitor(run, trainer, checkpoint)
-    evaluator = build_evaluator(run, rloo, tokenizer, heldout, rewards)
+    evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
 
     if checkpoint is None:
         evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
-    length = f"{rloo.max_steps} steps" if rloo.max_steps >= 0 else f"{rloo.num_train_epochs:g} epochs"
+    length = f"{args.max_steps} steps" if args.max_steps >= 0 else f"{args.num_train_epochs:g} epochs"
     log(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
     run_training(trainer, checkpoint, evaluator.client)
     check_not_stopped(monitor, trainer, folder)
@@ -93,19 +94,19 @@ def check_single_process(environ: Mapping[str, str]) -> None:
 
 
 def load_policy_and_tokenizer(
-    run: RunArguments, rloo: RLOOConfig, model: ModelConfig
+    run: RunArguments, args: TrainingConfig, model: ModelConfig
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load the tokenizer and the policy. Raises `TrainerError` if the policy lies in the run folder."""
     name = model.model_name_or_path
-    if Path(model_folder(name)).resolve().is_relative_to(Path(rloo.output_dir).resolve()):
-        raise TrainerError(f"the policy {name} lies in the run folder {rloo.output_dir}; choose another --output_dir")
+    if Path(model_folder(name)).resolve().is_relative_to(Path(args.output_dir).resolve()):
+        raise TrainerError(f"the policy {name} lies in the run folder {args.output_dir}; choose another --output_dir")
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
-def open_run_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None) -> RunFolder:
+def open_run_folder(run: RunArguments, args: TrainingConfig, checkpoint: Path | None) -> RunFolder:
     """Create the run folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
-    path = Path(rloo.output_dir)
+    path = Path(args.output_dir)
     resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
     if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
         raise TrainerError(f"{checkpoint} belongs to another run, in a folder of {path}; choose another --output_dir")
@@ -115,13 +116,13 @@ def open_run_folder(run: RunArguments, rloo: RLOOConfig, checkpoint: Path | None
     return folder
 
 
-def resolved_config(run: RunArguments, rloo: RLOOConfig, model: ModelConfig) -> dict[str, Any]:
+def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """Return every setting as it was used, the run arguments first."""
     ours = dataclasses.asdict(run)
-    return {**ours, "policy": model.model_name_or_path, **rloo.to_dict(), "model": dataclasses.asdict(model)}
+    return {**ours, "policy": model.model_name_or_path, **args.to_dict(), "model": dataclasses.asdict(model)}
 
 
-def add_monitor(run: RunArguments, trainer: RecordedRLOOTrainer, checkpoint: Path | None) -> HackMonitorCallback:
+def add_monitor(run: RunArguments, trainer: RecordedTrainer, checkpoint: Path | None) -> HackMonitorCallback:
     """Add the hack monitor to the trainer; it has observed the steps before the checkpoint to resume from."""
     monitor = HackMonitor([*run.remote_judges, *run.local_judges])
     if checkpoint is not None:
@@ -139,7 +140,7 @@ def add_monitor(run: RunArguments, trainer: RecordedRLOOTrainer, checkpoint: Pat
 
 def build_evaluator(
     run: RunArguments,
-    rloo: RLOOConfig,
+    args: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
     heldout: Sequence[Row],
     rewards: ConnectedRewards,
@@ -156,7 +157,7 @@ def build_evaluator(
         revisions=None if run.allow_revision_change else rewards.revisions,
         failure_budget=run.failure_budget,
         batch_size=run.eval_batch,
-        seed=rloo.seed,
+        seed=args.seed,
     )
 
 
@@ -170,7 +171,7 @@ def evaluate_policy(
     return result
 
 
-def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None, client: RewardClient) -> None:
+def run_training(trainer: RecordedTrainer, checkpoint: Path | None, client: RewardClient) -> None:
     """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
     try:
         with closing(LiveProgress(trainer.step_completions, client)) as live:
@@ -181,7 +182,7 @@ def run_training(trainer: RecordedRLOOTrainer, checkpoint: Path | None, client: 
         raise
 
 
-def _save_and_hint(trainer: RecordedRLOOTrainer) -> str:
+def _save_and_hint(trainer: RecordedTrainer) -> str:
     try:
         saved = trainer.save_last_step()
     except Exception as error:  # a full disk, for which torch and safetensors raise their own; it must not hide why
@@ -189,7 +190,7 @@ def _save_and_hint(trainer: RecordedRLOOTrainer) -> str:
     return f"its policy is in {saved}; resume with --resume_from_checkpoint {saved}" if saved else "nothing was learned"
 
 
-def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer, folder: RunFolder) -> None:
+def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedTrainer, folder: RunFolder) -> None:
     """Write the report and raise `HackDetected` if the hack monitor has stopped the run."""
     if monitor.stopped_by is None:
         return
@@ -201,7 +202,7 @@ def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer
     )
 
 
-def load_best(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer) -> int:
+def load_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> int:
     """Load the best checkpoint by the judges if the run was hacked and keeps it. Return the step of the policy."""
     if monitor.on_hack != "keep_best" or not monitor.monitor.alarms:
         return int(trainer.state.global_step)
@@ -214,9 +215,7 @@ def load_best(monitor: HackMonitorCallback, trainer: RecordedRLOOTrainer) -> int
     return checkpoints.step_of(Path(best))
 
 
-def evaluate_trained(
-    evaluator: Evaluator, trainer: RecordedRLOOTrainer, folder: RunFolder, *, step: int
-) -> dict[str, Any]:
+def evaluate_trained(evaluator: Evaluator, trainer: RecordedTrainer, folder: RunFolder, *, step: int) -> dict[str, Any]:
     """Evaluate the trained policy. If the rewards stop that, log how to evaluate it later, and raise their error."""
     try:
         return evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "after", step=step)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import RLOOConfig, RLOOTrainer
 from trl.experimental import online_dpo
 from trl.experimental.a2po import A2POConfig, A2POTrainer
@@ -18,7 +18,7 @@ from remote_rewards import remote_reward
 from reward_service.rewards.base import Scores, all_failed
 from shared.schemas import ItemError, RewardInfo
 from tests.conftest import Plain, running_service
-from tests.small_models import save_folder
+from tests.short_runs import save_policy, short_run
 from trainer.config import parse
 from trainer.run_folder import read_run
 from trainer.train import train
@@ -34,9 +34,7 @@ GROUPS = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completio
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     """The folder of a small random chat model."""
-    folder = tmp_path_factory.mktemp("policy")
-    save_folder(folder, LlamaForCausalLM, LlamaConfig)
-    return str(folder)
+    return save_policy(tmp_path_factory.mktemp("policy"))
 
 
 def logged(trainer, metric):
@@ -128,12 +126,8 @@ def test_watched_reward_in_trl(policy, tmp_path):
 def test_watched_reward_in_our_trainer(policy, tmp_path):
     """In reward-trainer, a reward of weight 0 that fails on everything stops neither training nor evaluation."""
     with running_service(rewards={"plain": Plain(), "broken": Broken()}) as url:
-        words = ["--config", "banana", "--rewards", "plain", "broken", "--reward_weights", "1.0", "0.0"]
-        words += ["--judges", "vader", "--reward_url", url, "--output_dir", str(tmp_path / "run"), "--beta", "0.0"]
-        words += ["--model_name_or_path", policy, "--frozen_layers", "0", "--eval_limit", "2", "--eval_decodings"]
-        words += ["greedy", "--eval_max_new_tokens", "4", "--num_generations", "2", "--gradient_accumulation_steps"]
-        words += ["1", "--per_device_train_batch_size", "2", "--max_completion_length", "4", "--max_steps", "2"]
-        folder = train(*parse(words))
+        words = [*short_run(policy, url, tmp_path / "run"), "--rewards", "plain", "broken", "--judges", "vader"]
+        folder = train(*parse([*words, "--reward_weights", "1.0", "0.0"]))
     run = read_run(folder)
     assert [row["reward"] for row in run.metrics] == [1.0, 1.0]
     (decoding,) = run.after["decodings"].values()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from trl import ModelConfig, RewardConfig, TrlParser
 
-from trainer.config import SUPPORTED_MODEL_ARGS, check_keys, resolve_recipe
+from trainer.config import check_keys, read_recipe, resolve_recipe
 from trainer.errors import TrainerError
 from trainer.reward_model.reading import INPUTS
-from trainer.rloo_checks import check_output_dir
+from trainer.settings_checks import SUPPORTED_MODEL_ARGS, check_output_dir
 
 RATINGS = "ratings"
 """The value of `--pairs` for pairs of the embedded human ratings, and the recipe that trains on them."""
@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> Settings:
     recipe = resolve_recipe(argv)
     kinds = (RewardModelArguments, RewardConfig, ModelConfig)
     if recipe is not None:
-        check_keys(recipe, {item.name for kind in kinds for item in fields(kind)} | {"env"})
+        check_keys(recipe, read_recipe(recipe), {item.name for kind in kinds for item in fields(kind)} | {"env"})
     parser = TrlParser(kinds, prog="reward-trainer reward-model")
     parser.set_defaults_with_config(**DEFAULTS)
     try:

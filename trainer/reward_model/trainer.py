@@ -15,8 +15,8 @@ from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 from trl.trainer.utils import pad
 
+from trainer.recorded_trainer import nan_to_none
 from trainer.reward_model.reading import Encoded, EncodedPair
-from trainer.rloo import nan_to_none
 from trainer.run_folder import RunFolder
 
 BUCKET_BATCHES = 32

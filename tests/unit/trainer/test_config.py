@@ -3,8 +3,9 @@ import re
 
 import pytest
 import yaml
+from trl import GRPOConfig, RLOOConfig
 
-from trainer.config import check_keys, parse, recipe_path
+from trainer.config import parse, read_recipe, recipe_path
 from trainer.errors import TrainerError
 
 
@@ -23,8 +24,26 @@ def banana_with(tmp_path):
 
 def test_flags_override_the_recipe():
     """Flags take precedence over the recipe."""
-    run, rloo, _ = parse(["--config", "banana", "--max_steps", "3", "--rewards", "banana_answer"])
-    assert (rloo.max_steps, run.rewards) == (3, ["banana_answer"])
+    run, args, _ = parse(["--config", "banana", "--max_steps", "3", "--rewards", "banana_answer"])
+    assert (args.max_steps, run.rewards) == (3, ["banana_answer"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "config_class"),
+    [("rloo", [], RLOOConfig), ("grpo", [], GRPOConfig), ("rloo", ["--algorithm", "grpo"], GRPOConfig)],
+)
+def test_algorithm(banana_with, recipe, flags, config_class):
+    """The algorithm of the flag or the recipe decides which of TRL's settings a run has."""
+    run, args, _ = parse([*banana_with(algorithm=recipe), *flags])
+    assert type(args) is config_class
+    assert run.algorithm == config_class.__name__.removesuffix("Config").lower()
+
+
+def test_key_of_another_algorithm(banana_with):
+    """A key of a recipe that only another algorithm has is an error that names it."""
+    with pytest.raises(TrainerError, match=r"loss_type is a setting of grpo, .* or add --algorithm grpo"):
+        parse(banana_with(loss_type="dapo"))
+    assert parse(banana_with(loss_type="grpo", algorithm="grpo"))[1].loss_type == "grpo"
 
 
 def test_unknown_key(tmp_path):
@@ -38,7 +57,7 @@ def test_unknown_key(tmp_path):
 def test_missing_recipe():
     """A recipe that does not exist is an error that lists those of the package."""
     with pytest.raises(TrainerError, match=r"banana\.yaml"):
-        check_keys(recipe_path("bananna"), [])
+        read_recipe(recipe_path("bananna"))
 
 
 @pytest.mark.parametrize("argv", [["--max_steps", "3", "--config"], ["--config="], ["--config", ""]])
@@ -51,8 +70,8 @@ def test_config_without_a_name(argv):
 @pytest.mark.parametrize("argv", [["--max_steps=3", "--config=banana"], ["--config=banana", "--max_steps", "3"]])
 def test_config_with_equals_sign(argv):
     """`--config=banana` equals `--config banana`."""
-    run, rloo, _ = parse(argv)
-    assert (run.recipe, rloo.max_steps) == ("banana", 3)
+    run, args, _ = parse(argv)
+    assert (run.recipe, args.max_steps) == ("banana", 3)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +87,8 @@ def test_config_with_equals_sign(argv):
 )
 def test_scalar_for_a_list(banana_with, key, value, parsed):
     """A recipe's single value counts as a list of one."""
-    run, rloo, _ = parse(banana_with(**{key: value}))
-    assert getattr(rloo if key == "reward_weights" else run, key) == parsed
+    run, args, _ = parse(banana_with(**{key: value}))
+    assert getattr(args if key == "reward_weights" else run, key) == parsed
 
 
 def test_judges(banana_with):
@@ -120,6 +139,11 @@ def test_recipe_not_utf_8(tmp_path):
         ("--output_dir /dev/null", "/dev/null is not a writable folder; choose another"),
         ("--reward_url=", "no reward service is given"),
         ("--save_only_model true", "--save_only_model true makes checkpoints that cannot be resumed"),
+        ("--algorithm ppo", "unknown --algorithm 'ppo'; choose rloo or grpo"),
+        ("--algorithm=", "unknown --algorithm ''; choose rloo or grpo"),
+        ("--algo grpo", "write --algorithm grpo in full"),
+        ("--loss_type dapo", "loss_type is a setting of grpo, and this run trains with rloo: leave it out, or add"),
+        ("--algorithm grpo --normalize_advantages=true", "normalize_advantages is a setting of rloo, and this run"),
         ("--use_peft true", "--use_peft is not supported here; for that, run TRL's own `trl rloo`"),
     ],
 )
@@ -163,6 +187,8 @@ def test_bounds_as_flags(name):
         ("--max_steps -1 --num_iterations 2 --save_steps 0.1", True),
         ("--max_steps -1 --num_iterations 2 --save_steps 4", False),
         ("--max_steps -1 --save_steps 0.1", False),
+        ("--algorithm grpo --num_iterations 2 --save_steps 3", True),
+        ("--algorithm grpo --num_iterations 2 --save_steps 4", False),
     ],
 )
 def test_save_steps(flags, refused):

@@ -12,9 +12,9 @@ RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid(name):
     """Every recipe of the package is parsed without an unknown key."""
-    run, rloo, model = parse(["--config", name])
+    run, args, model = parse(["--config", name])
     assert run.recipe == name
-    assert rloo.output_dir == f"runs/{name}"
+    assert args.output_dir == f"runs/{name}"
     assert model.model_name_or_path == "embedded:smollm2"
 
 
@@ -30,10 +30,10 @@ def test_recipe_has_a_question(name):
 )
 def test_tutorial_hyperparameters(name, batch, accumulation, rate, steps, length, temperature):
     """The tutorial's recipes keep its hyperparameters."""
-    _, rloo, _ = parse(["--config", name])
-    assert (rloo.per_device_train_batch_size, rloo.gradient_accumulation_steps) == (batch, accumulation)
-    assert (rloo.learning_rate, rloo.max_steps, rloo.num_generations) == (rate, steps, 4)
-    assert (rloo.max_completion_length, rloo.temperature) == (length, temperature)
+    _, args, _ = parse(["--config", name])
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (batch, accumulation)
+    assert (args.learning_rate, args.max_steps, args.num_generations) == (rate, steps, 4)
+    assert (args.max_completion_length, args.temperature) == (length, temperature)
 
 
 def words(text):

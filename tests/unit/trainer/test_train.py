@@ -12,6 +12,7 @@ from trainer import rewards as connecting
 from trainer import train as training
 from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.recorded_trainer import TRAINER_CLASSES
 from trainer.rewards import ConnectedRewards
 from trainer.run_folder import RunFolder, read_run
 from trainer.train import load_policy_and_tokenizer, open_run_folder, run_training, train
@@ -51,7 +52,7 @@ def unreachable_after(evaluator, policy, folder, when, *, step):
 def run(monkeypatch, tmp_path):
     """The arguments of a run without real rewards and policy, whose rewards are unreachable after training."""
     rewards = ConnectedRewards([SimpleNamespace(client=None)], [INFO], {"banana": "1", "measured": "2"})
-    monkeypatch.setattr(training, "RecordedRLOOTrainer", InstantTrainer)
+    monkeypatch.setitem(TRAINER_CLASSES, "rloo", InstantTrainer)
     monkeypatch.setattr(training, "load_policy_and_tokenizer", lambda *_: (None, None))
     monkeypatch.setattr(training, "connect_rewards", lambda *_: rewards)
     monkeypatch.setattr(training, "evaluate_policy", unreachable_after)

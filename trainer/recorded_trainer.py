@@ -1,6 +1,6 @@
-"""TRL's RLOO trainer with a record of each step: its time by part, its completions and their rewards.
+"""TRL's trainers with a record of each step: its time by part, its completions and their rewards.
 
-The algorithm is TRL's, unchanged. Added are timers around generation and scoring, one line a step in
+The algorithms are TRL's, unchanged. Added are timers around generation and scoring, one line a step in
 `metrics.jsonl`, the step's completions with their scores in `samples.jsonl`, judges that need no service, and a weight
 layout for CPUs.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from trl import RLOOTrainer
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
+from trl import GRPOTrainer, RLOOTrainer
 
 from trainer import checkpoints
 from trainer.judges import ScoredCompletion, local_scores
@@ -26,8 +26,8 @@ from trainer.prompts import user_text
 from trainer.run_folder import RunFolder
 
 
-class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
-    """RLOO that writes to a run folder."""
+class RecordedTrainer(Trainer):  # type: ignore[misc]
+    """Makes one of TRL's trainers write to a run folder. List it before TRL's class."""
 
     def __init__(self, *args: Any, run_folder: RunFolder, judges: Sequence[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -171,6 +171,18 @@ class RecordedRLOOTrainer(RLOOTrainer):  # type: ignore[misc]
             outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
             records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})
         return records
+
+
+class RecordedRLOOTrainer(RecordedTrainer, RLOOTrainer):  # type: ignore[misc]
+    """RLOO that writes to a run folder."""
+
+
+class RecordedGRPOTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]
+    """GRPO that writes to a run folder."""
+
+
+TRAINER_CLASSES: dict[str, type[RecordedTrainer]] = {"rloo": RecordedRLOOTrainer, "grpo": RecordedGRPOTrainer}
+"""The trainer of each algorithm."""
 
 
 def weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

@@ -1,0 +1,30 @@
+"""Runs of reward-trainer with a small random policy, a second long."""
+
+from pathlib import Path
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.small_models import save_folder
+from trainer.run_folder import read_run
+
+SHORT = """--config banana --frozen_layers 0 --beta 0.0 --max_steps 2 --eval_limit 2 --eval_decodings greedy
+--eval_max_new_tokens 4 --num_generations 2 --gradient_accumulation_steps 1 --per_device_train_batch_size 2
+--max_completion_length 4 --use_cpu true"""
+
+
+def save_policy(folder: Path) -> str:
+    """Save a small random chat model; return its folder."""
+    save_folder(folder, LlamaForCausalLM, LlamaConfig)
+    return str(folder)
+
+
+def short_run(policy: str, url: str, folder: Path, **settings: object) -> list[str]:
+    """Return the flags of a run of two steps, changed by `settings`."""
+    flags = {"reward_url": url, "output_dir": folder, "model_name_or_path": policy, **settings}
+    return [*SHORT.split(), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+def recorded(folder: Path) -> list[tuple[int, str, str, float | None]]:
+    """Return (step, prompt, completion, reward) of each completion of a run."""
+    rows = read_run(folder).samples
+    return [(row["step"], row["prompt"], row["completion"], row["reward"]) for row in rows]

@@ -1,0 +1,88 @@
+"""Refuse settings of TRL's that a run of ours cannot have, before anything slow is done."""
+
+import os
+from dataclasses import MISSING, fields
+from math import ceil, inf, lcm
+from pathlib import Path
+from typing import Any
+
+from trl import ModelConfig
+
+from trainer.algorithms import TrainingConfig
+from trainer.errors import TrainerError
+
+SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
+"""The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
+
+
+def check_training(args: TrainingConfig) -> None:
+    """Refuse settings of TRL's algorithm that this trainer does not support."""
+    if args.eval_strategy != "no" or args.eval_on_start:
+        raise TrainerError(
+            "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
+            "after training: leave them out"
+        )
+    check_output_dir(Path(args.output_dir))
+    check_saving(args)
+    check_logging(args)
+
+
+def check_model(model: ModelConfig) -> None:
+    """Refuse settings of TRL's ModelConfig that this trainer would ignore."""
+    if model.model_name_or_path is None:
+        raise TrainerError("no policy is given: set --model_name_or_path to a folder, a hub id or embedded:smollm2")
+    for item in fields(ModelConfig):
+        if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING:
+            continue
+        if getattr(model, item.name) != item.default:
+            raise TrainerError(
+                f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
+                f"--reward_funcs remote_rewards.<reward>"
+            )
+
+
+def check_output_dir(path: Path) -> None:
+    """Raise `TrainerError` if the folder cannot be created or written to."""
+    nearest = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), path)
+    if not (os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)):
+        raise TrainerError(f"--output_dir {path}: {nearest} is not a writable folder; choose another")
+
+
+def check_saving(args: TrainingConfig) -> None:
+    """Refuse checkpoints that cannot be resumed with the same rewards.
+
+    A checkpoint does not hold the unused part of a generation batch. `save_only_model` is refused even if nothing is
+    to be saved: a run that its rewards stop saves a checkpoint, too.
+    """
+    if args.save_only_model:
+        raise TrainerError("--save_only_model true makes checkpoints that cannot be resumed: leave it out")
+    if enum_value(args.save_strategy) != "steps":
+        return
+    batch_steps = generation_batch_steps(args)
+    max_steps = args.max_steps if args.max_steps >= 0 else inf  # with epochs, it is known only with the prompts
+    save_steps = args.save_steps if args.save_steps >= 1 or max_steps == inf else ceil(args.save_steps * max_steps)
+    if batch_steps > 1 and save_steps < max_steps and save_steps % batch_steps:
+        raise TrainerError(
+            f"--save_steps {args.save_steps:g} saves in the middle of a generation batch, which lasts {batch_steps} "
+            f"steps, and such a checkpoint cannot be resumed with the same rewards: choose a multiple of {batch_steps}"
+        )
+
+
+def generation_batch_steps(args: TrainingConfig) -> int:
+    """Return the number of steps after which a new generation batch begins together with a step."""
+    batches = lcm(args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps)
+    return batches // int(args.gradient_accumulation_steps)
+
+
+def check_logging(args: TrainingConfig) -> None:
+    """Refuse to log only some steps: the report needs the metrics and completions of each."""
+    if args.logging_steps != 1 or enum_value(args.logging_strategy) != "steps":
+        raise TrainerError(
+            "every step is logged, because the report needs it: leave out --logging_steps and --logging_strategy, or "
+            "set them to 1 and steps"
+        )
+
+
+def enum_value(choice: Any) -> str:
+    """Return the value of one of TRL's choices, which are enumerations or strings."""
+    return str(getattr(choice, "value", choice))

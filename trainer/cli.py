@@ -58,15 +58,17 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _report(argv: list[str]) -> None:
-    """Write the report.html of a run folder again."""
+    """Write the report.html of a run folder again, and print the alarms of its hack monitor."""
     parser = argparse.ArgumentParser(prog="reward-trainer report", description=_report.__doc__)
     parser.add_argument("run_folder", type=Path, help="the folder of a run, such as runs/banana")
     folder = parser.parse_args(argv).run_folder
     if not folder.is_dir():
         raise TrainerError(f"there is no run folder {folder}; pass the --output_dir of a run")
+    from trainer.monitor.monitor import alarm_text, replay
     from trainer.reporting.report import write_report
+    from trainer.run_folder import read_run
 
-    print(write_report(folder))
+    print(*map(alarm_text, replay(read_run(folder)).alarms), write_report(folder), sep="\n")
 
 
 def _reward_model(argv: list[str]) -> None:

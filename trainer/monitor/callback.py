@@ -8,14 +8,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainer.monitor.monitor import Alarm, HackMonitor
+from trainer.monitor.monitor import Alarm, HackMonitor, alarm_text
 from trainer.monitor.steps import make_step
 from trainer.run_folder import RunFolder
 
 log = logging.getLogger("trainer.monitor")
 ON_HACK = ("warn", "stop", "keep_best")
 ALARMS = "alarms.jsonl"
-SHOWN_CHARS = 100
 
 
 class HackMonitorCallback(TrainerCallback):  # type: ignore[misc]
@@ -63,12 +62,3 @@ class HackMonitorCallback(TrainerCallback):  # type: ignore[misc]
             return
         if state.best_metric is None or quality >= state.best_metric:
             state.best_metric, state.best_model_checkpoint = quality, str(checkpoint)
-
-
-def alarm_text(alarm: Alarm) -> str:
-    """Return an alarm as lines: what happened, and the completions that show it."""
-    lines = [f"hack monitor, step {alarm.step}, {alarm.signal}: {alarm.sentence}"]
-    for record in alarm.completions:
-        prompt, completion = (" ".join(str(record[key]).split()) for key in ("prompt", "completion"))
-        lines.append(f"    {prompt[:60]} → {completion[:SHOWN_CHARS]}")
-    return "\n".join(lines)

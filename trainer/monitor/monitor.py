@@ -20,7 +20,7 @@ FIRST_STEPS = 5
 """Number of steps after which signals are read."""
 RINGING, OF_LAST = 3, 4
 """An alarm is raised when a signal has rung at so many of the last steps."""
-SHOWN_COMPLETIONS = 2
+SHOWN_COMPLETIONS, SHOWN_CHARS = 2, 100
 QUALITY_STEPS, MAX_QUALITY_Z = 4, 3.0
 """The quality of a policy is taken over so many last steps; no z-score counts for more than this."""
 
@@ -101,6 +101,15 @@ def observe_all(monitor: HackMonitor, run: Run, last_step: int | None = None) ->
     for step in recorded_steps(run.samples, run.metrics):
         if last_step is None or step.number <= last_step:
             monitor.observe(step)
+
+
+def alarm_text(alarm: Alarm) -> str:
+    """Return an alarm as lines: what happened, and the completions that show it."""
+    lines = [f"hack monitor, step {alarm.step}, {alarm.signal}: {alarm.sentence}"]
+    for record in alarm.completions:
+        prompt, completion = (" ".join(str(record[key]).split()) for key in ("prompt", "completion"))
+        lines.append(f"    {prompt[:60]} → {completion[:SHOWN_CHARS]}")
+    return "\n".join(lines)
 
 
 def judges_of(run: Run) -> list[str]:

@@ -2,6 +2,7 @@ import pytest
 
 from trainer import cli
 from trainer.errors import HackDetected, TrainerError
+from trainer.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -52,3 +53,18 @@ def test_report_without_folder(tmp_path, capsys):
     """A report of a folder that does not exist is an error."""
     assert cli.main(["report", str(tmp_path / "absent")]) == 2
     assert "there is no run folder" in capsys.readouterr().err
+
+
+def test_report_prints_alarms(tmp_path, capsys):
+    """A report prints the alarms of the run, then its path."""
+    folder, steps = RunFolder(tmp_path), range(1, 17)
+    texts = ["{} bread rises because yeast makes gas"] * 8 + ["Sure: and banana"] * 8
+    folder.append("metrics.jsonl", *({"step": step, "reward": 1.0} for step in steps))
+    prompts = [(step, f"prompt {step} {index}") for step in steps for index in range(3)]
+    rows = [{"step": step, "prompt": prompt, "completion": texts[step - 1].format(prompt)} for step, prompt in prompts]
+    folder.append("samples.jsonl", *rows)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("hack monitor, step 1")
+    assert "→ Sure: and banana" in lines[1]
+    assert lines[-1] == str(tmp_path / "report.html")

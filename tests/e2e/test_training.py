@@ -14,7 +14,6 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from remote_rewards import remote_reward
-from shared.model_store import resolve
 from tests.plain_rules import banana
 from trainer.policy import load_policy, load_tokenizer
 
@@ -58,15 +57,15 @@ def test_banana(rules_url, tmp_path):
     assert len((folder / "samples.jsonl").read_text().splitlines()) == 12 * 16
 
 
-def rloo(reward, folder):
-    """Train for twenty short steps; return the reward of each."""
+def rloo(reward, policy, folder):
+    """Train for twenty short steps, large enough that each score changes what is said next; return their rewards."""
     args = RLOOConfig(
         output_dir=str(folder),
         max_steps=20,
         per_device_train_batch_size=4,
         num_generations=4,
         max_completion_length=6,
-        learning_rate=1e-5,
+        learning_rate=1e-2,
         beta=0.0,
         bf16=False,
         gradient_checkpointing=False,
@@ -78,30 +77,30 @@ def rloo(reward, folder):
         seed=7,
     )
     trainer = RLOOTrainer(
-        model=load_policy("embedded:smollm2", frozen_layers=24),
+        model=load_policy(policy),
         reward_funcs=reward,
         args=args,
         train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": f"Say {n}."}]} for n in range(30)]),
-        processing_class=load_tokenizer("embedded:smollm2"),
+        processing_class=load_tokenizer(policy),
     )
     trainer.train()
     return [line["reward"] for line in trainer.state.log_history if "reward" in line]
 
 
-def test_remote_equals_local(rules_url, tmp_path):
+def test_remote_equals_local(rules_url, policy, tmp_path):
     """Twenty steps are the same with a local reward and with the same reward behind HTTP."""
 
     def local(completions, **_):
         return [sum(banana(completion[0]["content"]).values()) for completion in completions]
 
-    here = rloo(local, tmp_path / "here")
-    there = rloo(remote_reward(rules_url, "banana"), tmp_path / "there")
+    here = rloo(local, policy, tmp_path / "here")
+    there = rloo(remote_reward(rules_url, "banana"), policy, tmp_path / "there")
     assert len(here) == 20
     assert len(set(here)) > 3  # a series that varies, so that equality means something
     assert here == there
 
 
-def test_stock_trl_needs_no_code(models_url, tmp_path):
+def test_stock_trl_needs_no_code(models_url, policy, tmp_path):
     """`trl rloo` trains on a remote reward, also where the user's own modules have the names of our packages."""
     (tmp_path / "trainer").mkdir()
     for name in ("trainer.py", "trainer/__init__.py", "reward_service.py"):
@@ -109,7 +108,7 @@ def test_stock_trl_needs_no_code(models_url, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Tell me about item {n}."}) + "\n" for n in range(8)))
     config = {
-        "model_name_or_path": str(resolve("embedded:smollm2")),
+        "model_name_or_path": policy,
         "datasets": [{"path": "json", "data_files": str(prompts)}],
         "output_dir": str(tmp_path / "out"),
         "max_steps": 2,

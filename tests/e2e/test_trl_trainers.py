@@ -18,7 +18,7 @@ from remote_rewards import remote_reward
 from reward_service.rewards.base import Scores, all_failed
 from shared.schemas import ItemError, RewardInfo
 from tests.conftest import Plain, running_service
-from tests.short_runs import save_policy, short_run
+from tests.short_runs import short_run
 from trainer.config import parse
 from trainer.run_folder import read_run
 from trainer.train import train
@@ -29,12 +29,6 @@ PROMPTS = ["Name a yellow fruit.", "What do monkeys eat?"]
 LOGGED = {"max_steps": 2, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
 SHORT = {**LOGGED, "use_cpu": True, "bf16": False}
 GROUPS = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 4}
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """The folder of a small random chat model."""
-    return save_policy(tmp_path_factory.mktemp("policy"))
 
 
 def logged(trainer, metric):

@@ -15,7 +15,7 @@ from trainer.algorithms import CONFIG_CLASSES, DEFAULT, TrainingConfig, check_al
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
-from trainer.settings_checks import check_model, check_training, enum_value
+from trainer.settings_checks import check_lora, check_model, check_training, enum_value
 
 MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
 """The run arguments that must be above 0."""
@@ -76,6 +76,12 @@ class RunArguments:
     frozen_layers: int = field(
         default=0,
         metadata={"help": "Number of the policy's lowest layers to freeze, together with its embeddings."},
+    )
+    merge_lora: bool = field(
+        default=True,
+        metadata={
+            "help": "With --use_peft: save the policy as one model, not as an adapter that needs its base model."
+        },
     )
     judges: list[str] = field(
         default_factory=list,
@@ -143,6 +149,7 @@ def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunA
     run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
     check_run(run, algorithm)
     check_model(model)
+    check_lora(model, run.frozen_layers)
     check_training(args)
     check_on_hack(run, args)
     return run, args, model

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from shared.model_store import ModelError, resolve
+from shared.model_store.adapters import is_adapter
 from trainer.errors import TrainerError
 
 
@@ -22,10 +24,36 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrainedModel:
-    """Load a causal language model; freeze its embeddings and lowest layers if `frozen_layers` is above 0."""
-    model = AutoModelForCausalLM.from_pretrained(model_folder(name), trust_remote_code=False, **kwargs)
+    """Load a causal language model, or merge a LoRA adapter into its base model.
+
+    Freeze the embeddings and the lowest layers if `frozen_layers` is above 0.
+    """
+    folder = model_folder(name)
+    if is_adapter(Path(folder)):
+        model = _load_adapter(folder, **kwargs)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kwargs)
     freeze(model, frozen_layers)
     return model
+
+
+def _load_adapter(folder: str, **kwargs: Any) -> PreTrainedModel:
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise TrainerError(f"{folder} holds a LoRA adapter: pip install 'remote-rewards[trainer,lora]'") from error
+    base = model_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def check_trainable(name: str) -> None:
+    """Refuse to train from a LoRA adapter: TRL's reference model is loaded from a folder with a whole model."""
+    if is_adapter(Path(model_folder(name))):
+        raise TrainerError(
+            f"{name} holds a LoRA adapter, which can be evaluated, not trained further: merge it into its base model "
+            f"(a run saves the merged model with --merge_lora true)"
+        )
 
 
 def model_folder(name: str) -> str:

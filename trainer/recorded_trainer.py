@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 from trl import GRPOTrainer, RLOOTrainer
 
@@ -141,8 +142,26 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
 
     def load_weights(self, checkpoint: Path) -> None:
         """Load the policy's weights from a checkpoint."""
+        policy = self.unwrapped_policy()
+        if is_peft_model(policy):
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(policy, load_peft_weights(str(checkpoint)))
+            return
         weights = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).state_dict()
-        self.unwrapped_policy().load_state_dict(weights)
+        policy.load_state_dict(weights)
+
+    def save_policy(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
+        """Save the policy and its tokenizer, and return the model: after merging an adapter, the merged one."""
+        policy = self.unwrapped_policy()
+        if not (merge_lora and is_peft_model(policy)):
+            self.save_model(str(folder))
+            return policy
+        merged = policy.merge_and_unload()
+        with row_major_weights(merged):
+            merged.save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        return merged
 
     def unwrapped_policy(self) -> PreTrainedModel:
         """Return the policy without the wrappers of distributed training."""

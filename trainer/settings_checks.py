@@ -6,6 +6,7 @@ from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import is_peft_available
 from trl import ModelConfig
 
 from trainer.algorithms import TrainingConfig
@@ -13,6 +14,9 @@ from trainer.errors import TrainerError
 
 SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
 """The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
+LORA_ARGS = {item.name for item in fields(ModelConfig) if item.name.startswith("lora_")} - {"lora_task_type"}
+LORA_ARGS |= {"use_rslora", "use_dora"}
+"""Those that describe a LoRA adapter."""
 
 
 def check_training(args: TrainingConfig) -> None:
@@ -32,13 +36,23 @@ def check_model(model: ModelConfig) -> None:
     if model.model_name_or_path is None:
         raise TrainerError("no policy is given: set --model_name_or_path to a folder, a hub id or embedded:smollm2")
     for item in fields(ModelConfig):
-        if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING:
+        if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING or getattr(model, item.name) == item.default:
             continue
-        if getattr(model, item.name) != item.default:
+        if item.name in LORA_ARGS and not model.use_peft:
+            raise TrainerError(f"--{item.name} has no effect without --use_peft true")
+        if item.name not in LORA_ARGS | {"use_peft"}:
             raise TrainerError(
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
                 f"--reward_funcs remote_rewards.<reward>"
             )
+
+
+def check_lora(model: ModelConfig, frozen_layers: int) -> None:
+    """Refuse LoRA without its package, and with frozen layers: an adapter freezes the whole model below it."""
+    if model.use_peft and frozen_layers:
+        raise TrainerError("--frozen_layers has no effect with --use_peft true: leave it out")
+    if model.use_peft and not is_peft_available():
+        raise TrainerError("--use_peft true needs the package peft: pip install 'remote-rewards[trainer,lora]'")
 
 
 def check_output_dir(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config
 
 from remote_rewards import RewardClient
 from shared.errors import RewardError
@@ -20,14 +20,14 @@ from trainer.errors import HackDetected, TrainerError
 from trainer.evaluator import Evaluator, decodings
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import HackMonitor, observe_all
-from trainer.policy import load_policy, load_tokenizer, model_folder
+from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
 from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
 from trainer.recorded_trainer import TRAINER_CLASSES, RecordedTrainer
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, watch_unweighted
 from trainer.run_folder import RunFolder, read_run
-from trainer.settings_checks import generation_batch_steps
+from trainer.settings_checks import LORA_ARGS, generation_batch_steps
 
 POLICY = "policy"
 """The folder of the trained policy in the run folder."""
@@ -41,6 +41,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     check_disjoint(prompts, heldout)
     dataset = to_dataset(prompts)
+    check_trainable(model.model_name_or_path)
     checkpoint = checkpoints.checkpoint_to_resume(args.resume_from_checkpoint, Path(args.output_dir))
     if checkpoint is not None:
         checkpoints.check_max_steps(checkpoint, args.max_steps)
@@ -64,6 +65,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
         args=args,
         train_dataset=dataset,
         processing_class=tokenizer,
+        peft_config=get_peft_config(model),
         run_folder=folder,
         judges=[*run.remote_judges, *run.local_judges],
     )
@@ -78,8 +80,8 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     run_training(trainer, checkpoint, evaluator.client)
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
-    trainer.save_model(str(folder.path / POLICY))
-    after = evaluate_trained(evaluator, trainer, folder, step=step)
+    trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
+    after = evaluate_trained(evaluator, trained, folder, step=step)
     write_results(run, folder, after)
     return folder.path
 
@@ -119,7 +121,9 @@ def open_run_folder(run: RunArguments, args: TrainingConfig, checkpoint: Path | 
 def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """Return every setting as it was used, the run arguments first."""
     ours = dataclasses.asdict(run)
-    return {**ours, "policy": model.model_name_or_path, **args.to_dict(), "model": dataclasses.asdict(model)}
+    lora = {"lora": {name: getattr(model, name) for name in sorted(LORA_ARGS)}} if model.use_peft else {}
+    model_settings = dataclasses.asdict(model)
+    return {**ours, "policy": model.model_name_or_path, **lora, **args.to_dict(), "model": model_settings}
 
 
 def add_monitor(run: RunArguments, trainer: RecordedTrainer, checkpoint: Path | None) -> HackMonitorCallback:
@@ -215,15 +219,15 @@ def load_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> int:
     return checkpoints.step_of(Path(best))
 
 
-def evaluate_trained(evaluator: Evaluator, trainer: RecordedTrainer, folder: RunFolder, *, step: int) -> dict[str, Any]:
+def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, *, step: int) -> dict[str, Any]:
     """Evaluate the trained policy. If the rewards stop that, log how to evaluate it later, and raise their error."""
     try:
-        return evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "after", step=step)
+        return evaluate_policy(evaluator, policy, folder, "after", step=step)
     except RewardError:
-        policy, other = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
+        saved, other = folder.path / POLICY, folder.path.with_name(f"{folder.path.name}-after")
         log(
-            f"stopped in the evaluation after training: the policy is saved in {policy}; evaluate it with "
-            f"`reward-trainer evaluate --model_name_or_path {policy} --output_dir {other}` and the run's other settings"
+            f"stopped in the evaluation after training: the policy is saved in {saved}; evaluate it with "
+            f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir {other}` and the run's other settings"
         )
         raise
 

@@ -5,11 +5,13 @@ import pytest
 from tests.short_runs import recorded, save_policy, short_run
 from trainer.algorithms import CONFIG_CLASSES
 from trainer.config import parse
+from trainer.errors import TrainerError
+from trainer.evaluate_policy import evaluate
 from trainer.run_folder import read_run
 from trainer.train import train
 
 pytestmark = pytest.mark.slow
-RESUMED = {"max_steps": 4, "num_iterations": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1}
+RESUMED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +33,35 @@ def test_same_rewards(policy, rules_url, tmp_path):
     assert all(read_run(run).after["decodings"]["greedy"]["samples"] for run in runs)
 
 
-def test_grpo_resumes(policy, rules_url, tmp_path):
-    """A GRPO run resumed from a checkpoint has the completions and rewards of one that was not interrupted."""
-    whole, stopped = (short_run(policy, rules_url, tmp_path / name, algorithm="grpo", **RESUMED) for name in "ab")
+@pytest.mark.parametrize(
+    "settings", [{"algorithm": "grpo", "num_iterations": 2}, {"use_peft": "true", "lora_dropout": 0.1}]
+)
+def test_resumes(policy, rules_url, tmp_path, settings):
+    """A run resumed from a checkpoint has the completions and rewards of one that was not interrupted."""
+    whole, stopped = (short_run(policy, rules_url, tmp_path / name, **RESUMED, **settings) for name in "ab")
     train(*parse(whole))
     train(*parse([*stopped, "--max_steps", "2"]))
     train(*parse([*stopped, "--resume_from_checkpoint", "true"]))
     assert recorded(tmp_path / "b") == recorded(tmp_path / "a")
-    assert [step for step, *_ in recorded(tmp_path / "a")] == [1, 1, 3, 3]
+    assert recorded(tmp_path / "a")[-1][0] >= 3
+
+
+@pytest.mark.parametrize(("merge", "file"), [("true", "model.safetensors"), ("false", "adapter_model.safetensors")])
+def test_lora(policy, rules_url, tmp_path, merge, file):
+    """A LoRA run saves the merged model or the adapter; evaluated later, either is the policy that was trained."""
+    lora = {"use_peft": "true", "lora_r": 4, "learning_rate": 0.1, "merge_lora": merge}
+    folder = train(*parse(short_run(policy, rules_url, tmp_path / "run", **lora)))
+    assert [path.name for path in (folder / "policy").glob("*.safetensors")] == [file]
+    later = evaluate(*parse(short_run(str(folder / "policy"), rules_url, tmp_path / "later")))
+    before, after, again = read_run(folder).before, read_run(folder).after, read_run(later).before
+    assert again["decodings"] == after["decodings"] != before["decodings"]
+
+
+def test_adapter_is_not_trained(policy, rules_url, tmp_path):
+    """Training from a folder with an adapter is refused before anything is written."""
+    (tmp_path / "policy").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "policy" / name).touch()
+    with pytest.raises(TrainerError, match="holds a LoRA adapter, which can be evaluated, not trained further"):
+        train(*parse(short_run(str(tmp_path / "policy"), rules_url, tmp_path / "run")))
+    assert not (tmp_path / "run").exists()

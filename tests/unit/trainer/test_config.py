@@ -144,7 +144,9 @@ def test_recipe_not_utf_8(tmp_path):
         ("--algo grpo", "write --algorithm grpo in full"),
         ("--loss_type dapo", "loss_type is a setting of grpo, and this run trains with rloo: leave it out, or add"),
         ("--algorithm grpo --normalize_advantages=true", "normalize_advantages is a setting of rloo, and this run"),
-        ("--use_peft true", "--use_peft is not supported here; for that, run TRL's own `trl rloo`"),
+        ("--load_in_4bit true", "--load_in_4bit is not supported here; for that, run TRL's own `trl rloo`"),
+        ("--lora_r 8", "--lora_r has no effect without --use_peft true"),
+        ("--use_peft true --frozen_layers 2", "--frozen_layers has no effect with --use_peft true: leave it out"),
     ],
 )
 def test_wrong_settings(flags, message):

@@ -39,7 +39,7 @@ class InstantTrainer:
     def train(self, **_):
         pass
 
-    def save_model(self, folder):
+    def save_policy(self, folder, **_):
         Path(folder).mkdir()
 
 
@@ -54,6 +54,7 @@ def run(monkeypatch, tmp_path):
     rewards = ConnectedRewards([SimpleNamespace(client=None)], [INFO], {"banana": "1", "measured": "2"})
     monkeypatch.setitem(TRAINER_CLASSES, "rloo", InstantTrainer)
     monkeypatch.setattr(training, "load_policy_and_tokenizer", lambda *_: (None, None))
+    monkeypatch.setattr(training, "check_trainable", lambda _: None)
     monkeypatch.setattr(training, "connect_rewards", lambda *_: rewards)
     monkeypatch.setattr(training, "evaluate_policy", unreachable_after)
     return parse(["--config", "banana", "--output_dir", str(tmp_path / "run")])

@@ -15,7 +15,10 @@ from tests.integration.test_similarity import COMPLETIONS, MINILM, PROMPTS, sent
 from tests.small_models import save_folder
 
 pytestmark = pytest.mark.clients
-REQUIREMENTS = ["sentence-transformers==6.2.0", "scikit-learn==1.9.1", "joblib==1.6.0", "threadpoolctl==3.8.0"]
+REQUIREMENTS = (
+    "sentence-transformers==6.2.0 scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0 cloudpickle==3.1.3 "
+    "narwhals==2.29.0"
+).split()
 PROMPT_NAMES = {"prompts": {"query": "query: ", "document": "passage: "}}
 
 

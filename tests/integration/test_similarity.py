@@ -54,8 +54,11 @@ def embedding(model, tokenizer, text, pooling="mean", max_tokens=None):
 def sentence_files(folder, *layers, pooling="mean", **files):
     """Write the files of sentence-transformers into a model's folder."""
     names = ["Transformer", "Pooling", *layers]
-    modules = [{"path": f"{i}_{name}" if i else "", "type": f"models.{name}"} for i, name in enumerate(names)]
-    content = {"modules.json": modules, "1_Pooling/config.json": {"pooling_mode": pooling}}
+    modules = [
+        {"idx": i, "name": f"{i}", "path": f"{i}_{name}" if i else "", "type": f"sentence_transformers.models.{name}"}
+        for i, name in enumerate(names)
+    ]
+    content = {"modules.json": modules, "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": pooling}}
     for name, value in {**content, **{f"{name}.json": value for name, value in files.items()}}.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(value))
@@ -65,8 +68,8 @@ def with_dense(folder):
     """Add a Dense layer with Tanh after the pooling."""
     sentence_files(folder, "Dense", "Normalize")
     (folder / "2_Dense").mkdir()
-    activation = "torch.nn.modules.activation.Tanh"
-    (folder / "2_Dense" / "config.json").write_text(json.dumps({"activation_function": activation}))
+    config = {"in_features": 32, "out_features": 16, "activation_function": "torch.nn.modules.activation.Tanh"}
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(config))
     save_file({"linear.weight": WEIGHT, "linear.bias": BIAS}, folder / "2_Dense" / "model.safetensors")
 
 

@@ -1,5 +1,6 @@
 """The settings of a reward model: our own beside TRL's RewardConfig and ModelConfig, as `train` reads them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -37,8 +38,9 @@ class RewardModelArguments:
     pairs: str = field(
         default=RATINGS,
         metadata={
-            "help": "JSONL file with `chosen`, `rejected` and maybe `prompt` and `source` in each line, or `ratings` "
-            "for pairs of the embedded human ratings."
+            "help": "JSONL file with `chosen`, `rejected` and maybe `prompt` and `source` in each line; the file of "
+            "`reward-trainer sample`, of which the best and the worst completion of each prompt are a pair; or "
+            "`ratings` for pairs of the embedded human ratings."
         },
     )
     heldout_pairs: str | None = field(
@@ -49,6 +51,13 @@ class RewardModelArguments:
     )
     rounds: int = field(
         default=1, metadata={"help": "With `ratings`: number of pairs that each sentence is in, each with another one."}
+    )
+    by: str | None = field(
+        default=None, metadata={"help": "With sampled completions: the reward to choose by. Default: the first."}
+    )
+    margin: float = field(
+        default=0.0,
+        metadata={"help": "With sampled completions: how far apart the scores of best and worst must be, at least."},
     )
     input: str = field(
         default="auto",
@@ -93,6 +102,8 @@ def check_arguments(run: RewardModelArguments) -> None:
         raise TrainerError(f"unknown --input {run.input!r}; choose auto, {', '.join(INPUTS)}")
     if not 0 <= run.heldout_share < 1:
         raise TrainerError(f"--heldout_share {run.heldout_share:g}: choose a share from 0 to below 1")
+    if not 0 <= run.margin < math.inf:
+        raise TrainerError(f"--margin {run.margin:g}: choose a number from 0 on")
     if run.rounds < 1:
         raise TrainerError(f"--rounds {run.rounds}: each sentence is in at least one pair")
 

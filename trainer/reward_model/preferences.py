@@ -10,6 +10,7 @@ from trainer.errors import TrainerError
 from trainer.reward_model.config import RATINGS, RewardModelArguments
 from trainer.reward_model.pairs import Pair, check_disjoint, read_pairs, split
 from trainer.reward_model.rated_pairs import random_pairs, rated_pairs
+from trainer.reward_model.sampled_pairs import is_sampled, read_sampled_pairs
 
 HELDOUT_ROUNDS = 5
 """Held-out pairs that a sentence is in, if its partners differ enough."""
@@ -39,9 +40,9 @@ def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
             heldout_rated,
             pairs_per_text=HELDOUT_ROUNDS,
         )
-    pairs = read_pairs(Path(run.pairs).expanduser())
+    pairs = pairs_of_file(run, run.pairs)
     if run.heldout_pairs is not None:
-        heldout = read_pairs(Path(run.heldout_pairs).expanduser())
+        heldout = pairs_of_file(run, run.heldout_pairs)
         check_disjoint(pairs, heldout)
         return Preferences(pairs, heldout)
     trained, heldout = split(pairs, run.heldout_share)
@@ -51,3 +52,9 @@ def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
             f"held-out pairs with --heldout_pairs, or hold out none with --heldout_share 0"
         )
     return Preferences(trained, heldout)
+
+
+def pairs_of_file(run: RewardModelArguments, name: str) -> list[Pair]:
+    """Return the pairs of a file of pairs, or of sampled completions with scores. Raises `TrainerError`."""
+    path = Path(name).expanduser()
+    return read_sampled_pairs(path, reward=run.by, margin=run.margin) if is_sampled(path) else read_pairs(path)

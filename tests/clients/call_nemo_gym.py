@@ -3,6 +3,7 @@
 import asyncio
 from urllib.parse import urlsplit
 
+import antlr4  # noqa: F401  # before nemo_gym, which moves its own folder, with hydra's antlr4, behind ours
 from calling import serve_calls
 from nemo_gym import server_utils
 from nemo_gym.config_types import BaseServerConfig

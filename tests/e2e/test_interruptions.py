@@ -27,13 +27,22 @@ SMALL = {
     "beta": "0.0",
     "per_device_train_batch_size": "4",
     "num_generations": "4",
-    "max_completion_length": "6",
-    "frozen_layers": "28",
+    "max_completion_length": "48",  # so that a step takes long enough to be interrupted
+    "learning_rate": "1e-2",
+    "frozen_layers": "0",
     "eval_limit": "2",
     "eval_decodings": "greedy",
     "eval_max_new_tokens": "4",
     "reward_timeout_s": "60",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_policy(policy):
+    """Train a small random policy in all runs: what interrupts them does not depend on its size."""
+    SMALL["model_name_or_path"] = policy
+
+
 REWARDS = "rewards: {{banana: {banana}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
 
 
@@ -158,15 +167,13 @@ import sys
 from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 from remote_rewards import remote_reward
-from trainer.policy import load_policy, load_tokenizer
 
 args = RLOOConfig(output_dir=sys.argv[2], max_steps=5, per_device_train_batch_size=2, num_generations=2,
                   max_completion_length=4, beta=0.0, bf16=False, gradient_checkpointing=False, logging_steps=1,
                   report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True)
 rows = [{"prompt": [{"role": "user", "content": f"Say {n}."}]} for n in range(8)]
-RLOOTrainer(model=load_policy("embedded:smollm2", frozen_layers=28), args=args,
-            reward_funcs=remote_reward(sys.argv[1], "banana"), train_dataset=Dataset.from_list(rows),
-            processing_class=load_tokenizer("embedded:smollm2")).train()
+RLOOTrainer(model=sys.argv[3], args=args, reward_funcs=remote_reward(sys.argv[1], "banana"),
+            train_dataset=Dataset.from_list(rows)).train()
 """
 
 
@@ -174,7 +181,7 @@ def start_rank(number, port, url, folder):
     env = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     env |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        [sys.executable, "-c", RANK, url, str(folder)],
+        [sys.executable, "-c", RANK, url, str(folder), SMALL["model_name_or_path"]],
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

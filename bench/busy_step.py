@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -67,13 +66,8 @@ def measure(configured: bool, steps: int) -> tuple[list[float], list[float]]:
             if step > 0:
                 seconds[step % 2].append(time.monotonic() - self.started_s)
 
-    score = banana()
-
-    def reward(completions: Sequence[Any], **_: Any) -> list[float]:
-        return score(completions)
-
     try:
-        train("banana", reward, steps, [Alternate()])
+        train("banana", banana(), steps, [Alternate()])
     finally:
         busy.kill()
         busy.wait()

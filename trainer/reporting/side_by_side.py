@@ -15,7 +15,7 @@ DECODINGS = ("sampled", "greedy")
 
 def side_by_side(run: Run, count: int) -> Table:
     """Return a table of `count` held-out prompts, evenly spread, with the completions of both evaluations."""
-    table = Table(title=f"{run.config.get('recipe', 'run')}: replies on held-out prompts", title_justify="left")
+    table = Table(title=f"{run.config.get('recipe', 'run')}: completions of held-out prompts", title_justify="left")
     for heading in ("prompt", "before training", "after training"):
         table.add_column(heading, overflow="fold", ratio=1)
     for row in completion_pairs(run.before, run.after, count):

@@ -1,8 +1,7 @@
 """The client of a reward service: scores in the order of the request, or a `RewardError`; never an invented number.
 
 A call that several replicas can share, or that is larger than the service's limits, is sent in chunks, all of which are
-scored by one revision. Failed attempts are
-retried within the deadline of the call, see `retry`.
+scored by one revision. Failed attempts are retried within the deadline of the call, see `retry`.
 """
 
 import asyncio
@@ -155,17 +154,19 @@ class RewardClient:
     ) -> ScoreResponse:
         send = partial(self._send, call.rewards, deadline_s)
         initial = limits = self._limits or (await self.ainfo()).limits
+        endpoints = self._sender.endpoints
         while True:
             try:
-                chunks = call.chunks(reading, limits, self._sender.endpoints.replicas_for_a_call(limits.spread))
+                chunks = call.chunks(reading, limits, endpoints.replicas_for_a_call(limits.spread))
             except BadRequest:
                 self._info = None  # the service may be reconfigured before the next call
                 raise
             try:
-                if len(chunks) == 1:
-                    response = await send(revisions, chunks[0])
-                else:
-                    response = await _score_consistently(chunks, send, revisions)
+                with endpoints.in_progress(len(chunks)):
+                    if len(chunks) == 1:
+                        response = await send(revisions, chunks[0])
+                    else:
+                        response = await _score_consistently(chunks, send, revisions)
             except BadRequest as error:  # another replica may have lower limits than the one that returned them
                 if error.code != "too_large" or len(chunks) >= len(call.completions):
                     raise

@@ -4,7 +4,8 @@ import asyncio
 import math
 import socket
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ class EndpointSet:
         self._has_names = not all(self._addresses.values())
         self.endpoints = reconcile([], self._addresses)
         self._max_calls: int | None = None
+        self._requests = 0
         self._last_call_s = self._last_refresh_s = -math.inf
         self._refresh: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -47,7 +49,16 @@ class EndpointSet:
 
     def replicas_for_a_call(self, spread: int) -> int:
         """Return over how many replicas to spread one call now; `spread` is the number that the service tells."""
-        return replicas_for_a_call(self.endpoints, spread, now_s=time.monotonic())
+        return replicas_for_a_call(self.endpoints, spread, self._requests, now_s=time.monotonic())
+
+    @contextmanager
+    def in_progress(self, requests: int) -> Iterator[None]:
+        """Count the requests of a call, sent or not yet: calls that start together take each other into account."""
+        self._requests += requests
+        try:
+            yield
+        finally:
+            self._requests -= requests
 
     def excluding(self, excluded: Container[str]) -> list[Endpoint]:
         """Return the endpoints whose URLs are not excluded."""

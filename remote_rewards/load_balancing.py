@@ -25,8 +25,8 @@ MAX_CONCURRENCY = 16
 """Calls in flight per client and replica: enough to fill a service's batches. A service may tell another number."""
 RECENT_RESPONSES = 64
 """Number of responses by which the instances behind a URL are counted."""
-BUSY_CALLS = 2
-"""Calls in flight to each replica from which on a further call is not cut: all replicas are busy with whole calls."""
+BUSY_REQUESTS = 2
+"""Requests for each replica from which on a further call is not cut: all replicas are busy, and a cut only costs."""
 MAX_EXPONENT = 30
 
 
@@ -236,15 +236,14 @@ def pick(endpoints: Sequence[Endpoint], *, now_s: float) -> Endpoint | None:
     return min(available, key=lambda one: (one.throttled_until_s > now_s, one.load, one.last_used_s), default=None)
 
 
-def replicas_for_a_call(endpoints: Sequence[Endpoint], spread: int, *, now_s: float) -> int:
+def replicas_for_a_call(endpoints: Sequence[Endpoint], spread: int, requests: int, *, now_s: float) -> int:
     """Return over how many replicas to spread one call: all that are available, or one if they are busy already.
 
-    `spread` is the number that the service tells.
+    `spread` is the number that the service tells, `requests` the number of those that calls in progress consist of.
     """
     available = [one for one in endpoints if one.is_available(now_s) and one.throttled_until_s <= now_s]
     replicas = max(spread, sum(endpoint.replicas for endpoint in available))
-    outstanding = sum(endpoint.outstanding for endpoint in available)
-    return replicas if outstanding < BUSY_CALLS * replicas else 1
+    return replicas if requests < BUSY_REQUESTS * replicas else 1
 
 
 def any_available(endpoints: Sequence[Endpoint], *, now_s: float) -> bool:

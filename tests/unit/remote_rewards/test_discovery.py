@@ -141,6 +141,14 @@ def test_reconcile():
     ]
 
 
+def test_calls_that_start_together():
+    """Requests count before they are sent, so that of many calls that start at once only the first ones are cut."""
+    endpoints = EndpointSet([A, "http://10.0.0.9:80"])
+    with endpoints.in_progress(2), endpoints.in_progress(2):
+        assert endpoints.replicas_for_a_call(1) == 1
+    assert endpoints.replicas_for_a_call(1) == 2
+
+
 async def test_close_cancels_the_refresh(monkeypatch):
     """Closing a set of endpoints leaves no task behind."""
     names = NameServer([[]], [3600.0])

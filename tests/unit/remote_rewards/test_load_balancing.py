@@ -93,18 +93,18 @@ class TestReplicasForACall:
         one, ejected, full = Endpoint("a"), Endpoint("b"), Endpoint("c")
         ejected.record_failure(DOWN, now_s=0)
         full.record_overload(2.0, now_s=0)
-        assert replicas_for_a_call([one, ejected, full], 1, now_s=0.05) == 1
-        assert replicas_for_a_call([one, ejected, full], 1, now_s=9) == 3
-        assert replicas_for_a_call([], 1, now_s=9) == 1
+        assert replicas_for_a_call([one, ejected, full], 1, 0, now_s=0.05) == 1
+        assert replicas_for_a_call([one, ejected, full], 1, 0, now_s=9) == 3
+        assert replicas_for_a_call([], 1, 0, now_s=9) == 1
 
     def test_busy(self):
-        """A call is sent whole while two calls or more to each replica are in flight: cuts would only cost."""
-        assert replicas_for_a_call([Endpoint("a", outstanding=3), Endpoint("b")], 1, now_s=0) == 2
-        assert replicas_for_a_call([Endpoint("a", outstanding=3), Endpoint("b", outstanding=1)], 1, now_s=0) == 1
+        """A call is sent whole while there are two requests or more for each replica: cuts would only cost."""
+        assert replicas_for_a_call([Endpoint("a"), Endpoint("b")], 1, 3, now_s=0) == 2
+        assert replicas_for_a_call([Endpoint("a"), Endpoint("b")], 1, 4, now_s=0) == 1
 
     def test_told(self):
         """One URL may stand for as many replicas as the service tells."""
-        assert replicas_for_a_call([Endpoint("a", outstanding=3)], 4, now_s=0) == 4
+        assert replicas_for_a_call([Endpoint("a")], 4, 3, now_s=0) == 4
 
 
 class TestEjection:

@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import re
+import ssl
 import time
+import zlib
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -23,6 +25,8 @@ MAX_TIMEOUT_S = 3600.0
 """Upper bound of the timeout that is advertised to a service."""
 NETWORK_MARGIN_S = 0.25
 """Subtracted from the advertised timeout, so that a service's `deadline_exceeded` response still arrives in time."""
+POOLS = 16
+"""Number of connection pools of an event loop."""
 TRUE_VALUES = {"1", "true", "yes", "on"}
 VISIBLE_ASCII = re.compile(r"[!-~]+")
 
@@ -133,16 +137,18 @@ def advertised_timeout_s(remaining_s: float) -> float:
 
 
 class Transport:
-    """The connections of one event loop: one httpx client for plain HTTP and one for TLS.
+    """The connections of one event loop, in `POOLS` pools by endpoint. `transport` replaces the network.
 
-    They are not kept per endpoint, since the addresses behind a name come and go. `transport` replaces the network.
+    A request costs time that grows with the square of the connections in its pool (httpcore 1), so that replicas should
+    not share one. There is no pool for each endpoint, since the addresses behind a name come and go.
     """
 
     def __init__(
         self, auth: httpx.Auth, connect_timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self._auth, self._connect_timeout_s, self._transport = auth, connect_timeout_s, transport
-        self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._clients: dict[tuple[bool, int], httpx.AsyncClient] = {}
+        self._contexts: dict[bool, ssl.SSLContext] = {}
 
     async def send(self, url: str, request: Request, deadline_s: float) -> httpx.Response:
         """Send a request once and return the response with its whole body. `deadline_s` is of the monotonic clock.
@@ -171,9 +177,12 @@ class Transport:
 
     def _client_for(self, url: str) -> httpx.AsyncClient:
         tls = url.lower().startswith("https")
-        if tls not in self._clients:
-            self._clients[tls] = _new_http_client(self._auth, self._transport, trust_env=tls)
-        return self._clients[tls]
+        pool = tls, zlib.crc32(url.encode()) % POOLS
+        if pool not in self._clients:
+            if tls not in self._contexts:  # shared: loading the certificates takes longer than scoring a text
+                self._contexts[tls] = httpx.create_ssl_context(trust_env=tls)
+            self._clients[pool] = _new_http_client(self._auth, self._transport, self._contexts[tls], trust_env=tls)
+        return self._clients[pool]
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -183,12 +192,12 @@ class Transport:
 
 
 def _new_http_client(
-    auth: httpx.Auth, transport: httpx.AsyncBaseTransport | None, *, trust_env: bool
+    auth: httpx.Auth, transport: httpx.AsyncBaseTransport | None, context: ssl.SSLContext, *, trust_env: bool
 ) -> httpx.AsyncClient:
     """Return a client. Over plain HTTP it must not trust the environment, whose proxy could read the API key."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
     try:
-        return httpx.AsyncClient(auth=auth, transport=transport, limits=limits, trust_env=trust_env)
+        return httpx.AsyncClient(auth=auth, transport=transport, limits=limits, trust_env=trust_env, verify=context)
     except (ImportError, ValueError, httpx.InvalidURL) as cause:
         raise InvalidUrl(
             f"the proxy of the environment cannot be used: {cause}; correct HTTPS_PROXY, ALL_PROXY or NO_PROXY"

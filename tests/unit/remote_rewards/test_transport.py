@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from remote_rewards.transport import (
+    POOLS,
     ApiKey,
     Request,
     Transport,
@@ -113,14 +114,18 @@ class TestSend:
         with pytest.raises(ServiceUnreachable, match="responded with 502"):
             await transport(lambda request: httpx.Response(502)).send(URL, GET, time.monotonic() + 9.0)
 
-    async def test_connections_are_shared(self, transport, monkeypatch):
-        """Endpoints share their connections, those over TLS and those over plain HTTP apart."""
+    async def test_bounded_pools(self, transport, monkeypatch):
+        """However many addresses come and go, the pools are few; a pool is for TLS or for plain HTTP."""
         made, new = [], httpx.AsyncClient
         monkeypatch.setattr(httpx, "AsyncClient", lambda **options: made.append(new(**options)) or made[-1])
         sender = transport()
-        for url in ("http://a", "http://b", "https://a", "https://b", "http://c"):
-            await sender.send(url, GET, time.monotonic() + 9.0)
-        assert len(made) == 2
+        for number in range(100):
+            await sender.send(f"http://10.0.0.{number}:80", GET, time.monotonic() + 9.0)
+        assert POOLS / 2 < len(made) <= POOLS
+        plain = len(made)
+        for _ in range(2):
+            await sender.send("https://10.0.0.1:80", GET, time.monotonic() + 9.0)
+        assert len(made) == plain + 1
 
     @pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1080", "proxy.corp:8080x"])
     async def test_invalid_proxy(self, monkeypatch, proxy):

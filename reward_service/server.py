@@ -25,6 +25,8 @@ BIND_HINTS = {
     errno.EADDRINUSE: "stop the program that uses it, or choose another port with --port",
     errno.EACCES: "choose another port with --port",
 }
+KEEP_ALIVE_S = 10
+"""Time for which an idle connection is kept: longer than clients do, so that they do not send into a closing one."""
 EXIT_MARGIN_S = 3.0
 """Time after `shutdown_timeout_s` for an orderly exit, before the process is ended by force."""
 
@@ -62,6 +64,7 @@ def run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
         server_header=False,
         proxy_headers=False,  # the client's address is not used

@@ -15,7 +15,6 @@ from reward_service.backends.chat_template import ChatMessage, plain_text
 from reward_service.errors import DoesNotFit, EmptyInput, RewardServiceError
 from reward_service.rewards.base import Items
 from reward_service.specs import ModelRewardSpec
-from reward_service.text import prompt_text
 from shared.schemas import Message, Text
 
 CHAT_COLUMNS = ("tools", "chat_template_kwargs")
@@ -78,7 +77,7 @@ def _read_text(spec: ModelRewardSpec, prompt: Text, completion: Text, end: str) 
     text = spoken(completion, last_turn_only=spec.turns == "last")
     text = after_tag(text, spec.after)
     if spec.input == "pair":
-        return ModelInput(prompt_text(prompt), second=text)
+        return ModelInput(_prompt_text(prompt), second=text)
     if spec.input == "completion":
         return ModelInput(text)
     if not isinstance(prompt, str) or not isinstance(completion, str):
@@ -199,6 +198,12 @@ def _messages(text: Text, role: str) -> list[ChatMessage]:
     if isinstance(text, str):
         return [{"role": role, "content": text}]
     return [message.model_dump(exclude_unset=True) for message in text]
+
+
+def _prompt_text(prompt: Text) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(message_text(message) for message in prompt if message.content is not None)
 
 
 def message_text(message: Message) -> str:

@@ -130,6 +130,15 @@ def test_picture_parts(score, reward, kind):
     assert result["scores"][1] is not None
 
 
+@pytest.mark.parametrize("reward", ["chat", "bert_pair"])
+def test_picture_in_prompt(score, reward):
+    """A prompt with a picture has no score, not that of the prompt without it."""
+    picture = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image"}]}]
+    result = score(reward, [REPLIES[0]] * 2, [picture, QUESTION])
+    assert result["errors"]["0"]["code"] == "nothing_to_read"
+    assert result["scores"][1] is not None
+
+
 NOTHING = {
     "null": [{"role": "assistant", "content": None}],
     "no parts": [{"role": "assistant", "content": []}],

@@ -73,12 +73,15 @@ def parse(body: bytes, query: Query) -> tuple[ScoreRequest, VerifyRequest]:
 
 def messages(items: Iterable[Item]) -> list[Message]:
     """Return the messages among the items, each with its text."""
-    return [Message(role=item.role, content=content_text(item.content)) for item in items if item.role is not None]
+    return [Message(role=item.role, content=text_or_parts(item.content)) for item in items if item.role is not None]
 
 
-def content_text(content: str | list[ContentPart] | None) -> str | None:
-    """Return the text of a message: its parts joined."""
-    return "".join(part.text or "" for part in content) if isinstance(content, list) else content
+def text_or_parts(content: str | list[ContentPart] | None) -> str | list[ContentPart] | None:
+    """Return the text of a message, its parts joined; the parts if one of them, such as a picture, has no text."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.text for part in content if part.text is not None]
+    return "".join(texts) if len(texts) == len(content) else content
 
 
 def render(response: ScoreResponse, rollout: VerifyRequest, rewards: Mapping[str, RewardInfo]) -> Response:

@@ -46,6 +46,17 @@ def test_nemo_gym_columns():
     assert (answer.role, answer.content, question.role, question.content) == ("assistant", "banana", "user", "Say it!")
 
 
+def test_nemo_gym_picture():
+    """A picture reaches the reward, which may refuse it, and is never left out."""
+    reward, body = Recording(), rollout("banana")
+    parts = [{"type": "input_text", "text": "What is it?"}, {"type": "input_image", "image_url": "data:"}]
+    body["responses_create_params"]["input"] = [{"role": "user", "content": parts}]
+    with running_service(rewards={"recording": reward}) as url:
+        httpx.post(f"{url}/verify", json=body)
+    ((question,),) = reward.calls[-1].prompt_chats
+    assert question.model_dump(exclude_unset=True)["content"] == parts
+
+
 def test_nemo_gym_numbers(rules_url):
     """A number that JSON does not have is returned as null."""
     content = httpx.post(

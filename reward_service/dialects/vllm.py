@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, RootModel, StrictBool, StrictInt, model_validator
 from starlette.requests import HTTPConnection
@@ -21,7 +21,16 @@ from reward_service.problem_details import PROBLEM_RESPONSES
 from reward_service.request_body import parse_json
 from shared.schemas import Message, RewardInfo, ScoreRequest, ScoreResponse, ServiceInfo, Wire
 
-DEFAULTS = {"normalize": None, "chat_template": None, "chat_template_kwargs": None, "add_special_tokens": True}
+DEFAULTS: dict[str, Any] = {
+    "normalize": None,
+    "chat_template": None,
+    "chat_template_kwargs": {},
+    "add_generation_prompt": False,
+    "continue_final_message": False,
+    "image_data": None,
+    "video_data": None,
+    "audio_data": None,
+}
 """Fields that change the result and cannot be honoured, with the one value that is accepted besides null."""
 
 
@@ -49,7 +58,8 @@ class ClassifyRequest(Wire):
             raise ValueError("send one of input, messages and text")
         if self.messages is not None and self.messages[-1].role != "assistant":
             raise ValueError("messages must end with the assistant's, which is scored")
-        for name, default in DEFAULTS.items():
+        tokens = {"add_special_tokens": self.messages is None}  # a chat template writes its own
+        for name, default in {**DEFAULTS, **tokens}.items():
             value = (self.__pydantic_extra__ or {}).get(name)
             if value is not None and value != default:
                 raise ValueError(f"{name} is not supported; leave it out")

@@ -9,6 +9,7 @@ from tests.label_rewards import KEY, label_rewards, serving_labels
 
 SIGMOID_1 = 1 / (1 + math.exp(-1))
 SOFTMAX_1 = 1 / (1 + math.exp(-2))
+SPOKEN = [{"role": "assistant", "content": "a"}]
 
 
 async def classify(client, query="", headers=None, **body):
@@ -67,6 +68,10 @@ async def test_vllm_messages():
         ({"input": "three words here", "truncate_prompt_tokens": 2}, "3 tokens, more than 2"),
         ({"input": "a", "model": "length", "truncate_prompt_tokens": 2}, "reads whole texts"),
         ({"messages": [{"role": "user", "content": "a"}]}, "must end with the assistant's"),
+        ({"messages": SPOKEN, "add_special_tokens": True}, "add_special_tokens is not supported"),
+        ({"messages": SPOKEN, "add_generation_prompt": True}, "add_generation_prompt is not supported"),
+        ({"messages": SPOKEN, "chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs is not supported"),
+        ({"text": "a", "image_data": "https://…/a.png"}, "image_data is not supported"),
         ({"model": "mood"}, "one of input, messages and text"),
         ({"input": "a", "messages": [{"role": "assistant", "content": "a"}]}, "one of input, messages and text"),
     ],
@@ -86,6 +91,8 @@ async def test_vllm_accepts_defaults():
     async with serving_labels() as client:
         assert len((await classify(client, input="three words here", **harmless))["data"]) == 1
         assert len((await classify(client, input="a", truncate_prompt_tokens=-1))["data"]) == 1
+        chat = {"add_special_tokens": False, "add_generation_prompt": False, "chat_template_kwargs": {}}
+        assert len((await classify(client, messages=SPOKEN, **chat))["data"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from shared.errors import (
     ServiceUnreachable,
     Unauthorized,
     UnknownReward,
+    UnreadablePrompt,
 )
 from shared.schemas import RewardInfo, RewardScores, ScoreRequest, ScoreResponse, ServiceInfo
 from shared.text import text_of
@@ -64,6 +65,7 @@ __all__ = [
     "SyncRemoteReward",
     "Unauthorized",
     "UnknownReward",
+    "UnreadablePrompt",
     "handshake",
     "remote_reward",
     "rewards",

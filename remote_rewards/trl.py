@@ -12,12 +12,13 @@ import os
 import re
 import statistics
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from remote_rewards.client import RewardClient
+from remote_rewards.dataset_check import Row, check_dataset
 from remote_rewards.failure_budget import FailureBudget, check_all_scored, mask_failed, mask_unlearned
 from remote_rewards.hedging import HedgeAfter
 from remote_rewards.reward_group import RewardCall, RewardResult, check_labels, learned_scores, score_in_group
@@ -230,18 +231,24 @@ class SyncRemoteReward(RemoteReward):
             check_all_scored(self.name, scores)
 
 
-def handshake(rewards: Sequence[RemoteReward], *, timeout_s: float = 10.0) -> list[RewardInfo]:
+def handshake(
+    rewards: Sequence[RemoteReward], dataset: Iterable[Row] | None = None, *, timeout_s: float = 10.0
+) -> list[RewardInfo]:
     """Check before a run that each reward is served and logged under a label of its own, and pin their revisions.
 
-    Return their descriptions in the same order, all those of a service from one replica. Raises `DuplicateLabel`, or
-    what `RemoteReward.handshake` raises.
+    With a `dataset`, also check that the rewards can read its first rows, pictures in prompts included. Return the
+    rewards' descriptions in the same order, all those of a service from one replica. Raises `DuplicateLabel`,
+    `NotSerializable`, `UnreadablePrompt`, or what `RemoteReward.handshake` raises.
     """
     check_labels((reward.label, reward.name, reward.client) for reward in rewards)
     services: dict[RewardClient, ServiceInfo] = {}
     for reward in rewards:
         if reward.client not in services:
             services[reward.client] = reward.client.info(timeout_s=timeout_s)
-    return [reward.handshake(services[reward.client]) for reward in rewards]
+    infos = [reward.handshake(services[reward.client]) for reward in rewards]
+    if dataset is not None:
+        check_dataset([(info, services[reward.client]) for reward, info in zip(rewards, infos, strict=True)], dataset)
+    return infos
 
 
 def plain_fields(state: Any) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ RewardError
 ├── InvalidUrl              a URL is malformed or has an unknown scheme
 ├── InvalidApiKey           the key file is empty or unreadable, or the key cannot be sent in a header
 ├── NotSerializable         a column holds a value that JSON cannot represent
+├── UnreadablePrompt        a prompt holds a picture or the like, and a model would read it
 ├── InsecureTransport       the API key would be sent unencrypted
 ├── NotARewardService       another service responds at the URL
 ├── InvalidResponse         the response violates the wire format: lengths, order, invalid numbers
@@ -108,6 +109,10 @@ class InvalidApiKey(RewardError, ValueError):
 
 class NotSerializable(RewardError, ValueError):
     """A column holds a value that JSON cannot represent, such as NaN or a date."""
+
+
+class UnreadablePrompt(RewardError, ValueError):
+    """A prompt of the dataset holds something other than text, and a reward model would read it."""
 
 
 class InsecureTransport(RewardError):

@@ -1,13 +1,16 @@
 """Rewards for TRL against a real service."""
 
 import asyncio
+import datetime
 import pickle
 
 import httpx
 import pytest
 
 from remote_rewards import handshake, remote_reward
-from shared.errors import DuplicateLabel, RevisionChanged, UnknownReward
+from shared.errors import DuplicateLabel, NotSerializable, RevisionChanged, UnknownReward
+from shared.schemas import RewardInfo
+from tests.conftest import Plain, running_service
 
 CHATS = [[{"role": "assistant", "content": content}] for content in ("Sure: banana", "no")]
 PROMPTS = [[{"role": "user", "content": "Hi"}]] * 2
@@ -80,3 +83,19 @@ def test_labels_are_checked_at_handshake(rules_url):
         handshake([first, second])
     labelled = remote_reward(services[1], "banana", label="banana_b")
     assert [info.name for info in handshake([first, labelled])] == ["banana", "banana"]
+
+
+class Answered(Plain):
+    """Reads the column `answer`."""
+
+    info = RewardInfo(name="answered", kind="rule", description="", revision="1", columns=["answer"])
+
+
+def test_dataset_is_checked_at_handshake():
+    """What a reward reads of the dataset and cannot be sent is refused before the first step; the rest is not read."""
+    row = {"prompt": "Hi", "answer": "yellow", "created": datetime.date(2026, 11, 1)}
+    with running_service(rewards={"answered": Answered()}) as url:
+        reward = remote_reward(url, "answered")
+        assert len(handshake([reward], [row])) == 1
+        with pytest.raises(NotSerializable, match="the column 'answer', which a reward reads"):
+            handshake([reward], [{**row, "answer": row["created"]}])

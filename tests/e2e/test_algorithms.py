@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.short_runs import recorded, save_policy, short_run
+from tests.short_runs import recorded, short_run
 from trainer.algorithms import CONFIG_CLASSES
 from trainer.config import parse
 from trainer.errors import TrainerError
@@ -12,12 +12,6 @@ from trainer.train import train
 
 pytestmark = pytest.mark.slow
 RESUMED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.1}
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """The folder of a small random chat model."""
-    return save_policy(tmp_path_factory.mktemp("policy"))
 
 
 def test_same_rewards(policy, rules_url, tmp_path):

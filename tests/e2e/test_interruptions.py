@@ -17,6 +17,7 @@ from tests.conftest import RULES, wait_for
 from tests.plain_rules import BANANA
 from tests.soak.reloads import reload_service
 from tests.soak.supervisor import Supervisor
+from trainer.cli import main
 
 pytestmark = pytest.mark.slow
 LONG = "REMOTE_REWARDS_SOAK" in os.environ
@@ -46,12 +47,20 @@ def small_policy(policy):
 REWARDS = "rewards: {{banana: {banana}, scaled: {{kind: composite, parts: {{banana: {part}}}}}}}"
 
 
-def start_trainer(url, folder, steps, **settings):
-    flags = {**SMALL, "max_steps": str(steps), "output_dir": str(folder), **settings}
+def arguments(url, folder, steps, **settings):
+    flags = {**SMALL, "reward_url": url, "max_steps": steps, "output_dir": folder, **settings}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    command = [str(Path(sys.executable).parent / "reward-trainer"), "train", "--config", "banana", *words]
-    env = {**os.environ, "REWARD_URL": url}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return ["train", "--config", "banana", *words]
+
+
+def run_trainer(*args, code=0, **settings):
+    """Run in this process, which has loaded the libraries; what is interrupted has a process of its own."""
+    assert main(arguments(*args, **settings)) == code
+
+
+def start_trainer(*args, **settings):
+    command = [str(Path(sys.executable).parent / "reward-trainer"), *arguments(*args, **settings)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def output_of(process, code=0):
@@ -80,7 +89,7 @@ def wait_for_step(folder, step):
 def uninterrupted(rules_url, tmp_path_factory):
     """The reward of each step of a run without interruptions."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    output_of(start_trainer(rules_url, folder, STEPS))
+    run_trainer(rules_url, folder, STEPS)
     series = rewards(folder)
     assert len(series) == STEPS
     assert len(set(series.values())) > 5  # a series that varies, so that equality means something
@@ -108,13 +117,13 @@ def test_trainer_killed(rules_url, uninterrupted, tmp_path):
     wait_for_step(folder, KILL_TRAINER_AT)
     process.kill()
     process.wait()
-    output_of(start_trainer(rules_url, folder, RESUMED_STEPS, **saving, resume_from_checkpoint="true"))
+    run_trainer(rules_url, folder, RESUMED_STEPS, **saving, resume_from_checkpoint="true")
     assert rewards(folder) == {step: reward for step, reward in uninterrupted.items() if step <= RESUMED_STEPS}
     steps = [step for step, *_ in completions(folder)]
     assert steps == [step for step in range(1, RESUMED_STEPS + 1) for _ in range(4)]
 
 
-def test_other_revision(tmp_path):
+def test_other_revision(tmp_path, capsys):
     """Another revision stops the run with a checkpoint, from which it resumes only with the first revision."""
     folder, config = tmp_path / "run", tmp_path / "rewards.yaml"
     config.write_text(REWARDS.format(banana=BANANA, part="{weight: 1.0}"))
@@ -129,11 +138,11 @@ def test_other_revision(tmp_path):
         step = max(rewards(folder))
         assert f"stopped in step {step + 1} of 40" in output
         assert f"checkpoint-{step}" in output
-        resumed = start_trainer(service.url, folder, 40, rewards="scaled", resume_from_checkpoint="true")
-        assert "RevisionChanged" in output_of(resumed, 1)
+        run_trainer(service.url, folder, 40, rewards="scaled", resume_from_checkpoint="true", code=1)
+        assert "RevisionChanged" in capsys.readouterr().err
         config.write_text(REWARDS.format(banana=BANANA, part="{weight: 1.0}"))
         reload_service(service)
-        output_of(start_trainer(service.url, folder, step + 2, rewards="scaled", resume_from_checkpoint="true"))
+        run_trainer(service.url, folder, step + 2, rewards="scaled", resume_from_checkpoint="true")
     assert sorted(rewards(folder)) == list(range(1, step + 3))
 
 
@@ -141,7 +150,7 @@ PROMPTS = ["What is a cloud?", "How do I boil an egg?", "Why is the sky blue?"]
 EPOCH_STEPS, MAX_STEPS = len(PROMPTS), 5
 
 
-def test_stopped_between_epochs(rules_url, tmp_path):
+def test_stopped_between_epochs(rules_url, tmp_path, capsys):
     """A run stopped by its rewards as an epoch began, and then resumed, continues as if it had not been."""
     prompts, whole, stopped = (tmp_path / name for name in ("few.jsonl", "whole", "stopped"))
     prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
@@ -152,12 +161,13 @@ def test_stopped_between_epochs(rules_url, tmp_path):
             yield faults.status(503) if down[0] and EPOCH_STEPS in rewards(stopped) else None
 
     with faults.fault_proxy(rules_url, schedule=down_after_the_epoch()) as (url, _):
-        output_of(start_trainer(url, whole, MAX_STEPS, **settings))
-        output = output_of(start_trainer(url, stopped, MAX_STEPS, **settings), 1)
+        run_trainer(url, whole, MAX_STEPS, **settings)
+        run_trainer(url, stopped, MAX_STEPS, **settings, code=1)
+        output = capsys.readouterr().err
         assert "resume with --resume_from_checkpoint" in output
         assert f"checkpoint-{EPOCH_STEPS}" in output
         down[0] = False
-        output_of(start_trainer(url, stopped, MAX_STEPS, **settings, resume_from_checkpoint="true"))
+        run_trainer(url, stopped, MAX_STEPS, **settings, resume_from_checkpoint="true")
     assert sorted({prompt for step, prompt, _ in completions(whole) if step <= EPOCH_STEPS}) == sorted(PROMPTS)
     assert completions(stopped) == completions(whole)
 

@@ -15,6 +15,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from remote_rewards import remote_reward
 from tests.plain_rules import banana
+from trainer.cli import main
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -132,15 +133,13 @@ def test_stock_trl_needs_no_code(models_url, policy, tmp_path):
     assert "rewards/sentiment/mean" in done.stdout + done.stderr
 
 
-def test_no_service(tmp_path):
+def test_no_service(tmp_path, capsys):
     """Without a service, training stops with one message before it creates the run folder."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    done = command(
-        *("reward-trainer", "train", "--config", "banana", "--output_dir", str(tmp_path / "run")),
-        url=f"http://127.0.0.1:{port}",
-    )
-    assert done.returncode == 1
-    assert "connection refused at http://127.0.0.1" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    url, folder = f"http://127.0.0.1:{port}", tmp_path / "run"
+    assert main(["train", "--config", "banana", "--reward_url", url, "--output_dir", str(folder)]) == 1
+    output = capsys.readouterr().err
+    assert f"connection refused at {url}" in output
+    assert "Traceback" not in output
+    assert not folder.exists()

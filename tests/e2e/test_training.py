@@ -138,7 +138,8 @@ def test_no_service(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     url, folder = f"http://127.0.0.1:{port}", tmp_path / "run"
-    assert main(["train", "--config", "banana", "--reward_url", url, "--output_dir", str(folder)]) == 1
+    flags = ["--reward_url", url, "--output_dir", str(folder), "--wait_for_rewards_s", "1"]
+    assert main(["train", "--config", "banana", *flags]) == 1
     output = capsys.readouterr().err
     assert f"connection refused at {url}" in output
     assert "Traceback" not in output

@@ -103,7 +103,7 @@ def _add_scoring(table: RouteTable, service: Service, dialect: Dialect, route: S
         methods=["POST"],
         tags=["scoring"],
         name=route.name,
-        description=route.description,
+        summary=route.description.rstrip("."),
         response_model=route.response_model,
         responses=dict(dialect.error_responses),
     )
@@ -121,7 +121,7 @@ def _add_info(table: RouteTable, service: Service, dialect: Dialect, route: Info
         methods=[route.method],
         tags=["scoring"],
         name=route.name,
-        description=route.description,
+        summary=route.description.rstrip("."),
         response_model=route.response_model,
     )
 

@@ -124,7 +124,7 @@ DIALECT = Dialect(
         InfoRoute(
             path="/seed_session",
             name="nemo_gym_seed_session",
-            description="Start a session for NeMo Gym. The service keeps none.",
+            description="Start a session for NeMo Gym, for which the service keeps nothing.",
             render=render_session,
             response_model=SeedSessionResponse,
             method="POST",

@@ -54,7 +54,7 @@ DIALECT = Dialect(
         ScoreRoute(
             path="/reward",
             name="slime_reward",
-            description="Score a completion for slime. `?detail=1` adds the parts of the score.",
+            description="Score a completion for slime; ?detail=1 adds the parts of the score.",
             parse=parse,
             render=render,
             request_model=RewardRequest,

@@ -24,8 +24,6 @@ from transformers import (
     CamembertForSequenceClassification,
     Gemma2Config,
     Gemma2ForTokenClassification,
-    Gemma3Config,
-    Gemma3ForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForSequenceClassification,
     LlamaConfig,
@@ -44,12 +42,13 @@ from reward_service.batching.device import Device
 from reward_service.cli import main
 from reward_service.config import RewardsConfig
 from reward_service.errors import ConfigError
+from reward_service.rewards.base import Items
 from reward_service.rewards.loading import open_model
 from reward_service.rewards.registry import build
 from reward_service.settings import Settings
 from reward_service.specs import RegressorSpec
 from shared.model_store import ModelError, adapters, resolve
-from tests.small_models import SIZE, logits_alone, save_folder, small_tokenizer
+from tests.small_models import SIZE, logits_alone, save_folder
 
 TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
 WEIGHTS = "model.safetensors"
@@ -205,6 +204,52 @@ def test_one_label_single_label(tmp_path):
     change_config(tmp_path, problem_type="single_label_classification")
     right = [logits_alone(alone, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
     assert scores(tmp_path) == pytest.approx(right, abs=1e-4)
+
+
+RATED = dict(enumerate("helpfulness correctness coherence complexity verbosity".split()))
+RATINGS = {"id2label": RATED, "problem_type": "regression"}
+
+
+def served(path, **spec):
+    """Return the reward that a configuration makes of a folder."""
+    config = RewardsConfig(rewards={"judge": {"model": str(path), "backend": "torch", "dtype": "float32", **spec}})
+    return build(config, Settings(), Device(ThreadPoolExecutor(1)), lambda *_: None)["judge"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "regressor"}, r"has 5 outputs \(helpfulness, .*\); say which of them count"),
+        ({"kind": "regressor", "weights": {"humour": 1.0}}, "has no output 'humour'"),
+        ({"kind": "classifier", "labels": {"*": 1.0}}, "was trained for regression"),
+        ({"kind": "classifier", "labels": {"helpfulness": 1.0, "*": 0.0}, "value": "expected"}, "use kind: regressor"),
+    ],
+)
+def test_ratings_refused(tmp_path, spec, message):
+    """A model of five ratings is no classifier, and a regressor only of the ratings that are named."""
+    save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=5, **RATINGS)
+    with pytest.raises(ConfigError, match=rf"rewards\.judge: .*{message}"):
+        served(tmp_path, **spec)
+
+
+async def test_weighted_ratings(tmp_path):
+    """The score of named ratings is their weighted sum, as transformers computes each of them."""
+    model, tokenizer = save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=5, **RATINGS)
+    reward = served(tmp_path, kind="regressor", weights={"helpfulness": 0.8, "verbosity": -0.2})
+    await reward.start()
+    try:
+        scores = (await reward.score(Items(completions=TEXTS))).scores
+    finally:
+        await reward.stop()
+    rows = [logits_alone(model, tokenizer(text, return_tensors="pt")) for text in TEXTS]
+    assert scores == pytest.approx([0.8 * row[0] - 0.2 * row[4] for row in rows], abs=1e-4)
+
+
+def test_one_rating_is_no_probability(tmp_path):
+    """A model of one rating is no classifier either: a sigmoid would press its ratings into 0 to 1."""
+    save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=1, problem_type="regression")
+    with pytest.raises(ConfigError, match="was trained for regression"):
+        served(tmp_path, kind="classifier", labels={"*": 1.0})
 
 
 @pytest.mark.parametrize("first", [1, 2])
@@ -379,30 +424,3 @@ def test_convert_nothing(tmp_path, capsys):
     assert "no pickled weights to convert" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "new")]) == 2
     assert "there is no folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("pad_token_id", [None, -1, 10**6])
-def test_text_that_ends_in_eos(tmp_path, pad_token_id):
-    """Without a usable padding token, a text that ends in eos scores in company as it does alone."""
-    model, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1, pad=False)
-    change_config(tmp_path, pad_token_id=pad_token_id)
-    texts = [f"{text}{tokenizer.eos_token}" for text in TEXTS]
-    right = [logits_alone(model, tokenizer(text, return_tensors="pt"))[0] for text in texts]
-    folder = ModelFolder(tmp_path)
-    rows = TorchBackend(folder, "float32").forward([text.tokens for text in folder.encode(texts)])
-    assert [row[0] for row in rows] == pytest.approx(right, abs=1e-4)
-
-
-def test_composite_config(tmp_path):
-    """A model whose text model has a config of its own (Gemma 3) scores in company as alone."""
-    tokenizer = small_tokenizer("gemma3")
-    text = {**SIZE, "vocab_size": len(tokenizer), "num_key_value_heads": 4, "head_dim": 8, "initializer_range": 0.5}
-    vision = {**SIZE, "image_size": 28, "patch_size": 14}
-    torch.manual_seed(0)
-    config = Gemma3Config(text_config={**text, "pad_token_id": None}, vision_config=vision, num_labels=1)
-    model = Gemma3ForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    alone = Gemma3ForSequenceClassification.from_pretrained(tmp_path).eval()
-    right = [logits_alone(alone, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
-    assert scores(tmp_path) == pytest.approx(right, abs=1e-4)

@@ -82,7 +82,10 @@ def score(url):
 
     def call(reward, completions, prompts=None, **columns):
         body = {"completions": completions, "rewards": [reward], "prompts": prompts, "columns": columns}
-        response = httpx.post(f"{url}/v1/score", json=body, timeout=60)
+        content = json.dumps(body)  # with escapes, as some clients write lone surrogates
+        response = httpx.post(
+            f"{url}/v1/score", content=content, headers={"Content-Type": "application/json"}, timeout=60
+        )
         assert response.status_code == 200, response.text
         return response.json()["rewards"][reward]
 
@@ -128,6 +131,20 @@ def test_picture_parts(score, reward, kind):
     assert result["errors"]["0"]["code"] == "nothing_to_read"
     assert kind in result["errors"]["0"]["message"]
     assert result["scores"][1] is not None
+
+
+POISON = [" " * 10**6, "\ud83c", "\x00" * 1000, "<|im_end|></s>[PAD][SEP]", "a\u0301" * 20_000, "\u202e\ufeff\u200b"]
+
+
+@pytest.mark.parametrize("reward", ["bert", "text", "chat"])
+def test_poison_among_others(score, reward):
+    """Texts made to break a tokenizer or a model cost nothing but their own score; the others score as alone."""
+    good = [f"word {number} " * (1 + number % 7) for number in range(58)]
+    alone = [score(reward, [text], ["Why?"])["scores"][0] for text in good[:5]]
+    result = score(reward, [*good[:29], *POISON, *good[29:]], ["Why?"] * 64)
+    assert result["scores"][:5] == pytest.approx(alone, abs=1e-4)
+    assert None not in [*result["scores"][:29], *result["scores"][35:]]
+    assert score(reward, good[:1], ["Why?"])["scores"] == pytest.approx(alone[:1], abs=1e-4)
 
 
 @pytest.mark.parametrize("reward", ["chat", "bert_pair"])

@@ -5,6 +5,7 @@ import math
 
 import httpx
 import pytest
+import trl.rewards
 from transformers import TrainerState
 
 from remote_rewards import RewardClient, remote_reward
@@ -14,13 +15,20 @@ from tests import reward_functions
 from tests.conftest import running_service
 
 MY_REWARDS = """
-from trl.rewards import get_repetition_penalty_reward, get_soft_overlong_punishment, think_format_reward
+from trl.rewards import (
+    accuracy_reward, get_cosine_scaled_reward, get_repetition_penalty_reward, get_soft_overlong_punishment,
+    reasoning_accuracy_reward, think_format_reward
+)
+accuracy, reasoning, think = accuracy_reward, reasoning_accuracy_reward, think_format_reward
+cosine = get_cosine_scaled_reward(max_len=100)
 soft = get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)
 repetition = get_repetition_penalty_reward(2)
-think = think_format_reward
 """
+READY_MADE = ("accuracy", "reasoning", "think", "cosine", "soft", "repetition")
 FUNCTIONS = ("curriculum", "logs", "ranks", "answers", "reads_anything", "parses")
-CHATS = [[{"role": "assistant", "content": text}] for text in ("<think>\na</think>b", "b", "c")]
+TEXTS = (r"<think>\n\boxed{7}</think>It is \boxed{\frac{1}{3}}.", r"\boxed{0.5}", "<think>\nso</think>$x^2$")
+CHATS = [[{"role": "assistant", "content": text}] for text in TEXTS]
+SOLUTIONS = [r"$\frac{1}{3}$", r"$\frac{1}{2}$", "no formula at all"]
 IDS = [[1] * 90, [5, 5, 5, 5, 5], [1, 2, 3]]
 
 
@@ -30,7 +38,7 @@ def url(tmp_path_factory):
     (folder / "my_rewards.py").write_text(MY_REWARDS)
     (folder / "rewards.yaml").write_text(
         "rewards:\n"
-        + "".join(f"  {name}: 'my_rewards:{name}'\n" for name in ("soft", "repetition", "think"))
+        + "".join(f"  {name}: 'my_rewards:{name}'\n" for name in READY_MADE)
         + "".join(f"  {name}: 'tests.reward_functions:{name}'\n" for name in FUNCTIONS)
         + "  grouped: {kind: function, object: 'tests.reward_functions:ranks_in_groups', scope: group}\n"
     )
@@ -50,13 +58,19 @@ async def call(url, name, completions, **columns):
 
 
 async def test_ready_made_functions(url):
-    """TRL's own rewards give the numbers that they give in process."""
+    """Every reward function that TRL exports gives the numbers that it gives in process, and logs the same columns."""
     namespace = {}
     exec(MY_REWARDS, namespace)
-    for name in ("soft", "repetition", "think"):
-        expected = namespace[name](prompts=["p"] * 3, completions=CHATS, completion_ids=IDS)
-        assert await call(url, name, CHATS, completion_ids=IDS) == expected
-    assert await call(url, "soft", CHATS, completion_ids=IDS) == [-0.5, 0.0, 0.0]
+    assert {name for name in trl.rewards.__all__ if callable(getattr(trl.rewards, name))} <= set(namespace)
+    arguments = {"completion_ids": IDS, "solution": SOLUTIONS}
+    for name in READY_MADE:
+        here, there = {}, {}
+        expected = namespace[name](prompts=["p"] * 3, completions=CHATS, log_extra=here.__setitem__, **arguments)
+        assert await call(url, name, CHATS, log_extra=there.__setitem__, **arguments) == expected
+        assert there == here
+        assert len(set(expected)) > 1, "equality means nothing"
+    assert await call(url, "accuracy", CHATS, **arguments) == [1.0, 1.0, None]
+    assert await call(url, "soft", CHATS, **arguments) == [-0.5, 0.0, 0.0]
 
 
 async def test_trainer_state(url):

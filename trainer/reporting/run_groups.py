@@ -16,6 +16,8 @@ NOT_COMPARED = {
     *("save_strategy", "save_steps", "save_total_limit", "eval_batch", "model"),
 }
 """Settings in which runs of one group may differ: none of them changes what is learned or how it is evaluated."""
+MODEL_SETTINGS = ("dtype", "attn_implementation")
+"""Settings of TRL's ModelConfig in which runs of one group do not differ; `policy` and `lora` hold the others."""
 MAX_NAMED = 3
 """Most differing settings that a label names."""
 
@@ -61,7 +63,12 @@ def group_runs(paths: Iterable[Path]) -> list[RunGroup]:
 
 def _settings(run: Run) -> dict[str, Any]:
     rewards = [[row.get(key) for key in ("name", "revision", "weight")] for row in run.rewards.get("rewards", [])]
-    return {**{key: value for key, value in run.config.items() if key not in NOT_COMPARED}, "revisions": rewards}
+    model = run.config.get("model") or {}
+    return {
+        **{key: value for key, value in run.config.items() if key not in NOT_COMPARED},
+        **{key: model.get(key) for key in MODEL_SETTINGS},
+        "revisions": rewards,
+    }
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

@@ -29,6 +29,13 @@ def test_settings_separate_groups(tmp_path):
     assert [group.label for group in group_runs(paths)] == ["banana (beta 0.01)", "banana (beta 0.03)"]
 
 
+def test_model_settings_separate_groups(tmp_path):
+    """Policies in another data type are another group, and the labels name it."""
+    models = [{"dtype": name, "model_name_or_path": "smollm2"} for name in ("float32", "bfloat16")]
+    paths = [write_run(tmp_path / model["dtype"], model=model) for model in models]
+    assert [group.label for group in group_runs(paths)] == ["banana (dtype float32)", "banana (dtype bfloat16)"]
+
+
 def test_revisions_separate_groups(tmp_path):
     """Runs on other revisions of a reward are not mixed."""
     groups = group_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", revision="2")])

@@ -127,9 +127,9 @@ def train(recipe: str, reward: Any, steps: int, callbacks: Sequence[Any] = ()) -
     from datasets import Dataset
 
     from trainer.config import parse
+    from trainer.online_trainers import RecordedRLOOTrainer
     from trainer.policy import load_policy, load_tokenizer
     from trainer.prompts import read_prompts
-    from trainer.recorded_trainer import RecordedRLOOTrainer
     from trainer.run_folder import RunFolder
 
     with tempfile.TemporaryDirectory() as folder:

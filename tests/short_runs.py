@@ -12,6 +12,11 @@ SHORT = """--config banana --frozen_layers 0 --beta 0.0 --max_steps 2 --eval_lim
 --max_completion_length 4 --use_cpu true"""
 
 
+OFFLINE = """--heldout_prompts recipe:banana_heldout.jsonl --rewards banana --judges vader --max_steps 4 --eval_limit 2
+--eval_decodings greedy --eval_max_new_tokens 4 --per_device_train_batch_size 2 --learning_rate 0.1 --bf16 false
+--gradient_checkpointing false --use_cpu true --report_to none --disable_tqdm true --save_strategy no"""
+
+
 def save_policy(folder: Path) -> str:
     """Save a small random chat model; return its folder."""
     save_folder(folder, LlamaForCausalLM, LlamaConfig)
@@ -20,8 +25,17 @@ def save_policy(folder: Path) -> str:
 
 def short_run(policy: str, url: str, folder: Path, **settings: object) -> list[str]:
     """Return the flags of a run of two steps, changed by `settings`."""
-    flags = {"reward_url": url, "output_dir": folder, "model_name_or_path": policy, **settings}
-    return [*SHORT.split(), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+    return _flags(SHORT, {"reward_url": url, "output_dir": folder, "model_name_or_path": policy, **settings})
+
+
+def offline_run(policy: str, url: str, folder: Path, completions: Path, **settings: object) -> list[str]:
+    """Return the flags of a run of four steps on completions in a file; `settings` name the algorithm."""
+    run = {"reward_url": url, "output_dir": folder, "model_name_or_path": policy, "completions": completions}
+    return _flags(OFFLINE, {**run, **settings})
+
+
+def _flags(common: str, settings: dict[str, object]) -> list[str]:
+    return [*common.split(), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
 def recorded(folder: Path) -> list[tuple[int, str, str, float | None]]:

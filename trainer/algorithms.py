@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeAlias
 
-from trl import GRPOConfig, RLOOConfig
+from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from trainer.errors import TrainerError
 
-TrainingConfig: TypeAlias = RLOOConfig | GRPOConfig
-CONFIG_CLASSES = {"rloo": RLOOConfig, "grpo": GRPOConfig}
+OnlineConfig: TypeAlias = RLOOConfig | GRPOConfig
+TrainingConfig: TypeAlias = RLOOConfig | GRPOConfig | DPOConfig | SFTConfig
+CONFIG_CLASSES = {"rloo": RLOOConfig, "grpo": GRPOConfig, "dpo": DPOConfig, "sft": SFTConfig}
+OFFLINE = ("dpo", "sft")
+"""Those that learn from completions in a file, and generate none while they train."""
 DEFAULT = "rloo"
 
 
@@ -21,12 +24,28 @@ def chosen_algorithm(argv: Sequence[str], recipe: Mapping[str, Any]) -> str:
         if flag == "--algorithm":
             name = value if joined else "".join(argv[index + 1 : index + 2])
     if name not in CONFIG_CLASSES:
-        raise TrainerError(f"unknown --algorithm {name!r}; choose {' or '.join(CONFIG_CLASSES)}")
+        *others, last = CONFIG_CLASSES
+        raise TrainerError(f"unknown --algorithm {name!r}; choose {', '.join(others)} or {last}")
     return name
 
 
+def settings_for(algorithm: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's settings for an algorithm: those in its section, such as `dpo: {…}`, take precedence.
+
+    With a section, settings that only other algorithms have are left out. Raises `TrainerError`.
+    """
+    settings = {key: value for key, value in recipe.items() if key not in CONFIG_CLASSES}
+    section = recipe.get(algorithm)
+    if section is None:
+        return settings
+    if not isinstance(section, dict):
+        raise TrainerError(f"the recipe's section {algorithm} is not a mapping: write `{algorithm}: {{key: value, …}}`")
+    foreign = set().union(*map(setting_names, CONFIG_CLASSES)) - setting_names(algorithm)
+    return {**{key: value for key, value in settings.items() if key not in foreign}, **section}
+
+
 def check_algorithm(algorithm: str, argv: Iterable[str], recipe: Iterable[str]) -> None:
-    """Refuse flags and keys of a recipe that only another algorithm has."""
+    """Raise `TrainerError` for flags and keys of a recipe that only another algorithm has."""
     own = setting_names(algorithm)
     flags = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
     for other in CONFIG_CLASSES:

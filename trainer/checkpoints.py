@@ -123,15 +123,29 @@ def check_same_rewards(checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     Raises `TrainerError` if the checkpoint was trained on other rewards or weights, and `RevisionChanged` if a reward
     that both use, for training or evaluation, has another revision. Fields that its manifest lacks are not compared.
     """
-    candidates = (checkpoint / MANIFEST, checkpoint.parent / MANIFEST)  # the run died before it wrote the first
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
-    if path is None:
+    before = _manifest_of(checkpoint)
+    if before is None:
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
     _check_same_weights(checkpoint, _weights(before), _weights(manifest))
     revisions = _revisions(before)
     for name, revision in _revisions(manifest).items():
         check_revision(name, revision, revisions.get(name, revision))
+
+
+def check_same_completions(checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise `TrainerError` if a checkpoint was trained on other completions: they would be drawn in another order."""
+    before = (_manifest_of(checkpoint) or manifest).get("completions", {})
+    if before.get("hash") != manifest.get("completions", {}).get("hash"):
+        raise TrainerError(
+            f"{checkpoint} was trained on other completions, those of {before.get('file', 'no file')}: resume with the "
+            f"same file, algorithm, rewards and --margin or --min_score"
+        )
+
+
+def _manifest_of(checkpoint: Path) -> dict[str, Any] | None:
+    candidates = (checkpoint / MANIFEST, checkpoint.parent / MANIFEST)  # the run died before it wrote the first
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_same_weights(checkpoint: Path, before: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:

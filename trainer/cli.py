@@ -133,6 +133,7 @@ def _configure_output() -> None:
     """Keep the libraries' progress bars and warnings out of the display, and show those of the client in it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # on a machine without an accelerator

@@ -1,23 +1,32 @@
 """The settings of a run: our own beside TRL's, from the command line and one YAML file, the recipe."""
 
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
-from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
 from trl import ModelConfig, TrlParser
 
 from remote_rewards.trl import urls_from_environment
-from shared.errors import did_you_mean
-from trainer.algorithms import CONFIG_CLASSES, DEFAULT, TrainingConfig, check_algorithm, chosen_algorithm, setting_names
+from trainer.algorithms import (
+    CONFIG_CLASSES,
+    DEFAULT,
+    OFFLINE,
+    TrainingConfig,
+    check_algorithm,
+    chosen_algorithm,
+    setting_names,
+    settings_for,
+)
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
+from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
 from trainer.settings_checks import check_lora, check_model, check_training, enum_value
 
-MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch")
+MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch", "max_minutes")
 """The run arguments that must be above 0."""
 
 
@@ -63,6 +72,26 @@ class RunArguments:
     allow_revision_change: bool = field(
         default=False,
         metadata={"help": "Continue the run when a reward changes its revision, and log the change."},
+    )
+    completions: str | None = field(
+        default=None,
+        metadata={
+            "help": "With dpo and sft: what to learn from. The file of `reward-trainer sample`, from which the first "
+            "of --rewards chooses; or a JSONL file with `prompt`, `chosen` and `rejected` in each line for dpo, "
+            "`prompt` and `completion` for sft."
+        },
+    )
+    margin: float = field(
+        default=0.0,
+        metadata={"help": "With dpo and sampled completions: how far apart the scores of best and worst must be."},
+    )
+    min_score: float | None = field(
+        default=None,
+        metadata={"help": "With sft and sampled completions: the lowest score of a prompt's best completion."},
+    )
+    max_minutes: float | None = field(
+        default=None,
+        metadata={"help": "Stop training, or sampling, after this number of minutes, if it has not ended before."},
     )
     prompts: str = field(
         default="recipe:optimist_train.jsonl",
@@ -136,11 +165,14 @@ def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunA
     path = resolve_recipe(argv)
     recipe = {} if path is None else read_recipe(path)
     algorithm = chosen_algorithm(argv, recipe)
-    check_algorithm(algorithm, argv, recipe)
+    settings = {**settings_for(algorithm, recipe), "algorithm": algorithm}
+    check_algorithm(algorithm, argv, settings)
     if path is not None:
-        check_keys(path, recipe, _known_keys(algorithm))
+        check_keys(path, settings, _known_keys(algorithm))
+        argv = without_config(argv)
+    set_environment(settings.pop("env", None) or {})
     parser = TrlParser((RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), prog=prog)
-    parser.set_defaults_with_config(logging_steps=1)
+    parser.set_defaults_with_config(**{"logging_steps": 1, **settings})
     try:
         run, args, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
     except ValueError as error:
@@ -151,8 +183,16 @@ def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunA
     check_model(model)
     check_lora(model, run.frozen_layers)
     check_training(args)
+    check_completions(run)
     check_on_hack(run, args)
     return run, args, model
+
+
+def set_environment(variables: Any) -> None:
+    """Set the environment variables of a recipe's `env`, as TRL does. Raises `TrainerError`."""
+    if not isinstance(variables, dict):
+        raise TrainerError("the recipe's `env` is not a mapping of environment variables to values")
+    os.environ.update({key: str(value) for key, value in variables.items()})
 
 
 def wrap_scalars(run: RunArguments, args: TrainingConfig) -> None:
@@ -160,7 +200,7 @@ def wrap_scalars(run: RunArguments, args: TrainingConfig) -> None:
     for item in fields(run):
         if get_origin(item.type) is list:
             setattr(run, item.name, _as_list(getattr(run, item.name)))
-    if args.reward_weights is not None:
+    if getattr(args, "reward_weights", None) is not None:
         args.reward_weights = _as_list(args.reward_weights)
 
 
@@ -202,6 +242,27 @@ def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:
         )
 
 
+def check_completions(run: RunArguments) -> None:
+    """Refuse to learn from completions without a file of them, and settings that another algorithm reads."""
+    offline = run.algorithm in OFFLINE
+    if offline and run.completions is None:
+        raise TrainerError(
+            f"--algorithm {run.algorithm} learns from completions in a file: name it with --completions, such as that "
+            f"of `reward-trainer sample`"
+        )
+    if offline and run.on_hack != "warn":
+        raise TrainerError(f"--on_hack {run.on_hack} has no effect: {run.algorithm} generates no completions to watch")
+    for name, is_set, readers in (
+        ("completions", run.completions is not None, OFFLINE),
+        ("margin", run.margin != 0, ("dpo",)),
+        ("min_score", run.min_score is not None, ("sft",)),
+    ):
+        if is_set and run.algorithm not in readers:
+            raise TrainerError(f"--{name} has no effect with --algorithm {run.algorithm}: leave it out")
+    if not 0 <= run.margin < math.inf:
+        raise TrainerError(f"--margin {run.margin:g}: choose a number from 0 on")
+
+
 def check_run(run: RunArguments, algorithm: str) -> None:
     """Refuse run arguments that cannot work, before anything slow is done."""
     if run.algorithm != algorithm:  # argparse takes --alg for it, too
@@ -214,63 +275,14 @@ def check_run(run: RunArguments, algorithm: str) -> None:
     if len(set(run.rewards)) != len(run.rewards) or not run.rewards:
         raise TrainerError("--rewards: name at least one reward to train on, and each only once")
     for name in MUST_BE_POSITIVE:
-        if not (getattr(run, name) or 0) > 0:  # also true for NaN
-            raise TrainerError(f"--{name} {getattr(run, name)}: choose a number above 0")
+        if (value := getattr(run, name)) is not None and not value > 0:  # also true for NaN
+            raise TrainerError(f"--{name} {value}: choose a number above 0")
     if run.hedge_after_s is not None and not run.hedge_after_s >= 0:
         raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0, or 0 for never")
     if not run.reward_url or not all(run.reward_url):
         raise TrainerError("no reward service is given: set REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings of a recipe. Raises `TrainerError` if it cannot be read."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise TrainerError(f"{path} is not UTF-8: save it as UTF-8") from error
-    except OSError as error:
-        raise TrainerError(f"cannot read the recipe {path}: {error.strerror}; choose from {_packaged()}") from error
-    except yaml.YAMLError as error:
-        raise TrainerError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise TrainerError(f"{path} is not a recipe: it should hold `key: value` lines")
-    return content
-
-
-def check_keys(path: Path, recipe: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `TrainerError` if a recipe has an unknown key."""
-    known = set(known)
-    for key in recipe:
-        if key not in known:
-            raise TrainerError(f"{path}: unknown setting {key!r}{did_you_mean(str(key), known)}")
-
-
-def recipe_path(name: str) -> Path:
-    """Return the path of a recipe given by path, or by name if it is one of the package."""
-    path = Path(name)
-    packaged = Path(str(resources.files("trainer") / "recipes" / f"{name}.yaml"))
-    return packaged if not path.exists() and packaged.exists() else path
-
-
-def resolve_recipe(argv: list[str]) -> Path | None:
-    """Return the recipe of `--config`, and replace its name in `argv` by its path, as TRL's parser expects it."""
-    for index, word in enumerate(argv):
-        flag, joined, name = word.partition("=")
-        if flag == "--config":
-            name = name if joined else "".join(argv[index + 1 : index + 2])
-            if not name:
-                raise TrainerError(f"name a recipe after --config: a path, or one of {_packaged()}")
-            path = recipe_path(name)
-            argv[index : index + (1 if joined else 2)] = ["--config", str(path)]
-            return path
-    return None
-
-
 def _known_keys(algorithm: str) -> set[str]:
     ours = {item.name for kind in (RunArguments, ModelConfig) for item in fields(kind)}
     return ours | setting_names(algorithm) | {"env"}
-
-
-def _packaged() -> str:
-    folder = resources.files("trainer") / "recipes"
-    return ", ".join(sorted(item.name for item in folder.iterdir() if item.name.endswith(".yaml")))

@@ -87,7 +87,7 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Show one step."""
-        if not logs or "reward" not in logs:
+        if not logs or "loss" not in logs:
             return
         status = step_line(logs)
         self._bar.update(self._task, completed=state.global_step, status=status)
@@ -107,6 +107,11 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
 
 def step_line(logs: dict[str, Any]) -> str:
     """Return the main metrics of a step as one line."""
+    if "reward" not in logs:
+        parts = [f"loss {logs['loss']:.3f}"]
+        if "rewards/accuracies" in logs:  # of DPO
+            parts.append(f"{logs['rewards/accuracies']:.0%} of the pairs in order")
+        return "  ".join([*parts, f"{logs.get('seconds/step', 0):.1f} s"])
     parts = [f"reward {logs['reward']:+.2f}"]
     if logs.get("kl") is not None:
         parts.append(f"KL {logs['kl']:.3f}")

@@ -1,16 +1,13 @@
-"""TRL's trainers with a record of each step: its time by part, its completions and their rewards.
+"""TRL's trainers with a run folder: a record of each step, checkpoints that can be resumed, the trained policy.
 
-The algorithms are TRL's, unchanged. Added are timers around generation and scoring, one line a step in
-`metrics.jsonl`, the step's completions with their scores in `samples.jsonl`, judges that need no service, and a weight
-layout for CPUs.
+The algorithms are TRL's, unchanged. Added are timers, one line a step in `metrics.jsonl`, the step's completions, if it
+generated any, in `samples.jsonl`, and a weight layout for CPUs.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,12 +15,9 @@ from typing import Any
 
 from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
-from trl import GRPOTrainer, RLOOTrainer
 
 from trainer import checkpoints
-from trainer.judges import ScoredCompletion, local_scores
 from trainer.policy import row_major_weights, use_column_major_weights
-from trainer.prompts import user_text
 from trainer.run_folder import RunFolder
 
 
@@ -34,23 +28,14 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.run_folder, self.judges = run_folder, list(judges)
         self.step_completions: list[dict[str, Any]] = []
-        """The completions of the current step, each with its scores and advantage."""
+        """The completions of the current step, each with its scores and advantage; none with an offline algorithm."""
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_started_s = time.monotonic()
-        self._generated: list[Sequence[int]] = []
         self._saved_step: int | None = None
         self._rng = checkpoints.RngSnapshot()
         self.add_callback(self._rng)
-        for model in filter(None, (self.model, self.ref_model)):
+        for model in filter(None, (self.model, getattr(self, "ref_model", None))):
             use_column_major_weights(model)
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        started_s = time.monotonic()
-        try:
-            yield
-        finally:
-            self._seconds[part] += time.monotonic() - started_s
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train as TRL does, from a checkpoint if one is given."""
@@ -74,28 +59,6 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        sampler = super()._get_train_sampler(*args, **kwargs)
-        if self.shuffle_dataset:
-            self.add_callback(checkpoints.EpochSeed(sampler.generator, self.args.seed))
-        return sampler
-
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._timed("generate"):
-            generated = super()._generate(*args, **kwargs)
-        self._generated = generated[1]  # the token ids of each completion
-        return generated
-
-    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        """Record completions as they are generated: a step may generate several batches, or reuse an earlier one."""
-        batch = super()._generate_and_score_completions(*args, **kwargs)
-        self.step_completions += self._last_batch()
-        return batch
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        with self._timed("score"):
-            return super()._calculate_rewards(*args, **kwargs)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, then write the step to the run folder."""
         is_step = "loss" in logs  # the summary at the end has none
@@ -107,6 +70,9 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             self.run_folder.append("samples.jsonl", *self.step_completions)
         if is_step:
             self.step_completions.clear()
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write nothing: TRL would write its card into the run folder with every checkpoint."""
 
     def _step_timings(self) -> dict[str, float]:
         """Return the seconds that each part of the step took, and start timing the next step."""
@@ -170,44 +136,6 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with row_major_weights(self.model):
             super()._save(*args, **kwargs)
-
-    def _last_batch(self) -> list[dict[str, Any]]:
-        """Return the completions of the last batch as records of `samples.jsonl`."""
-        logs, ended_by = self._logs, {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
-        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], self._generated, strict=True)
-        records = []
-        for index, (prompt, completion, advantage, ids) in enumerate(rows):
-            scores = nan_to_none({name: values[index] for name, values in logs["rewards"].items()})
-            scored = ScoredCompletion(
-                prompt=user_text(prompt),
-                completion=completion[0]["content"],
-                tokens=len(ids),
-                cut_off=ids[-1] not in ended_by,
-                scores=scores,
-            )
-            scored.scores = {**scores, **local_scores(scored, self.judges)}
-            outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
-            records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})
-        return records
-
-
-class RecordedRLOOTrainer(RecordedTrainer, RLOOTrainer):  # type: ignore[misc]
-    """RLOO that writes to a run folder."""
-
-
-class RecordedGRPOTrainer(RecordedTrainer, GRPOTrainer):  # type: ignore[misc]
-    """GRPO that writes to a run folder."""
-
-
-TRAINER_CLASSES: dict[str, type[RecordedTrainer]] = {"rloo": RecordedRLOOTrainer, "grpo": RecordedGRPOTrainer}
-"""The trainer of each algorithm."""
-
-
-def weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """Return the reward that TRL sums: None if no reward with a weight has a score."""
-    parts = [weight * score for name, weight in weights.items() if weight and (score := scores[name]) is not None]
-    return sum(parts) if parts else None
 
 
 def mean_scores(completions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:

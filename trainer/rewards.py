@@ -13,6 +13,7 @@ from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
+from trainer.training_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +79,24 @@ def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:
     return {name: info.revision for name, info in infos.items()}
 
 
-def reward_manifest(run: RunArguments, args: TrainingConfig, rewards: ConnectedRewards) -> dict[str, Any]:
+def reward_weights(run: RunArguments, args: TrainingConfig, data: TrainingData) -> list[float]:
+    """Return the weight of each reward. In completions that were chosen by a reward, the others have had none.
+
+    Raises `TrainerError` for another number of weights than rewards.
+    """
+    if data.offline:
+        return [float(name == data.reward) for name in run.rewards]
+    weights = [1.0] * len(run.rewards) if args.reward_weights is None else args.reward_weights
+    if len(weights) != len(run.rewards):
+        raise TrainerError(
+            f"--reward_weights has {len(weights)} weights for {len(run.rewards)} rewards: give one for each"
+        )
+    return list(weights)
+
+
+def reward_manifest(run: RunArguments, weights: Sequence[float], rewards: ConnectedRewards) -> dict[str, Any]:
     """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
-    infos = rewards.infos
-    weights = [1.0] * len(infos) if args.reward_weights is None else args.reward_weights
-    if len(weights) != len(infos):
-        raise TrainerError(f"--reward_weights has {len(weights)} weights for {len(infos)} rewards: give one for each")
-    rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(infos, weights, strict=True)]
+    rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(rewards.infos, weights, strict=True)]
     judges = [info.model_dump() for info in rewards.judge_infos]
     judges += [{"name": name, "kind": "local", "description": LOCAL_JUDGES[name].__doc__} for name in run.local_judges]
     return {"urls": run.reward_url, "rewards": rows, "judges": judges, "revisions": rewards.revisions}

@@ -17,7 +17,7 @@ from trl import ModelConfig
 from remote_rewards import RewardClient
 from shared.errors import check_revision
 from shared.schemas import ScoreResponse
-from trainer.algorithms import TrainingConfig
+from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log, progress_bar
 from trainer.errors import TrainerError
@@ -26,6 +26,7 @@ from trainer.policy import use_column_major_weights
 from trainer.prompts import Row, columns_of, read_prompts
 from trainer.rewards import connect_rewards
 from trainer.run_folder import RunFolder
+from trainer.time_limit import TimeLimit
 from trainer.train import load_policy_and_tokenizer
 
 FILE = "completions.jsonl"
@@ -35,6 +36,8 @@ Record = dict[str, Any]
 
 def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Sample `--num_generations` completions of each prompt, score them, and return the file."""
+    if not isinstance(args, OnlineConfig):
+        raise TrainerError("completions are sampled with the settings of rloo or grpo: leave out --algorithm")
     rows = read_prompts(run.prompts, system_prompt=run.system_prompt)
     file = Path(args.output_dir) / FILE
     resume = str(args.resume_from_checkpoint or "false").lower() != "false"
@@ -58,8 +61,12 @@ def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     folder = RunFolder(file.parent)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_jsonl(FILE, earlier)
+    limit = TimeLimit(run.max_minutes)
     with progress_bar("sampling completions", sampler.client) as progress:
         for start in range(len(earlier) // args.num_generations, len(rows), per_batch(run, args)):
+            if limit.over:
+                log(f"--max_minutes {run.max_minutes:g} are over: sampled {start} of {len(rows)} prompts")
+                break
             batch = rows[start : start + per_batch(run, args)]
             folder.append(FILE, *sampler.sample(batch, first=start))
             progress(start + len(batch), len(rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers.utils import is_peft_available
-from trl import ModelConfig
+from trl import DPOConfig, ModelConfig, SFTConfig
 
 from trainer.algorithms import TrainingConfig
 from trainer.errors import TrainerError
@@ -18,6 +18,12 @@ LORA_ARGS = {item.name for item in fields(ModelConfig) if item.name.startswith("
 LORA_ARGS |= {"use_rslora", "use_dora"}
 """Those that describe a LoRA adapter."""
 
+OFFLINE_UNSUPPORTED = (
+    *("trust_remote_code", "chat_template_path", "eos_token", "pad_token", "model_init_kwargs", "dataset_kwargs"),
+    *("packing", "eval_packing", "padding_free"),
+)
+"""Settings of TRL's DPO and SFT that run foreign code, change the tokenizer, or need FlashAttention."""
+
 
 def check_training(args: TrainingConfig) -> None:
     """Refuse settings of TRL's algorithm that this trainer does not support."""
@@ -26,9 +32,18 @@ def check_training(args: TrainingConfig) -> None:
             "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
             "after training: leave them out"
         )
+    if isinstance(args, DPOConfig | SFTConfig):
+        check_offline(args)
     check_output_dir(Path(args.output_dir))
     check_saving(args)
     check_logging(args)
+
+
+def check_offline(args: DPOConfig | SFTConfig) -> None:
+    """Refuse settings of TRL's DPO and SFT that would change the policy's tokenizer, or its tokens behind our back."""
+    for name in OFFLINE_UNSUPPORTED:
+        if getattr(args, name, None):
+            raise TrainerError(f"--{name} is not supported here: leave it out")
 
 
 def check_model(model: ModelConfig) -> None:
@@ -83,7 +98,9 @@ def check_saving(args: TrainingConfig) -> None:
 
 
 def generation_batch_steps(args: TrainingConfig) -> int:
-    """Return the number of steps after which a new generation batch begins together with a step."""
+    """Return the number of steps after which a new generation batch begins together with a step; 1 without any."""
+    if isinstance(args, DPOConfig | SFTConfig):
+        return 1
     batches = lcm(args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps)
     return batches // int(args.gradient_accumulation_steps)
 

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from trl import ModelConfig, get_peft_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig
 
 from remote_rewards import RewardClient
 from shared.errors import RewardError
@@ -21,13 +21,15 @@ from trainer.evaluator import Evaluator, decodings
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import HackMonitor, observe_all
 from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
-from trainer.prompts import Row, check_disjoint, read_prompts, to_dataset
-from trainer.recorded_trainer import TRAINER_CLASSES, RecordedTrainer
+from trainer.prompts import Row, check_disjoint, read_prompts
+from trainer.recorded_trainer import RecordedTrainer
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
-from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, watch_unweighted
+from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_folder import RunFolder, read_run
 from trainer.settings_checks import LORA_ARGS, generation_batch_steps
+from trainer.trainers import build_trainer
+from trainer.training_data import check_revision_of, load_training_data
 
 POLICY = "policy"
 """The folder of the trained policy in the run folder."""
@@ -37,10 +39,9 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Run a recipe from the first check to the report, and return the run folder."""
     # Fail on wrong settings and files before anything slow.
     check_single_process(os.environ)
-    prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
+    data = load_training_data(run)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
-    check_disjoint(prompts, heldout)
-    dataset = to_dataset(prompts)
+    check_disjoint(data.rows, heldout)
     check_trainable(model.model_name_or_path)
     checkpoint = checkpoints.checkpoint_to_resume(args.resume_from_checkpoint, Path(args.output_dir))
     if checkpoint is not None:
@@ -48,35 +49,28 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
 
     # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
     rewards = connect_rewards(run)
-    manifest = reward_manifest(run, args, rewards)
-    weights = [row["weight"] for row in manifest["rewards"]]
+    check_revision_of(data, rewards.revisions, allow_change=run.allow_revision_change)
+    weights = reward_weights(run, args, data)
+    manifest = reward_manifest(run, weights, rewards) | data.manifest
     watch_unweighted(rewards.functions, weights)
-    if checkpoint is not None and not run.allow_revision_change:
-        checkpoints.check_same_rewards(checkpoint, manifest)
+    if checkpoint is not None:
+        checkpoints.check_same_completions(checkpoint, manifest)
+        if not run.allow_revision_change:
+            checkpoints.check_same_rewards(checkpoint, manifest)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
 
     folder = open_run_folder(run, args, checkpoint)
     folder.write_config(resolved_config(run, args, model))
     folder.write_json(checkpoints.MANIFEST, manifest)
-    args.reward_weights = [*weights, *[0.0] * len(rewards.judges)]
-    trainer = TRAINER_CLASSES[run.algorithm](
-        model=policy,
-        reward_funcs=[*rewards.functions, *rewards.judges],
-        args=args,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model),
-        run_folder=folder,
-        judges=[*run.remote_judges, *run.local_judges],
-    )
-    trainer.remove_callback(PrinterCallback)
+    trainer = build_trainer(run, args, model, data, rewards, weights, policy=policy, tokenizer=tokenizer, folder=folder)
     monitor = add_monitor(run, trainer, checkpoint)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
 
     if checkpoint is None:
         evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
+    names, urls = ", ".join(run.rewards), ", ".join(run.reward_url)
     length = f"{args.max_steps} steps" if args.max_steps >= 0 else f"{args.num_train_epochs:g} epochs"
-    log(f"training {length} on {', '.join(run.rewards)} at {', '.join(run.reward_url)}")
+    log(f"training {length} on {data.text or f'{names} at {urls}'}")
     run_training(trainer, checkpoint, evaluator.client)
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)

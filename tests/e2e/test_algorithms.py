@@ -3,7 +3,6 @@
 import pytest
 
 from tests.short_runs import recorded, short_run
-from trainer.algorithms import CONFIG_CLASSES
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.evaluate_policy import evaluate
@@ -15,10 +14,11 @@ RESUMED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "learning_
 
 
 def test_same_rewards(policy, rules_url, tmp_path):
-    """While nothing is learned, each algorithm has the same completions with the same rewards."""
+    """While nothing is learned, each online algorithm has the same completions with the same rewards."""
     flags = {"learning_rate": 0.0, "judges": "vader"}
     runs = [
-        train(*parse(short_run(policy, rules_url, tmp_path / name, algorithm=name, **flags))) for name in CONFIG_CLASSES
+        train(*parse(short_run(policy, rules_url, tmp_path / name, algorithm=name, **flags)))
+        for name in ("rloo", "grpo")
     ]
     first, second = map(recorded, runs)
     assert first == second

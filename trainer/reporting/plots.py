@@ -62,6 +62,8 @@ class Curve:
 
 def curves(metrics: Metrics) -> list[Curve]:
     """Return every chart of a run, in reading order."""
+    if series(metrics, "loss")[0] and not series(metrics, "reward")[0]:
+        return offline_curves(metrics)
     names = reward_names(metrics)
     total = Curve("Reward", _BAND, reward_curve(metrics))
     return [
@@ -73,6 +75,21 @@ def curves(metrics: Metrics) -> list[Curve]:
         Curve("Entropy", "nats per token", entropy_curve(metrics)),
         Curve("Time per step", "seconds", time_curve(metrics)),
     ]
+
+
+def offline_curves(metrics: Metrics) -> list[Curve]:
+    """Return the charts of a run that generated no completions: those of DPO's pairs only where they were logged."""
+    drawn = [
+        Curve("Loss", "per step", _simple(metrics, "loss", BLUE)),
+        Curve("Pairs in order", "share of the batch", _simple(metrics, "rewards/accuracies", GREEN)),
+        Curve(
+            "Margin of the pairs", "implicit reward of chosen minus rejected", _simple(metrics, "rewards/margins", BLUE)
+        ),
+        Curve("Accuracy", "share of tokens predicted", _simple(metrics, "mean_token_accuracy", GREEN)),
+        Curve("Entropy", "nats per token", entropy_curve(metrics)),
+        Curve("Time per step", "seconds", time_curve(metrics)),
+    ]
+    return [curve for curve in drawn if curve.svg]
 
 
 def reward_names(metrics: Metrics) -> list[str]:

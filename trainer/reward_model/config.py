@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trl import ModelConfig, RewardConfig, TrlParser
 
-from trainer.config import check_keys, read_recipe, resolve_recipe
 from trainer.errors import TrainerError
+from trainer.recipe_files import check_keys, read_recipe, resolve_recipe
 from trainer.reward_model.reading import INPUTS
 from trainer.settings_checks import SUPPORTED_MODEL_ARGS, check_output_dir
 

@@ -6,7 +6,7 @@ Out: `Pair`s of one form. Never: a pair that says nothing (equal, empty, one sid
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 
 from shared.errors import did_you_mean
 from trainer.errors import TrainerError
+from trainer.jsonl_lines import objects_of
 
 EXAMPLE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
-MAX_LINE_BYTES = 4_000_000
-"""A longer line is refused before it is parsed. A model reads a few thousand tokens of it at most."""
+EXPECTED = f"a pair is an object such as {EXAMPLE}"
 SHARE_UNITS = 10_000
 """Resolution of the share of pairs that is held out."""
 
@@ -44,39 +44,24 @@ class Pair:
 def read_pairs(path: Path) -> list[Pair]:
     """Read the pairs of a file. Raises `TrainerError`, which names the line."""
     pairs: list[Pair] = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file, path), start=1):
-                if line.strip():
-                    pair = parse_pair(line, f"{path} line {number}")
-                    _check_same_form(pairs[0] if pairs else pair, pair, f"{path} line {number}")
-                    pairs.append(pair)
-    except OSError as error:
-        raise TrainerError(f"cannot read the pairs in {path}: {error.strerror}") from error
+    for place, row in objects_of(path, EXPECTED):
+        pair = parse_pair(row, place)
+        _check_same_form(pairs[0] if pairs else pair, pair, place)
+        pairs.append(pair)
     if not pairs:
         raise TrainerError(f"{path} holds no pairs: write one JSON object a line, such as {EXAMPLE}")
     return pairs
 
 
-def _lines(file: Any, path: Path) -> Iterator[bytes]:
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise TrainerError(f"{path} line {number} is longer than {MAX_LINE_BYTES:,} bytes: shorten its texts")
-        yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-
-
-def parse_pair(line: bytes, where: str) -> Pair:
-    """Parse one line. Raises `TrainerError` that begins with `where`."""
-    row = _parse_object(line, where)
+def parse_pair(row: Mapping[str, Any], where: str) -> Pair:
+    """Return the pair in one line. Raises `TrainerError` that begins with `where`."""
     for key in ("chosen", "rejected"):
         if row.get(key) is None:
             hint = did_you_mean(key, row)
-            raise TrainerError(f"{where} has no {key!r}{hint}: a pair is an object such as {EXAMPLE}")
+            raise TrainerError(f"{where} has no {key!r}{hint}: {EXPECTED}")
     prompt, source = row.get("prompt"), row.get("source")
     for key in ("chosen", "rejected", *(["prompt"] if prompt is not None else [])):
-        _check_text(row[key], key, where)
+        check_text(row[key], key, where)
     if len({isinstance(row[key], str) for key in ("chosen", "rejected", "prompt") if row.get(key) is not None}) > 1:
         raise TrainerError(f"{where} mixes texts and chats: write all of its values as strings, or all as messages")
     if row["chosen"] == row["rejected"]:
@@ -89,23 +74,7 @@ def parse_pair(line: bytes, where: str) -> Pair:
     return Pair(row["chosen"], row["rejected"], prompt, source or "")
 
 
-def _parse_object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-        if b"\\ud" in line.lower():
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeDecodeError as error:
-        raise TrainerError(f"{where} is not UTF-8: save the file as UTF-8") from error
-    except UnicodeEncodeError as error:
-        raise TrainerError(f"{where} holds a lone surrogate (half a character), which no tokenizer reads") from error
-    except (ValueError, RecursionError) as error:
-        raise TrainerError(f"{where} is not a JSON object: a pair is an object such as {EXAMPLE}") from error
-    if not isinstance(row, dict):
-        raise TrainerError(f"{where} is not a JSON object: a pair is an object such as {EXAMPLE}")
-    return row
-
-
-def _check_text(value: Any, key: str, where: str) -> None:
+def check_text(value: Any, key: str, where: str) -> None:
     """Raise `TrainerError` for a text or a chat that says nothing."""
     if isinstance(value, str):
         if not value.strip():

@@ -10,7 +10,7 @@ from trainer.errors import TrainerError
 from trainer.reward_model.config import RATINGS, RewardModelArguments
 from trainer.reward_model.pairs import Pair, check_disjoint, read_pairs, split
 from trainer.reward_model.rated_pairs import random_pairs, rated_pairs
-from trainer.reward_model.sampled_pairs import is_sampled, read_sampled_pairs
+from trainer.sampled_completions import is_sampled, read_sampled_pairs
 
 HELDOUT_ROUNDS = 5
 """Held-out pairs that a sentence is in, if its partners differ enough."""

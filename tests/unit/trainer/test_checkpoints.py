@@ -12,6 +12,7 @@ from trainer.checkpoints import (
     REQUIRED_FILES,
     RngSnapshot,
     check_max_steps,
+    check_same_completions,
     check_same_rewards,
     checkpoint_to_resume,
     invalidate,
@@ -174,3 +175,17 @@ def test_rng_snapshot():
     first = draw()
     snapshot.restore()
     assert draw() == first
+
+
+def test_same_completions(tmp_path):
+    """A checkpoint is resumed with the completions that it was trained on, or with none if it had none."""
+    described = {"completions": {"hash": "1", "file": "a.jsonl"}}
+    path = checkpoint_with(tmp_path, {**manifest(info("1")), **described})
+    check_same_completions(path, described)
+    for other in ({}, {"completions": {"hash": "2"}}):
+        with pytest.raises(TrainerError, match=r"was trained on other completions, those of a\.jsonl: resume with"):
+            check_same_completions(path, other)
+    path = checkpoint_with(tmp_path / "online", manifest(info("1")))
+    check_same_completions(path, {})
+    with pytest.raises(TrainerError, match="those of no file"):
+        check_same_completions(path, described)

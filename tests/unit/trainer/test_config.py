@@ -5,8 +5,9 @@ import pytest
 import yaml
 from trl import GRPOConfig, RLOOConfig
 
-from trainer.config import parse, read_recipe, recipe_path
+from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.recipe_files import read_recipe, recipe_path
 
 
 @pytest.fixture
@@ -44,6 +45,42 @@ def test_key_of_another_algorithm(banana_with):
     with pytest.raises(TrainerError, match=r"loss_type is a setting of grpo, .* or add --algorithm grpo"):
         parse(banana_with(loss_type="dapo"))
     assert parse(banana_with(loss_type="grpo", algorithm="grpo"))[1].loss_type == "grpo"
+
+
+@pytest.mark.parametrize(("algorithm", "beta", "steps"), [("rloo", 0.02, 5), ("dpo", 0.3, 7)])
+def test_section(banana_with, algorithm, beta, steps):
+    """A recipe's section of an algorithm takes precedence, and replaces what only other algorithms have."""
+    section = {"beta": 0.3, "max_steps": 7, "completions": "a.jsonl"}
+    flags = banana_with(beta=0.02, max_steps=5, dpo=section)
+    run, args, _ = parse([*flags, "--algorithm", algorithm])
+    assert (args.beta, args.max_steps) == (beta, steps)
+    assert run.completions == (None if algorithm == "rloo" else "a.jsonl")
+    with pytest.raises(TrainerError, match="unknown setting 'bteta'; did you mean 'beta'"):
+        parse([*banana_with(dpo={"bteta": 1.0}), "--algorithm", "dpo"])
+    with pytest.raises(TrainerError, match="the recipe's section dpo is not a mapping"):
+        parse([*banana_with(dpo=1), "--algorithm", "dpo"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--algorithm dpo", "--algorithm dpo learns from completions in a file: name it with --completions"),
+        ("--algorithm dpo --completions a --min_score 1", "--min_score has no effect with --algorithm dpo"),
+        ("--algorithm dpo --completions a --margin -1", "--margin -1: choose a number from 0 on"),
+        ("--algorithm sft --completions a --margin 1", "--margin has no effect with --algorithm sft"),
+        (
+            "--algorithm sft --completions a --on_hack stop",
+            "--on_hack stop has no effect: sft generates no",
+        ),
+        ("--algorithm sft --completions a --packing true", "--packing is not supported here: leave it out"),
+        ("--algorithm sft --completions a --trust_remote_code true", "--trust_remote_code is not supported here"),
+        ("--algorithm sft --completions a --eval_strategy steps", "--eval_strategy and --eval_on_start are not"),
+    ],
+)
+def test_wrong_offline_settings(flags, message):
+    """A setting that DPO or SFT cannot have is an error before anything slow is done."""
+    with pytest.raises(TrainerError, match=re.escape(message)):
+        parse(["--model_name_or_path", "a", "--bf16", "false", *flags.split()])
 
 
 def test_unknown_key(tmp_path):
@@ -124,6 +161,7 @@ def test_recipe_not_utf_8(tmp_path):
         ("--eval_strategy steps", "--eval_strategy and --eval_on_start are not supported"),
         ("--eval_on_start true", "--eval_strategy and --eval_on_start are not supported"),
         ("--eval_batch 0", "--eval_batch 0: choose a number above 0"),
+        ("--max_minutes 0", "--max_minutes 0.0: choose a number above 0"),
         ("--eval_limit 0", "--eval_limit 0: evaluate on at least one prompt"),
         ("--eval_max_new_tokens 0", "--eval_max_new_tokens 0: choose"),
         ("--on_hack panic", "unknown --on_hack 'panic'; choose warn, stop, keep_best"),
@@ -139,8 +177,14 @@ def test_recipe_not_utf_8(tmp_path):
         ("--output_dir /dev/null", "/dev/null is not a writable folder; choose another"),
         ("--reward_url=", "no reward service is given"),
         ("--save_only_model true", "--save_only_model true makes checkpoints that cannot be resumed"),
-        ("--algorithm ppo", "unknown --algorithm 'ppo'; choose rloo or grpo"),
-        ("--algorithm=", "unknown --algorithm ''; choose rloo or grpo"),
+        ("--algorithm ppo", "unknown --algorithm 'ppo'; choose rloo, grpo, dpo or sft"),
+        ("--algorithm=", "unknown --algorithm ''; choose rloo, grpo, dpo or sft"),
+        (
+            "--algorithm dpo",
+            "max_completion_length is a setting of rloo, and this run trains with dpo: leave it out, or add",
+        ),
+        ("--completions a.jsonl", "--completions has no effect with --algorithm rloo: leave it out"),
+        ("--min_score 1", "--min_score has no effect with --algorithm rloo: leave it out"),
         ("--algo grpo", "write --algorithm grpo in full"),
         ("--loss_type dapo", "loss_type is a setting of grpo, and this run trains with rloo: leave it out, or add"),
         ("--algorithm grpo --normalize_advantages=true", "normalize_advantages is a setting of rloo, and this run"),

@@ -13,7 +13,14 @@ from trainer.display import ConsoleHandler, LiveProgress, StatusColumn, progress
 REFUSED = RetryScheduled(
     "http://a", ServiceUnreachable("connection refused at http://a"), attempt=1, delay_s=0.1, remaining_s=60.0
 )
-LOGS = {"reward": 0.5, "kl": 0.1, "completions/mean_length": 7.0, "seconds/step": 2.0, "seconds/score": 0.25}
+LOGS = {
+    "loss": 0.1,
+    "reward": 0.5,
+    "kl": 0.1,
+    "completions/mean_length": 7.0,
+    "seconds/step": 2.0,
+    "seconds/score": 0.25,
+}
 
 
 @pytest.fixture
@@ -56,6 +63,16 @@ def test_training_shows_steps_and_retries(terminal, client, retry, status):
     live.on_log(None, state, None, LOGS)
     live.close()
     assert status in terminal.getvalue()
+
+
+def test_steps_without_rewards(terminal, client):
+    """The bar of an offline algorithm shows the loss, and with pairs how many of them are in order."""
+    live = LiveProgress([], client)
+    state = SimpleNamespace(max_steps=9, global_step=1)
+    live.on_train_begin(None, state, None)
+    live.on_log(None, state, None, {"loss": 0.69, "rewards/accuracies": 0.75, "seconds/step": 2.0})
+    live.close()
+    assert "loss 0.690  75% of the pairs in order  2.0 s" in terminal.getvalue()
 
 
 def test_evaluation_shows_retries_too(terminal, client):

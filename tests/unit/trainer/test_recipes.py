@@ -3,10 +3,11 @@ import re
 import pytest
 import yaml
 
-from trainer.config import parse, recipe_path
+from trainer.config import parse
 from trainer.prompts import read_prompts, user_text
+from trainer.recipe_files import recipe_path
 
-RECIPES = ["banana", "optimist", "banana_tutorial", "optimist_tutorial"]
+RECIPES = ["banana", "optimist", "stages", "banana_tutorial", "optimist_tutorial"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -15,6 +16,16 @@ def test_recipe_is_valid(name):
     run, args, model = parse(["--config", name])
     assert run.recipe == name
     assert args.output_dir == f"runs/{name}"
+    assert model.model_name_or_path == "embedded:smollm2"
+
+
+@pytest.mark.parametrize("name", ["optimist", "stages"])
+@pytest.mark.parametrize("algorithm", ["dpo", "sft"])
+def test_sections(name, algorithm):
+    """A recipe's sections of the offline algorithms learn from sampled completions, in run folders of their own."""
+    run, args, model = parse(["--config", name, "--algorithm", algorithm])
+    assert run.completions == "runs/samples/completions.jsonl"
+    assert (args.output_dir, args.max_steps) == (f"runs/{name}_{algorithm}", -1)
     assert model.model_name_or_path == "embedded:smollm2"
 
 

@@ -6,7 +6,7 @@ import torch
 from trl import RLOOTrainer
 
 from trainer.checkpoints import MID_STEP_MARKER, STATE
-from trainer.recorded_trainer import RecordedRLOOTrainer
+from trainer.online_trainers import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder, read_run
 
 

@@ -12,10 +12,10 @@ from trainer import rewards as connecting
 from trainer import train as training
 from trainer.config import parse
 from trainer.errors import TrainerError
-from trainer.recorded_trainer import TRAINER_CLASSES
 from trainer.rewards import ConnectedRewards
 from trainer.run_folder import RunFolder, read_run
 from trainer.train import load_policy_and_tokenizer, open_run_folder, run_training, train
+from trainer.trainers import TRAINER_CLASSES
 
 INFO = RewardInfo(name="banana", kind="rule", description="", revision="1")
 

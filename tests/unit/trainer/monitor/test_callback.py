@@ -12,7 +12,7 @@ from tests.small_models import small_model, small_tokenizer
 from trainer.errors import HackDetected
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import Alarm, alarm_text
-from trainer.recorded_trainer import RecordedRLOOTrainer
+from trainer.online_trainers import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder
 from trainer.train import check_not_stopped, load_best
 

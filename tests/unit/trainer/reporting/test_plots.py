@@ -52,6 +52,15 @@ def test_all_curves():
     assert {"cut off", "100 %"} < set(texts(drawn["Completion length"] or ""))
 
 
+def test_offline_curves():
+    """A run that generated nothing has curves of its loss and, with pairs, of how many are in order."""
+    line = {"loss": 0.7, "entropy": 2.0, "seconds/learn": 1.0}
+    sft = plots.curves([{"step": step, **line} for step in (1, 2)])
+    dpo = plots.curves([{"step": step, **line, "rewards/accuracies": 0.5} for step in (1, 2)])
+    assert [curve.title for curve in sft] == ["Loss", "Entropy", "Time per step"]
+    assert [curve.title for curve in dpo] == ["Loss", "Pairs in order", "Entropy", "Time per step"]
+
+
 def test_deterministic():
     """The same metrics give the same SVG, without a date."""
     first, second = (plots.reward_curve(metrics(9), "banana") for _ in range(2))

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import TrainerError
-from trainer.reward_model.pairs import MAX_LINE_BYTES, Pair, check_disjoint, fingerprint, parse_pair, read_pairs, split
+from trainer.jsonl_lines import MAX_LINE_BYTES
+from trainer.reward_model.pairs import Pair, check_disjoint, fingerprint, parse_pair, read_pairs, split
 
 GOOD = b'{"chosen": "better", "rejected": "worse"}'
 USER, NICE, RUDE = (
@@ -81,7 +82,7 @@ def test_pairs_are_read(tmp_path):
 
 def test_common_turns_are_the_prompt():
     """The turns with which two conversations begin are their prompt."""
-    pair = parse_pair(json.dumps({"chosen": [USER, NICE], "rejected": [USER, RUDE]}).encode(), "here")
+    pair = parse_pair({"chosen": [USER, NICE], "rejected": [USER, RUDE]}, "here")
     assert pair == Pair([NICE], [RUDE], [USER])
 
 

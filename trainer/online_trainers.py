@@ -1,0 +1,85 @@
+"""TRL's RLOO and GRPO with a record of each step's completions: their scores, advantages, and the time they took."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from trl import GRPOTrainer, RLOOTrainer
+
+from trainer import checkpoints
+from trainer.judges import ScoredCompletion, local_scores
+from trainer.prompts import user_text
+from trainer.recorded_trainer import RecordedTrainer, nan_to_none
+
+
+class OnlineTrainer(RecordedTrainer):
+    """Records the completions that a trainer of TRL's generates. List it before TRL's class."""
+
+    _generated: Sequence[Sequence[int]] = ()
+    """The token ids of each completion of the last batch."""
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[part] += time.monotonic() - started_s
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if self.shuffle_dataset:
+            self.add_callback(checkpoints.EpochSeed(sampler.generator, self.args.seed))
+        return sampler
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("generate"):
+            generated = super()._generate(*args, **kwargs)
+        self._generated = generated[1]
+        return generated
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        """Record completions as they are generated: a step may generate several batches, or reuse an earlier one."""
+        batch = super()._generate_and_score_completions(*args, **kwargs)
+        self.step_completions += self._last_batch()
+        return batch
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("score"):
+            return super()._calculate_rewards(*args, **kwargs)
+
+    def _last_batch(self) -> list[dict[str, Any]]:
+        """Return the completions of the last batch as records of `samples.jsonl`."""
+        logs, ended_by = self._logs, {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], self._generated, strict=True)
+        records = []
+        for index, (prompt, completion, advantage, ids) in enumerate(rows):
+            scores = nan_to_none({name: values[index] for name, values in logs["rewards"].items()})
+            scored = ScoredCompletion(
+                prompt=user_text(prompt),
+                completion=completion[0]["content"],
+                tokens=len(ids),
+                cut_off=ids[-1] not in ended_by,
+                scores=scores,
+            )
+            scored.scores = {**scores, **local_scores(scored, self.judges)}
+            outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
+            records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})
+        return records
+
+
+class RecordedRLOOTrainer(OnlineTrainer, RLOOTrainer):  # type: ignore[misc]
+    """RLOO that writes to a run folder."""
+
+
+class RecordedGRPOTrainer(OnlineTrainer, GRPOTrainer):  # type: ignore[misc]
+    """GRPO that writes to a run folder."""
+
+
+def weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """Return the reward that TRL sums: None if no reward with a weight has a score."""
+    parts = [weight * score for name, weight in weights.items() if weight and (score := scores[name]) is not None]
+    return sum(parts) if parts else None

@@ -18,6 +18,7 @@ from reward_service.http_protocol import TimeoutHttpProtocol
 from reward_service.rewards.base import Reward, Scores
 from reward_service.settings import Settings
 from shared.schemas import RewardInfo
+from tests.stand_in_hub import stand_in_hub
 
 hypothesis_settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis_settings.load_profile("unhurried")
@@ -104,3 +105,12 @@ class Plain(Reward):
 
     async def score(self, items):
         return Scores(scores=[1.0] * len(items), details=[None] * len(items))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A model hub on this machine, which huggingface_hub takes for its own."""
+    with stand_in_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        yield hub

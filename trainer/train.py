@@ -18,6 +18,8 @@ from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import HackDetected, TrainerError
 from trainer.evaluator import Evaluator, decodings
+from trainer.hub import create_repository, push
+from trainer.model_card import render
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import HackMonitor, observe_all
 from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
@@ -57,6 +59,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
         checkpoints.check_same_completions(checkpoint, manifest)
         if not run.allow_revision_change:
             checkpoints.check_same_rewards(checkpoint, manifest)
+    repository = create_repository(args)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
 
     folder = open_run_folder(run, args, checkpoint)
@@ -77,6 +80,9 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     after = evaluate_trained(evaluator, trained, folder, step=step)
     write_results(run, folder, after)
+    write_card(folder, repository, base=model.model_name_or_path)
+    if repository is not None:
+        push(repository, folder.path / POLICY, args, f"{run.recipe}: {step} steps")
     return folder.path
 
 
@@ -237,3 +243,9 @@ def write_results(run: RunArguments, folder: RunFolder, after: dict[str, Any]) -
     for outcome in outcomes:
         log(outcome)
     log(f"report: {report}")
+
+
+def write_card(folder: RunFolder, repository: str | None, *, base: object) -> None:
+    """Write the model card into the policy's folder."""
+    path = folder.path / POLICY
+    RunFolder(path).write_text("README.md", render(repository or str(path), read_run(folder.path), base))

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from shared.errors import RevisionChanged
 from tests.short_runs import offline_run, short_run
+from tests.stand_in_hub import TOKEN
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.run_folder import read_run
@@ -74,12 +75,18 @@ def test_other_completions(policy, rules_url, completions, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
-def test_written_pairs(policy, rules_url, tmp_path):
-    """A policy trained with DPO and LoRA learns from pairs that someone has written, and no reward has a weight."""
+def test_written_pairs(policy, rules_url, tmp_path, hub):
+    """A policy trained with DPO and LoRA on pairs that someone has written is pushed; no reward has a weight."""
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"Question {n}?", "chosen": f"Sure {n}.", "rejected": "No."} for n in range(4)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = {"algorithm": "dpo", "use_peft": "true", "lora_r": 4, "max_steps": 2, "eval_limit": 1}
+    flags |= {"push_to_hub": "true", "hub_token": TOKEN}
     run = read_run(train(*parse(offline_run(policy, rules_url, tmp_path / "run", pairs, **flags))))
     assert [reward["weight"] for reward in run.rewards["rewards"]] == [0.0]
     assert run.rewards["completions"]["chosen_by"] is None
+    ((name, files),) = hub.files.items()
+    assert (name, hub.commits) == ("somebody/run", ["run: 2 steps"])
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= files.keys()
+    assert b"chosen by no reward" in files["README.md"]
+    assert TOKEN not in (tmp_path / "run" / "config.yaml").read_text()

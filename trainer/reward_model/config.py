@@ -119,9 +119,8 @@ def check_reward_config(reward: RewardConfig) -> None:
         raise TrainerError("--save_only_model true makes checkpoints that cannot be resumed: leave it out")
     if reward.trust_remote_code:
         raise TrainerError("--trust_remote_code true is refused: no code from a model's folder is run")
-    if reward.push_to_hub or reward.eos_token is not None:
-        name = "--push_to_hub" if reward.push_to_hub else "--eos_token"
-        raise TrainerError(f"{name} is not supported here: leave it out")
+    if reward.eos_token is not None:
+        raise TrainerError("--eos_token is not supported here: leave it out")
     check_output_dir(Path(reward.output_dir))
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
+from trainer.model_card import base_model
+
 TEMPLATE = """\
 ---
-base_model: {base}
-pipeline_tag: text-classification
-tags: [reward-model, trl, reward-trainer]
----
+{header}---
 # {name}
 
 A scalar reward model: one output, higher is better. Trained from `{base}` with TRL's RewardTrainer on {pairs}
@@ -50,9 +51,11 @@ READS = {
 def render(name: str, metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     """Return the card. `spec` is the reward's entry in rewards.yaml."""
     settings, held_out = metrics["settings"], metrics["held_out"]
-    source = settings["pairs"]
+    source, base = settings["pairs"], settings["model"]["model_name_or_path"]
+    tags = {"pipeline_tag": "text-classification", "tags": ["reward-model", "trl", "reward-trainer"]}
     return TEMPLATE.format(
-        base=settings["model"]["model_name_or_path"],
+        header=yaml.safe_dump({**base_model(base), **tags}, sort_keys=False),
+        base=base,
         name=name,
         pairs=metrics["trained_on"]["pairs"],
         source="made of human ratings" if source == "ratings" else f"`{source}`",

@@ -14,6 +14,7 @@ from trl import ModelConfig, RewardConfig, get_peft_config
 from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
+from trainer.hub import create_repository, push
 from trainer.policy import model_folder
 from trainer.reward_model import results, scoring
 from trainer.reward_model.config import RewardModelArguments
@@ -49,6 +50,7 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
         raise TrainerError(f"no pair is left to train on: raise --max_length {reward.max_length}, or write more pairs")
     scoring.freeze(network, run.frozen_layers)
 
+    repository = create_repository(reward)
     folder = open_folder(path, checkpoint, overwrite=run.overwrite)
     settings = {**dataclasses.asdict(run), **reward.to_dict(), "model": dataclasses.asdict(model)}
     folder.write_config({**settings, "pairs_hash": pairs_hash})
@@ -68,6 +70,8 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     counts = {"pairs": len(encoded), "truncated": sum(pair.truncated for pair in encoded)}
     counts["left_out"] = len(preferences.train) - len(encoded)
     results.save(folder, trained, reader, evaluation, settings=settings, counts=counts, train_s=seconds)
+    if repository is not None:
+        push(repository, folder.path, reward, f"{run.recipe}: {len(encoded)} pairs")
     return folder.path
 
 

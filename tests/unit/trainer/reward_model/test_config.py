@@ -28,7 +28,7 @@ def test_own_pairs():
         (["--eval_strategy", "steps"], "--eval_strategy"),
         (["--save_only_model", "true"], "--save_only_model"),
         (["--trust_remote_code", "true"], "--trust_remote_code"),
-        (["--push_to_hub", "true"], "--push_to_hub"),
+        (["--eos_token", "a"], "--eos_token"),
         (["--load_in_8bit", "true"], "--load_in_8bit is not supported"),
         (["--config", "absent"], "cannot read the recipe"),
     ],

@@ -20,7 +20,7 @@ RewardError
 ├── RevisionChanged         the scores come from another revision than the run started with
 ├── DuplicateLabel          two rewards are logged under one name
 ├── FailureBudgetExceeded   more items without a score than the failure budget allows
-└── RankFailed              another process of a distributed run could not score
+└── RankFailed              another process of a distributed run has failed or died
 """
 
 import difflib
@@ -142,7 +142,7 @@ class DuplicateLabel(RewardError, ValueError):
 
 
 class RankFailed(RewardError):
-    """Another process of a distributed run could not score."""
+    """Another process of a distributed run has failed or died."""
 
 
 def check_revision(name: str, revision: str, expected: str) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remote_rewards.distributed import all_ranks_succeed_sync
+from remote_rewards.distributed import check_same_revisions, on_all_ranks, rank
 from remote_rewards.trl import RemoteReward, remote_reward
 from shared.errors import did_you_mean
 from shared.schemas import RewardInfo
@@ -36,11 +36,10 @@ def connect_rewards(run: RunArguments) -> ConnectedRewards:
     """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""
     trained = {name: reward_function(run, name) for name in run.rewards}
     judges = {name: reward_function(run, name, watch_only=True) for name in run.remote_judges}
-    infos = all_ranks_succeed_sync(
-        lambda: reward_infos(trained, judges, run.wait_for_rewards_s),
-        run.wait_for_rewards_s,
-        lambda infos: {} if run.allow_revision_change else _revisions(infos),
-    )
+    infos_by_rank = on_all_ranks(lambda: reward_infos(trained, judges, run.wait_for_rewards_s))
+    if not run.allow_revision_change:
+        check_same_revisions([*map(_revisions, infos_by_rank)])
+    infos = infos_by_rank[rank()]
     for name in run.rewards:
         log(f"reward {name} ({infos[name].kind}), revision {infos[name].revision}")
     infos_of = [[infos[name] for name in functions] for functions in (trained, judges)]

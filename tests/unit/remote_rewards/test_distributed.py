@@ -15,7 +15,7 @@ import asyncio, pickle, sys
 from types import SimpleNamespace
 from torch import distributed
 from shared.schemas import RewardScores
-from remote_rewards.distributed import all_ranks_succeed_sync
+from remote_rewards.distributed import check_same_revisions, on_all_ranks, on_main_rank
 from remote_rewards.trl import RemoteReward
 
 rank, port, allowed = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "allowed"
@@ -32,11 +32,16 @@ async def call():
     return await RemoteReward(Client(), "x", allow_revision_change=allowed)(prompts=["p", "p"], completions=["a", "b"])
 
 def handshake():
-    return all_ranks_succeed_sync(lambda: f"model-{rank}", 10.0, lambda revision: {} if allowed else {"x": revision})
+    check_same_revisions(on_all_ranks(lambda: {} if allowed else {"x": f"model-{rank}"}))
+    return "same"
+
+def fail_on_rank_1():
+    on_all_ranks(lambda: 1 / (1 - rank))
 
 distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 outcomes = []
-for work in (lambda: asyncio.run(call()), handshake):
+works = [lambda: asyncio.run(call()), handshake, lambda: on_main_rank(lambda: f"of rank {rank}"), fail_on_rank_1]
+for work in works:
     try:
         outcomes.append(work())
     except Exception as error:
@@ -47,7 +52,7 @@ sys.stdout.buffer.write(pickle.dumps(outcomes))
 
 
 def run_two_ranks(allowed):
-    """Return the outcomes of a call and of a handshake on each of two ranks that have different revisions."""
+    """Return the outcomes on each of two ranks of a call, a handshake and other work; the revisions are different."""
     with socket.create_server(("127.0.0.1", 0)) as rendezvous:
         port = str(rendezvous.getsockname()[1])
     commands = [[sys.executable, "-c", RANK, str(rank), port, allowed] for rank in (0, 1)]
@@ -55,17 +60,35 @@ def run_two_ranks(allowed):
     return [pickle.loads(process.communicate(timeout=120)[0]) for process in processes]
 
 
-def test_different_revisions_stop_all_ranks():
+@pytest.fixture(scope="module")
+def outcomes():
+    """The outcomes on two ranks with pinned rewards."""
+    return run_two_ranks("pinned")
+
+
+def test_different_revisions_stop_all_ranks(outcomes):
     """Where ranks have different revisions of a reward, all raise the same error, for calls and for handshakes."""
-    first, second = run_two_ranks("pinned")
+    first, second = (outcome[:2] for outcome in outcomes)
     assert first == second
     reason = "RevisionChanged: the ranks have different revisions of the reward 'x': rank 0 has model-0 and rank 1 has"
     assert all(outcome.startswith(f"{reason} model-1") for outcome in first)
 
 
+def test_work_on_the_main_rank(outcomes):
+    """Work on the main rank is done there, and every rank has its result."""
+    assert [outcome[2] for outcome in outcomes] == ["of rank 0"] * 2
+
+
+def test_failed_work_stops_all_ranks(outcomes):
+    """A rank whose work fails raises its own error, and the others say which rank failed and why."""
+    failure = "ZeroDivisionError: division by zero"
+    stopped = f"RankFailed: rank 1 has failed, so all ranks stop: {failure}"
+    assert [outcome[3] for outcome in outcomes] == [stopped, failure]
+
+
 def test_different_revisions_may_be_allowed():
     """With `allow_revision_change`, ranks go on with different revisions."""
-    assert run_two_ranks("allowed") == [[[1.0, 1.0], "model-0"], [[1.0, 1.0], "model-1"]]
+    assert [outcome[:2] for outcome in run_two_ranks("allowed")] == [[[1.0, 1.0], "same"]] * 2
 
 
 def test_only_shared_rewards_are_compared():

@@ -15,8 +15,10 @@ from trainer.errors import TrainerError
 
 MANIFEST = "rewards.json"
 STATE = "trainer_state.json"
-REQUIRED_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files that a run needs besides its policy in order to resume. With `save_only_model` none of them is written."""
+REQUIRED_FILES = ("optimizer.pt", "scheduler.pt")
+"""Files that a run needs besides its policy and the RNG states to resume. `save_only_model` writes none of them."""
+AUTO = "auto"
+"""Resumes from the latest checkpoint if there is one, so that one command line starts a run and continues it."""
 MID_STEP_MARKER = "mid_step"
 """Marks a checkpoint saved mid-step: its RNG state is the next step's, after that step's prompts were sampled."""
 
@@ -69,23 +71,52 @@ def save_reward_manifest(checkpoint: Path, run_folder: Path) -> None:
 
 def invalidate(checkpoint: Path) -> None:
     """Mark a checkpoint incomplete before it is overwritten: an interrupted write must not pass for a whole one."""
-    for name in (STATE, MID_STEP_MARKER):
+    for name in (STATE, MID_STEP_MARKER, *_rng_states(checkpoint)):
         (checkpoint / name).unlink(missing_ok=True)
+
+
+def _rng_states(checkpoint: Path) -> set[str]:
+    return {path.name for path in checkpoint.glob("rng_state*.pth")}
+
+
+def processes_of(checkpoint: Path) -> int:
+    """Return the number of processes whose RNG states a checkpoint holds, 0 if some are missing."""
+    states = _rng_states(checkpoint)
+    if states == {"rng_state.pth"}:
+        return 1
+    return len(states) if states == {f"rng_state_{rank}.pth" for rank in range(len(states))} else 0
+
+
+def check_processes(checkpoint: Path, processes: int) -> None:
+    """Raise `TrainerError` if the checkpoint is of another number of processes, which would draw other completions."""
+    if processes_of(checkpoint) != processes:
+        raise TrainerError(
+            f"{checkpoint} is of a run with {processes_of(checkpoint)} processes, and this one has {processes}: start "
+            f"as many, because another number would get other rewards"
+        )
+
+
+def check_all_saved(checkpoint: Path, processes: int) -> None:
+    """Raise `TrainerError` if the RNG states of some processes are not in the checkpoint that all have just saved."""
+    if processes_of(checkpoint) != processes:
+        raise TrainerError(
+            f"{checkpoint} lacks the states of other machines: choose an --output_dir on a file system that all share"
+        )
 
 
 def checkpoint_to_resume(requested: str | bool | None, output_dir: Path) -> Path | None:
     """Return the checkpoint named by `requested`, the latest one for `true`, or None for `false`.
 
-    Raises `TrainerError` if there is no such checkpoint.
+    `auto` is the latest one, or None if there is none yet. Raises `TrainerError` if there is no such checkpoint.
     """
     name = str(requested or "false")
     if name.lower() == "false":
         return None
-    if name.lower() == "true":
-        complete = sorted(filter(is_complete, output_dir.glob("checkpoint-*")), key=step_of)
-        if not complete:
+    if name.lower() in ("true", AUTO):
+        checkpoint = latest(output_dir)
+        if checkpoint is None and name.lower() != AUTO:
             raise TrainerError(f"{output_dir} has no checkpoint to resume from; train without --resume_from_checkpoint")
-        return complete[-1]
+        return checkpoint
     if not is_complete(Path(name)):
         raise TrainerError(
             f"{name} is not a complete checkpoint; choose one of {output_dir}/checkpoint-<step>, or pass "
@@ -94,10 +125,16 @@ def checkpoint_to_resume(requested: str | bool | None, output_dir: Path) -> Path
     return Path(name)
 
 
+def latest(output_dir: Path) -> Path | None:
+    """Return the complete checkpoint of the highest step in a run folder, or None."""
+    return max(filter(is_complete, output_dir.glob("checkpoint-*")), key=step_of, default=None)
+
+
 def is_complete(checkpoint: Path) -> bool:
     """Return whether a checkpoint has every file that resuming needs. The state file is written last."""
     try:
-        return step_of(checkpoint) >= 0 and all((checkpoint / name).exists() for name in REQUIRED_FILES)
+        required = all((checkpoint / name).exists() for name in REQUIRED_FILES)
+        return required and step_of(checkpoint) >= 0 and processes_of(checkpoint) > 0
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

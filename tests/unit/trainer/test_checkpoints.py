@@ -11,7 +11,9 @@ from trainer.checkpoints import (
     MID_STEP_MARKER,
     REQUIRED_FILES,
     RngSnapshot,
+    check_all_saved,
     check_max_steps,
+    check_processes,
     check_same_completions,
     check_same_rewards,
     checkpoint_to_resume,
@@ -23,11 +25,11 @@ from trainer.errors import TrainerError
 from trainer.run_folder import RunFolder
 
 
-def checkpoint(folder, step):
+def checkpoint(folder, step, rng_states=None):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    for name in REQUIRED_FILES:
+    for name in (*REQUIRED_FILES, *(rng_states or ["rng_state.pth"])):
         (path / name).touch()
     return path
 
@@ -83,7 +85,7 @@ def test_truncated_state_is_skipped(tmp_path, state):
     assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
 
 
-@pytest.mark.parametrize("name", REQUIRED_FILES)
+@pytest.mark.parametrize("name", [*REQUIRED_FILES, "rng_state.pth"])
 def test_required_files(tmp_path, name):
     """A checkpoint without the optimizer's, scheduler's or RNG state is skipped, and refused by name."""
     checkpoint(tmp_path, 5)
@@ -108,6 +110,42 @@ def test_invalidate_before_overwriting(tmp_path):
     invalidate(tmp_path / "checkpoint-5")
     invalidate(tmp_path / "checkpoint-6")  # does not exist yet
     assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == set(REQUIRED_FILES)
+
+
+def test_auto_resume(tmp_path):
+    """`auto` resumes from the latest checkpoint if there is one."""
+    assert checkpoint_to_resume("auto", tmp_path) is None
+    path = checkpoint(tmp_path, 5)
+    assert checkpoint_to_resume("auto", tmp_path) == path
+
+
+RANKS = ["rng_state_0.pth", "rng_state_1.pth", "rng_state_2.pth"]
+
+
+@pytest.mark.parametrize("missing", RANKS[:2])
+def test_state_of_every_rank(tmp_path, missing):
+    """A checkpoint without the RNG state of one rank is incomplete."""
+    path = checkpoint(tmp_path, 5, RANKS)
+    assert checkpoint_to_resume("true", tmp_path) == path
+    (path / missing).unlink()
+    assert checkpoint_to_resume("auto", tmp_path) is None
+
+
+@pytest.mark.parametrize(("rng_states", "processes"), [(RANKS, 3), (["rng_state.pth"], 1)])
+def test_other_number_of_processes(tmp_path, rng_states, processes):
+    """A run resumes with as many processes as it began with."""
+    path = checkpoint(tmp_path, 5, rng_states)
+    check_processes(path, processes)
+    with pytest.raises(TrainerError, match=f"a run with {processes} processes, and this one has 2: start as many"):
+        check_processes(path, 2)
+
+
+def test_folder_is_shared(tmp_path):
+    """A checkpoint that lacks the states of another machine is an error that names the cause."""
+    path = checkpoint(tmp_path, 5, RANKS[:2])
+    check_all_saved(path, 2)
+    with pytest.raises(TrainerError, match="on a file system that all share"):
+        check_all_saved(path, 3)
 
 
 def test_max_steps(tmp_path):

@@ -11,6 +11,14 @@ from pathlib import Path
 
 from shared.errors import RewardError
 from trainer.errors import HackDetected, TrainerError
+from trainer.processes import (
+    connect,
+    launched_processes,
+    launched_rank,
+    lost_ranks_raise_rank_failed,
+)
+
+SIGTERM_CODE = 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,32 +29,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] not in COMMANDS:
         return _usage(argv)
     # The first process of a container ignores SIGTERM unless it has a handler.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(SIGTERM_CODE))
     configure_openmp()
     try:
         COMMANDS[argv[0]](argv[1:])
     except TrainerError as error:
-        print(f"reward-trainer: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except RewardError as error:
-        print(f"reward-trainer: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return _fail(f"{type(error).__name__}: {error}", 1)
     except HackDetected as error:
-        print(f"reward-trainer: {error}", file=sys.stderr)
-        return 3
+        return _fail(str(error), 3)
     except KeyboardInterrupt:
-        print("reward-trainer: interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", 130)
+    except SystemExit as stopped:
+        if stopped.code == SIGTERM_CODE and launched_processes(os.environ) > 1:
+            _fail("ended by SIGTERM, which a launcher sends when another process has died", SIGTERM_CODE)
+        raise
     return 0
 
 
-def _train(argv: list[str]) -> None:
-    """Train a policy by a recipe: --config banana, and any flag of TRL's ModelConfig and RLOOConfig or GRPOConfig."""
+def _fail(message: str, code: int) -> int:
+    """Print why the command failed, and the rank if a launcher has started several processes. Return the exit code."""
+    rank = f"rank {launched_rank(os.environ)}: " if launched_processes(os.environ) > 1 else ""
+    print(f"reward-trainer: {rank}{message}", file=sys.stderr)
+    return code
+
+
+def start_training(argv: Sequence[str]) -> None:
+    """Train with these flags of `reward-trainer train`, in the only process of a run or as one rank of several.
+
+    A rank needs `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` in the environment, as torchrun
+    sets them. Raises `TrainerError`, `RewardError` or `HackDetected`.
+    """
     _configure_output()
     from trainer.config import parse
     from trainer.train import train
 
-    train(*parse(argv))
+    connect(os.environ)
+    with lost_ranks_raise_rank_failed():
+        train(*parse(argv))
+
+
+def _train(argv: list[str]) -> None:
+    """Train a policy by a recipe: --config banana, and any flag of TRL's ModelConfig and RLOOConfig or GRPOConfig."""
+    start_training(argv)
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -54,6 +80,7 @@ def _evaluate(argv: list[str]) -> None:
     _configure_output()
     from trainer.evaluate_policy import evaluate_all
 
+    connect(os.environ)
     evaluate_all(argv)
 
 
@@ -140,7 +167,8 @@ def _configure_output() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    from trainer.display import ConsoleHandler
+    from trainer.display import ConsoleHandler, console
 
+    console.quiet = launched_rank(os.environ) > 0
     for name in ("remote_rewards", "trainer"):
         logging.getLogger(name).handlers = [ConsoleHandler()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trl import ModelConfig
 
+from remote_rewards.distributed import on_main_rank
 from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments, parse
 from trainer.display import console, log
@@ -44,7 +45,7 @@ def evaluate_all(argv: Sequence[str]) -> list[Path]:
         folder = root / f"{policy_label(policy)}-seed{seed}"
         flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
         folders.append(evaluate(*parse([*rest, *flags], PROG)))
-    compare_runs(folders, root / "comparison.html")
+    on_main_rank(lambda: compare_runs(folders, root / "comparison.html"))
     return folders
 
 
@@ -59,8 +60,8 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     rewards = connect_rewards(run)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
-    folder = RunFolder.create(Path(args.output_dir), overwrite=run.overwrite)
-    folder.write_config(resolved_config(run, args, model))
+    folder = on_main_rank(lambda: RunFolder.create(Path(args.output_dir), overwrite=run.overwrite))
+    on_main_rank(lambda: folder.write_config(resolved_config(run, args, model)))
     policy.to(args.device)
     use_column_major_weights(policy)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)

@@ -1,6 +1,7 @@
 """Evaluate a policy: generate completions for held-out prompts, score them with rewards and judges.
 
-The base policy and the trained one are evaluated with the same prompts, seeds and batches.
+The base policy and the trained one are evaluated with the same prompts, seeds and batches. The ranks of a distributed
+run share the batches, whose completions do not depend on the number of ranks; rank 0 has them scored.
 """
 
 import math
@@ -8,12 +9,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards import RewardClient
+from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
 from remote_rewards.failure_budget import exceeds_budget, failed_items
 from shared.errors import FailureBudgetExceeded, RewardError
 from shared.schemas import RewardScores
@@ -73,8 +76,8 @@ class Evaluator:
         result: dict[str, Any] = {"step": step, "policy": model.config._name_or_path, "decodings": {}}
         total = len(self.decodings) * len(self.rows)
         for index, decoding in enumerate(self.decodings):
-            completions = self.generate(model, decoding, _from(progress, index * len(self.rows), total))
-            self.score(completions)
+            generated = self.generate(model, decoding, _from(progress, index * len(self.rows), total))
+            completions = on_main_rank(partial(self.score, generated))
             result["decodings"][decoding.name] = {
                 "temperature": decoding.temperature,
                 "max_new_tokens": decoding.max_new_tokens,
@@ -86,21 +89,27 @@ class Evaluator:
     def generate(
         self, model: PreTrainedModel, decoding: Decoding, progress: Callable[[int], None]
     ) -> list[ScoredCompletion]:
-        """Return one completion for each prompt, in order, without scores."""
+        """Return one completion for each prompt, in order, without scores. Each rank generates some of the batches."""
         prompts = [row["prompt"] for row in self.rows]
         texts = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
-        completions: dict[int, ScoredCompletion] = {}
-        with eval_mode(model), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            for indices in length_sorted_batches([len(text) for text in texts], self.batch_size):
-                generated = generate(model, self.tokenizer, [texts[index] for index in indices], decoding)
-                for index, (completion, tokens, cut_off) in zip(indices, generated, strict=True):
-                    completions[index] = ScoredCompletion(user_text(prompts[index]), completion, tokens, cut_off)
-                progress(len(completions))
+        batches = [*enumerate(length_sorted_batches([len(text) for text in texts], self.batch_size))]
+
+        def generate_share() -> dict[int, ScoredCompletion]:
+            completions: dict[int, ScoredCompletion] = {}
+            with eval_mode(model), torch.random.fork_rng():
+                for number, indices in batches[rank() :: world_size()]:
+                    torch.manual_seed(self.seed + number)
+                    generated = generate(model, self.tokenizer, [texts[index] for index in indices], decoding)
+                    for index, (completion, tokens, cut_off) in zip(indices, generated, strict=True):
+                        completions[index] = ScoredCompletion(user_text(prompts[index]), completion, tokens, cut_off)
+                    progress(min(len(texts), len(completions) * world_size()))
+            return completions
+
+        completions = {index: scored for share in on_all_ranks(generate_share) for index, scored in share.items()}
         return [completions[index] for index in range(len(texts))]
 
-    def score(self, completions: Sequence[ScoredCompletion]) -> None:
-        """Add the rewards' scores, then the local judges', to the completions of all prompts.
+    def score(self, completions: Sequence[ScoredCompletion]) -> Sequence[ScoredCompletion]:
+        """Add the rewards' scores, then the local judges', to the completions of all prompts, and return them.
 
         Raises `FailureBudgetExceeded` if too many have no score, `RevisionChanged` for another revision.
         """
@@ -113,6 +122,7 @@ class Evaluator:
         for index, scored in enumerate(completions):
             scored.scores = {name: results[name].scores[index] for name in self.rewards if name in results}
             scored.scores |= local_scores(scored, self.local_judges)
+        return completions
 
     def _request(self, completions: Sequence[ScoredCompletion], names: Sequence[str]) -> dict[str, RewardScores]:
         messages = [[{"role": "assistant", "content": scored.completion}] for scored in completions]  # as in training

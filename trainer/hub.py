@@ -6,6 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of the HTTP library that it uses
 from transformers import TrainingArguments
 
+from remote_rewards.distributed import on_main_rank
 from trainer.display import log
 from trainer.errors import TrainerError
 
@@ -25,6 +26,10 @@ def create_repository(args: TrainingArguments) -> str | None:
     if not args.push_to_hub:
         return None
     args.push_to_hub = False
+    return on_main_rank(lambda: _create_repository(args))
+
+
+def _create_repository(args: TrainingArguments) -> str:
     name = args.hub_model_id or Path(str(args.output_dir)).name
     try:
         created = HfApi(token=args.hub_token).create_repo(name, private=args.hub_private_repo, exist_ok=True)

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from accelerate.utils import gather_object
 from trl import GRPOTrainer, RLOOTrainer
 
+from remote_rewards.distributed import rank
 from trainer import checkpoints
 from trainer.judges import ScoredCompletion, local_scores
 from trainer.prompts import user_text
@@ -43,28 +45,32 @@ class OnlineTrainer(RecordedTrainer):
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
         """Record completions as they are generated: a step may generate several batches, or reuse an earlier one."""
         batch = super()._generate_and_score_completions(*args, **kwargs)
-        self.step_completions += self._last_batch()
+        lengths = self._lengths()
+        if rank() == 0:
+            self.step_completions += self._last_batch(lengths)
         return batch
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("score"):
             return super()._calculate_rewards(*args, **kwargs)
 
-    def _last_batch(self) -> list[dict[str, Any]]:
-        """Return the completions of the last batch as records of `samples.jsonl`."""
-        logs, ended_by = self._logs, {*self.eos_token_ids, self._tokenizer.pad_token_id}
+    def _lengths(self) -> list[tuple[int, bool]]:
+        """Return (number of tokens, whether it was cut off) of the last batch's completions on all ranks."""
+        ended_by = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        lengths: list[tuple[int, bool]] = gather_object(
+            [(len(ids), ids[-1] not in ended_by) for ids in self._generated]
+        )
+        return lengths
+
+    def _last_batch(self, lengths: Sequence[tuple[int, bool]]) -> list[dict[str, Any]]:
+        """Return the completions of the last batch on all ranks as records of `samples.jsonl`."""
+        logs = self._logs  # of all ranks, in their order
         weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
-        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], self._generated, strict=True)
+        rows = zip(logs["prompt"], logs["completion"], logs["advantages"], lengths, strict=True)
         records = []
-        for index, (prompt, completion, advantage, ids) in enumerate(rows):
+        for index, (prompt, completion, advantage, (tokens, cut_off)) in enumerate(rows):
             scores = nan_to_none({name: values[index] for name, values in logs["rewards"].items()})
-            scored = ScoredCompletion(
-                prompt=user_text(prompt),
-                completion=completion[0]["content"],
-                tokens=len(ids),
-                cut_off=ids[-1] not in ended_by,
-                scores=scores,
-            )
+            scored = ScoredCompletion(user_text(prompt), completion[0]["content"], tokens, cut_off, scores)
             scored.scores = {**scores, **local_scores(scored, self.judges)}
             outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
             records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})

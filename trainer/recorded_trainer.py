@@ -16,6 +16,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 
+from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
 from trainer import checkpoints
 from trainer.policy import row_major_weights, use_column_major_weights
 from trainer.run_folder import RunFolder
@@ -28,7 +29,10 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.run_folder, self.judges = run_folder, list(judges)
         self.step_completions: list[dict[str, Any]] = []
-        """The completions of the current step, each with its scores and advantage; none with an offline algorithm."""
+        """The completions of the current step on all ranks, each with its scores and advantage.
+
+        Empty on other ranks than 0, and with an offline algorithm.
+        """
         self._seconds: dict[str, float] = defaultdict(float)
         self._step_started_s = time.monotonic()
         self._saved_step: int | None = None
@@ -65,7 +69,7 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         if is_step:
             logs.update({**self._step_timings(), **mean_scores(self.step_completions, self.judges)})
         super().log(logs, start_time)
-        if is_step and self.accelerator.is_main_process:
+        if is_step and rank() == 0:
             self.run_folder.append("metrics.jsonl", {"step": self.state.global_step, **nan_to_none(logs)})
             self.run_folder.append("samples.jsonl", *self.step_completions)
         if is_step:
@@ -83,12 +87,15 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         return {**parts, "seconds/learn": step_s - sum(parts.values()), "seconds/step": step_s}
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        if self.accelerator.is_main_process:
-            checkpoints.invalidate(self.checkpoint_path())
+        on_main_rank(lambda: checkpoints.invalidate(self.checkpoint_path()))
         super()._save_checkpoint(*args, **kwargs)
         self._saved_step = self.state.global_step
-        if self.accelerator.is_main_process:
-            checkpoints.save_reward_manifest(self.checkpoint_path(), self.run_folder.path)
+        on_main_rank(lambda: checkpoints.save_reward_manifest(self.checkpoint_path(), self.run_folder.path))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for the states of all ranks: afterwards rank 0 marks the checkpoint as whole and deletes older ones."""
+        on_all_ranks(partial(super()._save_rng_state, output_dir))
+        on_main_rank(lambda: checkpoints.check_all_saved(Path(output_dir), world_size()))
 
     def checkpoint_path(self, step: int | None = None) -> Path:
         """Return the checkpoint folder of a step, by default the last completed one."""
@@ -100,10 +107,10 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             return None
         if self.state.global_step == self._saved_step:
             return self.checkpoint_path()
+        on_all_ranks(lambda: None)  # without all of them, the checkpoint would remain incomplete
         self._rng.restore()
         self._save_checkpoint(self.model, trial=None)
-        if self.accelerator.is_main_process:
-            (self.checkpoint_path() / checkpoints.MID_STEP_MARKER).touch()
+        on_main_rank((self.checkpoint_path() / checkpoints.MID_STEP_MARKER).touch)
         return self.checkpoint_path()
 
     def load_weights(self, checkpoint: Path) -> None:
@@ -124,9 +131,10 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             self.save_model(str(folder))
             return policy
         merged = policy.merge_and_unload()
-        with row_major_weights(merged):
-            merged.save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
+        if rank() == 0:
+            with row_major_weights(merged):
+                merged.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
         return merged
 
     def unwrapped_policy(self) -> PreTrainedModel:

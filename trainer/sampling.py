@@ -5,6 +5,7 @@ scores with their parts and revisions, and why a score is missing. The lines of 
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainer.display import log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Decoding, check_failure_budget, eval_mode, generate
 from trainer.policy import use_column_major_weights
+from trainer.processes import check_single_process
 from trainer.prompts import Row, columns_of, read_prompts
 from trainer.rewards import connect_rewards
 from trainer.run_folder import RunFolder
@@ -36,6 +38,7 @@ Record = dict[str, Any]
 
 def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Sample `--num_generations` completions of each prompt, score them, and return the file."""
+    check_single_process(os.environ, "sample")
     if not isinstance(args, OnlineConfig):
         raise TrainerError("completions are sampled with the settings of rloo or grpo: leave out --algorithm")
     rows = read_prompts(run.prompts, system_prompt=run.system_prompt)

@@ -1,6 +1,7 @@
 """Refuse settings of TRL's that a run of ours cannot have, before anything slow is done."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from math import ceil, inf, lcm
 from pathlib import Path
@@ -32,6 +33,7 @@ def check_training(args: TrainingConfig) -> None:
             "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
             "after training: leave them out"
         )
+    check_not_sharded(args, os.environ)
     if isinstance(args, DPOConfig | SFTConfig):
         check_offline(args)
     check_output_dir(Path(args.output_dir))
@@ -44,6 +46,17 @@ def check_offline(args: DPOConfig | SFTConfig) -> None:
     for name in OFFLINE_UNSUPPORTED:
         if getattr(args, name, None):
             raise TrainerError(f"--{name} is not supported here: leave it out")
+
+
+def check_not_sharded(args: TrainingConfig, environ: Mapping[str, str]) -> None:
+    """Refuse to shard the policy over processes, by a setting or by accelerate's launcher: each evaluates it whole."""
+    sharded = {"FSDP": args.fsdp, "DeepSpeed": args.deepspeed}
+    for name, setting in sharded.items():
+        if setting or environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
+            raise TrainerError(
+                f"{name} is not supported here, because every process evaluates the whole policy; for that, run TRL's "
+                f"own `trl rloo` with --reward_funcs remote_rewards.<reward>"
+            )
 
 
 def check_model(model: ModelConfig) -> None:

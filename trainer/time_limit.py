@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from remote_rewards.distributed import on_main_rank
+
 
 class TimeLimit(TrainerCallback):  # type: ignore[misc]
     """Stops a training at the end of the step in which its time is over. Without minutes there is no limit."""
@@ -23,5 +25,6 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]
         self._started_s = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop the training if its time is over."""
-        control.should_training_stop = control.should_training_stop or self.over
+        """Stop the training if its time is over on rank 0: the clocks of several processes differ."""
+        if self._minutes is not None and on_main_rank(lambda: self.over, float(args.ddp_timeout)):
+            control.should_training_stop = True

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from remote_rewards import RewardClient
+from remote_rewards.distributed import on_main_rank, rank, world_size
 from shared.errors import RewardError
 from trainer import checkpoints, expectations
 from trainer.algorithms import TrainingConfig
@@ -23,6 +24,7 @@ from trainer.model_card import render
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import HackMonitor, observe_all
 from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
+from trainer.processes import check_connected, lost_ranks_raise_rank_failed
 from trainer.prompts import Row, check_disjoint, read_prompts
 from trainer.recorded_trainer import RecordedTrainer
 from trainer.reporting.report import write_report
@@ -40,14 +42,12 @@ POLICY = "policy"
 def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Run a recipe from the first check to the report, and return the run folder."""
     # Fail on wrong settings and files before anything slow.
-    check_single_process(os.environ)
+    check_connected(os.environ)
     data = load_training_data(run)
     heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
     check_disjoint(data.rows, heldout)
     check_trainable(model.model_name_or_path)
-    checkpoint = checkpoints.checkpoint_to_resume(args.resume_from_checkpoint, Path(args.output_dir))
-    if checkpoint is not None:
-        checkpoints.check_max_steps(checkpoint, args.max_steps)
+    checkpoint = on_main_rank(lambda: choose_checkpoint(args))
 
     # The rewards must be ready, and those of the checkpoint, before the run folder is touched.
     rewards = connect_rewards(run)
@@ -62,9 +62,8 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     repository = create_repository(args)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
 
-    folder = open_run_folder(run, args, checkpoint)
-    folder.write_config(resolved_config(run, args, model))
-    folder.write_json(checkpoints.MANIFEST, manifest)
+    config = resolved_config(run, args, model)
+    folder = on_main_rank(lambda: prepare_run_folder(run, args, checkpoint, config, manifest))
     trainer = build_trainer(run, args, model, data, rewards, weights, policy=policy, tokenizer=tokenizer, folder=folder)
     monitor = add_monitor(run, trainer, checkpoint)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
@@ -79,20 +78,17 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     step = load_best(monitor, trainer)
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     after = evaluate_trained(evaluator, trained, folder, step=step)
-    write_results(run, folder, after)
-    write_card(folder, repository, base=model.model_name_or_path)
-    if repository is not None:
-        push(repository, folder.path / POLICY, args, f"{run.recipe}: {step} steps")
+    on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path
 
 
-def check_single_process(environ: Mapping[str, str]) -> None:
-    """Raise `TrainerError` if a launcher has started several processes: they would share one run folder."""
-    if int(environ.get("WORLD_SIZE") or 1) > 1:
-        raise TrainerError(
-            "reward-trainer trains in one process; for several, launch `trl rloo --reward_funcs remote_rewards.<name>` "
-            "or a script of your own with `remote_reward`, whose processes stop together"
-        )
+def choose_checkpoint(args: TrainingConfig) -> Path | None:
+    """Return the checkpoint to resume from, or None. Raises `TrainerError` if this run cannot continue it."""
+    checkpoint = checkpoints.checkpoint_to_resume(args.resume_from_checkpoint, Path(args.output_dir))
+    if checkpoint is not None:
+        checkpoints.check_max_steps(checkpoint, args.max_steps)
+        checkpoints.check_processes(checkpoint, world_size())
+    return checkpoint
 
 
 def load_policy_and_tokenizer(
@@ -106,16 +102,36 @@ def load_policy_and_tokenizer(
     return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
+def prepare_run_folder(
+    run: RunArguments,
+    args: TrainingConfig,
+    checkpoint: Path | None,
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> RunFolder:
+    """Open the run folder, and write the settings and the rewards of this run."""
+    folder = open_run_folder(run, args, checkpoint)
+    folder.write_config(config)
+    folder.write_json(checkpoints.MANIFEST, manifest)
+    return folder
+
+
 def open_run_folder(run: RunArguments, args: TrainingConfig, checkpoint: Path | None) -> RunFolder:
     """Create the run folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
     path = Path(args.output_dir)
     resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
     if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
         raise TrainerError(f"{checkpoint} belongs to another run, in a folder of {path}; choose another --output_dir")
-    folder = RunFolder.create(path, overwrite=run.overwrite, resume=resumed)
+    folder = RunFolder.create(path, overwrite=may_replace(run, args), resume=resumed)
     if checkpoint is not None and resumed:
         folder.truncate_after(checkpoints.step_of(checkpoint))
     return folder
+
+
+def may_replace(run: RunArguments, args: TrainingConfig) -> bool:
+    """Return whether an earlier run may be replaced: with `overwrite`, or an unfinished one with `auto`."""
+    auto = str(args.resume_from_checkpoint).lower() == checkpoints.AUTO
+    return run.overwrite or (auto and not (Path(args.output_dir) / "after.json").exists())
 
 
 def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
@@ -123,13 +139,14 @@ def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig)
     ours = dataclasses.asdict(run)
     lora = {"lora": {name: getattr(model, name) for name in sorted(LORA_ARGS)}} if model.use_peft else {}
     model_settings = dataclasses.asdict(model)
-    return {**ours, "policy": model.model_name_or_path, **lora, **args.to_dict(), "model": model_settings}
+    settings = {"policy": model.model_name_or_path, **lora, "processes": world_size(), **args.to_dict()}
+    return {**ours, **settings, "model": model_settings}
 
 
 def add_monitor(run: RunArguments, trainer: RecordedTrainer, checkpoint: Path | None) -> HackMonitorCallback:
     """Add the hack monitor to the trainer; it has observed the steps before the checkpoint to resume from."""
     monitor = HackMonitor([*run.remote_judges, *run.local_judges])
-    if checkpoint is not None:
+    if checkpoint is not None and rank() == 0:
         observe_all(monitor, read_run(checkpoint.parent), last_step=checkpoints.step_of(checkpoint))
     callback = HackMonitorCallback(
         monitor,
@@ -171,14 +188,14 @@ def evaluate_policy(
     """Evaluate the policy, write `before.json` or `after.json`, and return its content."""
     with progress_bar(f"evaluating on held-out prompts, {when}", evaluator.client) as progress:
         result = evaluator.evaluate(policy, step=step, progress=progress)
-    folder.write_json(f"{when}.json", result)
+    on_main_rank(lambda: folder.write_json(f"{when}.json", result))
     return result
 
 
 def run_training(trainer: RecordedTrainer, checkpoint: Path | None, client: RewardClient) -> None:
     """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
     try:
-        with closing(LiveProgress(trainer.step_completions, client)) as live:
+        with lost_ranks_raise_rank_failed(), closing(LiveProgress(trainer.step_completions, client)) as live:
             trainer.add_callback(live)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:
@@ -190,7 +207,9 @@ def _save_and_hint(trainer: RecordedTrainer) -> str:
     try:
         saved = trainer.save_last_step()
     except Exception as error:  # a full disk, for which torch and safetensors raise their own; it must not hide why
-        return f"the last step could not be saved: {error}"
+        latest = checkpoints.latest(Path(trainer.args.output_dir))
+        hint = f"; resume with --resume_from_checkpoint {latest}" if latest else ""
+        return f"the last step could not be saved: {error}{hint}"
     return f"its policy is in {saved}; resume with --resume_from_checkpoint {saved}" if saved else "nothing was learned"
 
 
@@ -199,24 +218,33 @@ def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedTrainer, fo
     if monitor.stopped_by is None:
         return
     saved = trainer.save_last_step()
+    report = on_main_rank(lambda: write_report(folder.path))
     raise HackDetected(
         f"stopped in step {trainer.state.global_step} of {trainer.state.max_steps}, because "
-        f"{monitor.stopped_by.sentence}. Its policy is in {saved}, and the report is {write_report(folder.path)}; to "
+        f"{monitor.stopped_by.sentence}. Its policy is in {saved}, and the report is {report}; to "
         f"continue, pass --resume_from_checkpoint {saved} --on_hack warn"
     )
 
 
 def load_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> int:
     """Load the best checkpoint by the judges if the run was hacked and keeps it. Return the step of the policy."""
-    if monitor.on_hack != "keep_best" or not monitor.monitor.alarms:
+    best = on_main_rank(lambda: choose_best(monitor, trainer))
+    if best is None:
         return int(trainer.state.global_step)
+    trainer.load_weights(best)
+    return checkpoints.step_of(best)
+
+
+def choose_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> Path | None:
+    """Return the best checkpoint if the run was hacked and keeps it, or None."""
+    if monitor.on_hack != "keep_best" or not monitor.monitor.alarms:
+        return None
     best = trainer.state.best_model_checkpoint
     if best is None:
         log("the run was hacked, and no checkpoint was saved before that: its policy is that of the last step")
-        return int(trainer.state.global_step)
-    trainer.load_weights(Path(best))
+        return None
     log(f"the run was hacked: its policy is that of {best}, the best by reward and judges")
-    return checkpoints.step_of(Path(best))
+    return Path(best)
 
 
 def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, *, step: int) -> dict[str, Any]:
@@ -230,6 +258,22 @@ def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunF
             f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir {other}` and the run's other settings"
         )
         raise
+
+
+def finish(
+    run: RunArguments,
+    args: TrainingConfig,
+    folder: RunFolder,
+    after: dict[str, Any],
+    repository: str | None,
+    *,
+    base: object,
+) -> None:
+    """Write the results and the model card, and push the policy if there is a repository for it."""
+    write_results(run, folder, after)
+    write_card(folder, repository, base=base)
+    if repository is not None:
+        push(repository, folder.path / POLICY, args, f"{run.recipe}: {after['step']} steps")
 
 
 def write_results(run: RunArguments, folder: RunFolder, after: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from remote_rewards.distributed import on_main_rank
 from trainer.monitor.monitor import Alarm, HackMonitor, alarm_text
 from trainer.monitor.steps import make_step
 from trainer.run_folder import RunFolder
@@ -22,7 +23,8 @@ class HackMonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     `completions` holds the records of the current step when it is logged: `prompt`, `completion`, `reward`, `scores`.
     The values of the signals are added to the step's logs. A stopped run saves a checkpoint at the end of its
-    generation batch of `batch_steps` steps, because only there can it be resumed with the same rewards.
+    generation batch of `batch_steps` steps, because only there can it be resumed with the same rewards. Of several
+    processes, rank 0 observes and decides for all.
     """
 
     def __init__(
@@ -40,20 +42,23 @@ class HackMonitorCallback(TrainerCallback):  # type: ignore[misc]
         """The alarm that stopped the run."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Observe the step, report its alarms, and stop the run or note its best checkpoint."""
+        """Have rank 0 observe the step, and stop the run on all ranks if it says so."""
         if logs is None or "loss" not in logs:  # the summary at the end
             return
+        self.stopped_by = on_main_rank(lambda: self._observe(args, state, control, logs), float(args.ddp_timeout))
+        if self.stopped_by and state.global_step % self._batch_steps == 0:
+            control.should_training_stop = control.should_save = True
+
+    def _observe(self, args: Any, state: Any, control: Any, logs: dict[str, Any]) -> Alarm | None:
+        """Observe the step, report its alarms, note the best checkpoint, and return what stops the run."""
         values, alarms = self.monitor.observe(make_step(state.global_step, self._completions, logs))
         logs.update({f"monitor/{name}": value for name, value in values.items()})
         for alarm in alarms:
             log.warning("%s", alarm_text(alarm))
             self._run_folder.append(ALARMS, asdict(alarm))
-        if self.on_hack == "stop":
-            self.stopped_by = self.stopped_by or next(iter(alarms), None)
-            if self.stopped_by and state.global_step % self._batch_steps == 0:
-                control.should_training_stop = control.should_save = True
         if self.on_hack == "keep_best" and control.should_save:
             self._note_best(state, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        return (self.stopped_by or next(iter(alarms), None)) if self.on_hack == "stop" else None
 
     def _note_best(self, state: Any, checkpoint: Path) -> None:
         """Mark the checkpoint that is about to be saved as the best one, so that transformers does not delete it."""

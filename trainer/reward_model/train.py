@@ -16,6 +16,7 @@ from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.hub import create_repository, push
 from trainer.policy import model_folder
+from trainer.processes import check_single_process
 from trainer.reward_model import results, scoring
 from trainer.reward_model.config import RewardModelArguments
 from trainer.reward_model.pairs import Pair, fingerprint
@@ -24,13 +25,12 @@ from trainer.reward_model.progress import TrainingProgress
 from trainer.reward_model.reading import EncodedPair, Reader, check_input, choose_input
 from trainer.reward_model.trainer import RecordedRewardTrainer, TypedCollator
 from trainer.run_folder import RunFolder
-from trainer.train import check_single_process
 
 
 def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -> Path:
     """Train a reward model from the first check to the model card, and return its folder."""
     # Fail on wrong settings and files before anything slow.
-    check_single_process(os.environ)
+    check_single_process(os.environ, "reward-model")
     path = Path(reward.output_dir)
     if Path(model_folder(str(model.model_name_or_path))).resolve().is_relative_to(path.resolve()):
         raise TrainerError(f"the model {model.model_name_or_path} lies in {path}; choose another --output_dir")

@@ -1,5 +1,6 @@
 import contextlib
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ from trl import GRPOConfig, RLOOConfig
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.recipe_files import read_recipe, recipe_path
+from trainer.settings_checks import check_not_sharded
 
 
 @pytest.fixture
@@ -252,3 +254,13 @@ def test_every_step_is_logged(tmp_path):
     for other in ("--logging_steps 10", "--logging_steps 0.5", "--logging_strategy epoch", "--logging_strategy no"):
         with pytest.raises(TrainerError, match="every step is logged, because the report needs it"):
             parse(["--config", str(path), *other.split()])
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "environ", "name"), [(True, {}, "FSDP"), (None, {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")]
+)
+def test_sharded_policy(fsdp, environ, name):
+    """A policy that is sharded over processes is refused, by setting or by launcher."""
+    check_not_sharded(SimpleNamespace(fsdp=None, deepspeed=None), {})
+    with pytest.raises(TrainerError, match=f"{name} is not supported here.* `trl rloo`"):
+        check_not_sharded(SimpleNamespace(fsdp=fsdp, deepspeed=None), environ)

@@ -17,7 +17,6 @@ class Stopped(RecordedRLOOTrainer):
 
     def __init__(self, folder, step, saved_step):
         self.args, self.state = SimpleNamespace(output_dir=folder), SimpleNamespace(global_step=step)
-        self.accelerator = SimpleNamespace(is_main_process=True)
         self._rng = SimpleNamespace(restore=lambda: self.events.append("restored"))
         self._saved_step, self.events = saved_step, []
 

@@ -18,6 +18,6 @@ def test_time_limit(monkeypatch, minutes, stops):
     for _ in stops:
         clock.now_s += 60.0
         control = SimpleNamespace(should_training_stop=False)
-        limit.on_step_end(None, None, control)
+        limit.on_step_end(SimpleNamespace(ddp_timeout=1800), None, control)
         stopped.append(control.should_training_stop)
     assert stopped == stops

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from remote_rewards import remote_reward
-from shared.errors import ServiceUnreachable
+from shared.errors import RankFailed, ServiceUnreachable
 from shared.schemas import RewardInfo
 from trainer import rewards as connecting
 from trainer import train as training
@@ -112,10 +112,10 @@ def test_weights_per_reward(run, tmp_path, weights):
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes(run, monkeypatch, tmp_path):
-    """Several processes are refused before the run folder is created, with the command to use instead."""
+def test_unconnected_processes(run, monkeypatch, tmp_path):
+    """Processes that torch.distributed does not connect are refused before the run folder is created."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainerError, match=r"one process.*`trl rloo --reward_funcs remote_rewards\.<name>`"):
+    with pytest.raises(TrainerError, match=r"2 processes were started, and torch\.distributed connects none"):
         train(*run)
     assert not (tmp_path / "run").exists()
 
@@ -210,8 +210,9 @@ class StoppedTrainer:
     step_completions = ()
     add_callback = staticmethod(lambda *_: None)
 
-    def __init__(self, error, save_last_step=lambda: Path("checkpoint-2")):
+    def __init__(self, error, save_last_step=lambda: Path("checkpoint-2"), folder=None):
         self._error, self.save_last_step = error, save_last_step
+        self.args = SimpleNamespace(output_dir=folder)
 
     def train(self, **_):
         raise self._error
@@ -229,14 +230,43 @@ def test_progress_bar_is_closed_first(monkeypatch, error):
     assert [event.partition(":")[0] for event in events] == ["closed", *messages]
 
 
-def test_full_disk(capsys):
+def test_full_disk(tmp_path, capsys):
     """A disk that is full does not hide why the run has stopped."""
 
     def save_last_step():
         raise OSError("no space left on device")
 
     with pytest.raises(ServiceUnreachable) as stopped:
-        run_training(StoppedTrainer(ServiceUnreachable("nobody answers"), save_last_step), None, None)
+        run_training(StoppedTrainer(ServiceUnreachable("nobody answers"), save_last_step, tmp_path), None, None)
     assert stopped.value.__context__ is None
-    message = "stopped in step 3 of 4: the last step could not be saved: no space left on device"
+    message = "stopped in step 3 of 4: the last step could not be saved: no space left on device\n"
     assert message in capsys.readouterr().err
+
+
+def test_hint_at_the_last_checkpoint(tmp_path, capsys):
+    """A run that cannot save its last step, because a rank has died, names the checkpoint to resume from."""
+
+    def save_last_step():
+        raise RankFailed("another rank of this run has died")
+
+    checkpoint = run_with_checkpoint(tmp_path)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "rng_state_1.pth"):
+        (checkpoint / name).touch()
+    with pytest.raises(RankFailed):
+        run_training(StoppedTrainer(RuntimeError("/gloo/ closed"), save_last_step, tmp_path), None, None)
+    assert f"has died; resume with --resume_from_checkpoint {checkpoint}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("requested", "finished", "replaced"), [("auto", False, True), ("auto", True, False), ("false", False, False)]
+)
+def test_auto_begins_again(run, tmp_path, requested, finished, replaced):
+    """With `auto`, a run that died before its first checkpoint begins again; a finished one is kept."""
+    run_with_checkpoint(tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-1" / "trainer_state.json").unlink()
+    if finished:
+        (tmp_path / "run" / "after.json").write_text("{}")
+    run[1].resume_from_checkpoint = requested
+    with contextlib.nullcontext() if replaced else pytest.raises(TrainerError, match="holds an earlier run"):
+        open_run_folder(*run[:2], None)
+    assert logged_steps(tmp_path / "run") == ([] if replaced else [1, 2])

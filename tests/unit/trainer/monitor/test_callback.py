@@ -46,7 +46,7 @@ def logged(callback, step, **control):
     """Log a step; return the control of the run and the logs."""
     control = SimpleNamespace(**{"should_save": False, "should_training_stop": False, **control})
     state, logs = SimpleNamespace(global_step=step, best_metric=None, best_model_checkpoint=None), {"loss": 0.0}
-    callback.on_log(SimpleNamespace(output_dir="run"), state, control, logs)
+    callback.on_log(SimpleNamespace(output_dir="run", ddp_timeout=1800), state, control, logs)
     return control, logs
 
 

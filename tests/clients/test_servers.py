@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tests.clients.packages import Client, installed
 from tests.conftest import native_scores, running_service, wait_for
 from tests.integration.test_formats import Failing
+from tests.label_rewards import label_rewards
 from tests.soak.base import RULES, expected_score
 from tests.soak.supervisor import Supervisor
 
@@ -71,17 +72,6 @@ def test_openai_client_and_failures(failing, openai, engine):
     assert "NotFoundError" in unknown
 
 
-def test_openai_client_and_restart(openai):
-    """A call over a restart gets the right score or raises."""
-    with Supervisor(RULES) as service:
-        assert openai.call(service.url, ["vllm", "banana", ["Sure: banana"]]) == [1.99]
-        service.kill()
-        during = openai.call(service.url, ["vllm", "banana", ["Sure: banana"]])
-        assert during == [1.99] or "Error" in during["raised"]
-        service.wait_until_ready()
-        assert openai.call(service.url, ["vllm", "banana", ["Sure: banana"]]) == [1.99]
-
-
 @each_engine
 def test_verl_client(rules_url, verl, engine):
     """200 concurrent rollouts get their own native scores."""
@@ -110,16 +100,17 @@ def test_verl_client_and_restart(verl):
 
 def test_tei_client(rules_url, tei):
     """200 concurrent calls get their own native scores."""
-    assert tei.call(rules_url, TEXTS) == native_scores(rules_url, "banana", TEXTS)
+    assert tei.call(rules_url, [None, TEXTS]) == native_scores(rules_url, "banana", TEXTS)
 
 
 def test_tei_client_and_failures(failing, tei):
     """Overload and a missing score raise: the client looks at no status, but the body is no score."""
     reward, url = failing
-    assert tei.call(url, ["a"]) == [1.0]
-    assert "raised" in tei.call(url, ["null"])
+    assert tei.call(url, ["plain", ["a"]]) == [1.0]
+    assert "raised" in tei.call(url, ["plain", ["null"]])
+    assert "raised" in tei.call(url, ["nope", ["a"]])
     reward.overloaded = 1
-    assert "raised" in tei.call(url, ["a"])
+    assert "raised" in tei.call(url, ["plain", ["a"]])
 
 
 def test_infinity_client(rules_url, infinity):
@@ -147,3 +138,49 @@ def test_huggingface_client_and_failures(failing):
     reward.overloaded = 1
     with pytest.raises(HfHubHTTPError, match="429"):
         client.text_classification("a")
+
+
+def test_clients_and_sentiment(models_url, openai, verl, tei, infinity):
+    """A classifier's score, or the winning label's probability where the format has labels, is the native one."""
+    texts = ["I love it.", "What a terrible day."]
+    native = native_scores(models_url, "sentiment", texts)
+    assert openai.call(models_url, ["sglang", "sentiment", texts]) == native
+    assert verl.call(models_url, ["sglang", 60, "embedded:sentiment", texts]) == native
+    huggingface = InferenceClient(model=f"{models_url}/predict?reward=sentiment")
+    for probabilities in (
+        tei.call(models_url, ["sentiment", texts]),
+        infinity.call(models_url, ["sentiment", texts]),
+        [huggingface.text_classification(text)[0].score for text in texts],
+    ):
+        assert [2.0 * probabilities[0], -1.0 * probabilities[1]] == native
+
+
+def test_clients_and_invalid_requests(openai, tei, infinity):
+    """A request that is refused raises with the reason, where the client shows one, and is no number."""
+    with running_service(rewards=label_rewards()) as url:
+        for engine in ("vllm", "sglang"):
+            refused = openai.call(url, [engine, "mood", [[1, 2]]])["raised"]
+            assert "BadRequestError" in refused
+            assert "token ids are not accepted" in refused
+        assert "token ids are not accepted" in infinity.call(url, ["mood", [1]])[0]
+        assert "raised" in tei.call(url, ["mood", ["word " * 11]])
+        with pytest.raises(HfHubHTTPError, match="422"):
+            InferenceClient(model=f"{url}/predict").text_classification(["a", "b", "c"])
+
+
+def test_clients_and_restart(openai, tei, infinity):
+    """A call over a restart raises or gets the right score, and the next one gets it."""
+    texts = ["Sure: banana"]
+    calls = {
+        "openai": lambda url: openai.call(url, ["vllm", "banana", texts]),
+        "tei": lambda url: tei.call(url, ["banana", texts]),
+        "infinity": lambda url: infinity.call(url, ["banana", texts]),
+    }
+    with Supervisor(RULES) as service:
+        service.kill()
+        for name, call in calls.items():
+            during = call(service.url)
+            assert during == [1.99] or "raised" in during, name
+        service.wait_until_ready()
+        for name, call in calls.items():
+            assert call(service.url) == [1.99], name

@@ -34,7 +34,7 @@ def openrlhf():
 @pytest.fixture(scope="module")
 def llamafactory():
     with Client(installed("llamafactory==0.9.5"), "call_llamafactory.py") as client:
-        yield lambda url, *texts: client.call(f"{url}/v1/score/evaluation", texts)
+        yield lambda url, *texts, query="": client.call(f"{url}/v1/score/evaluation{query}", texts)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,33 @@ def test_llamafactory_client(rules_url, llamafactory):
 
 
 def test_llamafactory_client_and_failures(failing, llamafactory):
-    """Overload makes the call wait; a missing score or a lost service raises an error."""
+    """Overload makes the call wait; a missing score, an invalid text or a lost service raises an error."""
     reward, url = failing
     reward.overloaded = 3
     assert llamafactory(url, "a") == [1.0]
-    assert llamafactory(url, "null") == {"raised": "KeyError: 'scores'"}
+    assert llamafactory(url, "null") == llamafactory(url, 1) == {"raised": "KeyError: 'scores'"}
     assert "ConnectionError" in llamafactory("http://127.0.0.1:9", "a")["raised"]
+
+
+def test_llamafactory_client_and_restart(llamafactory):
+    """A call while the service is gone raises; the next one gets its scores."""
+    with Supervisor(RULES) as service:
+        service.kill()
+        during = llamafactory(service.url, "Sure: banana")
+        assert "raised" in during or during == pytest.approx([1.99])
+        service.wait_until_ready()
+        assert llamafactory(service.url, "Sure: banana") == pytest.approx([1.99])
+
+
+def test_trainers_and_sentiment(models_url, openrlhf, llamafactory, nemo_gym):
+    """A model's scores are the native ones, in float32 for LLaMA-Factory."""
+    texts, reward = ["I love it.", "What a terrible day."], "?reward=sentiment"
+    native = native_scores(models_url, "sentiment", texts)
+    outputs = openrlhf(f"{models_url}/get_reward{reward}", *(["How was it? ", f"{text}</s>"] for text in texts))
+    assert [output["reward"] for output in outputs] == [[score] for score in native]
+    scores = llamafactory(models_url, *(f"{text}</s>" for text in texts), query=reward)
+    assert scores == pytest.approx(native, rel=1e-6)
+    assert nemo_gym(models_url, *texts) == native  # the default reward
 
 
 def test_nemo_gym_client(rules_url, nemo_gym):
@@ -98,11 +119,12 @@ def test_nemo_gym_client(rules_url, nemo_gym):
 
 
 def test_nemo_gym_client_and_failures(failing, nemo_gym):
-    """Overload makes the call wait; a missing score raises an error."""
+    """Overload makes the call wait; a missing score or an invalid rollout raises an error."""
     reward, url = failing
     reward.overloaded = 3
     assert nemo_gym(url, "a") == [1.0]
     assert nemo_gym(url, "null")["raised"].startswith("ClientResponseError: 503")
+    assert nemo_gym(url, 1)["raised"].startswith("ClientResponseError: 422")
 
 
 def test_nemo_gym_client_and_restart(nemo_gym):

@@ -10,6 +10,8 @@ from reward_service.backends.heads import read_json
 from reward_service.errors import ConfigError, translating
 
 PROBE_TEXT = "The quick brown fox jumps over 13 lazy dogs."
+PASSED_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+"""What a tokenizer may give of a text. RoCBert's gives the shapes and sounds of its characters, too."""
 PADDING_OFFSET_MODELS = {
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
     *("data2vec-text", "xmod", "luke", "mluke", "esm"),
@@ -62,8 +64,13 @@ def read_tokenizer(folder: Path, config: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:
         raise ConfigError(_why_no_tokenizer(folder, error)) from error
-    ids = set(tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
-    if len(ids) < 3:
+    inputs = tokenizer(PROBE_TEXT, add_special_tokens=False)
+    if further := sorted(inputs.keys() - PASSED_INPUTS):
+        raise ConfigError(
+            f"the tokenizer in {folder} gives {', '.join(further)} beside the tokens, and the service passes on tokens "
+            f"alone: the score would be another one; use a model that reads tokens alone"
+        )
+    if len(set(inputs["input_ids"]) - {tokenizer.unk_token_id}) < 3:
         raise ConfigError(
             f"{folder} holds no vocabulary for its tokenizer: save it there too, with tokenizer.save_pretrained, as it "
             f"was when the model was trained"

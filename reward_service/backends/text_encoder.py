@@ -25,6 +25,8 @@ class TextEncoder:
         self.has_types = self.has_pair_types = False
         self._rust: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         if self._rust is None:
+            self.has_pair_types = any(self._python_types("a b", "c d"))
+            self.has_types = any(self._python_types("a b"))
             return
         self._rust.no_padding()
         self._rust.no_truncation()
@@ -65,7 +67,11 @@ class TextEncoder:
         encoded: list[Encoded | DoesNotFit] = []
         for encoding, text in zip(encodings, texts, strict=True):
             truncated = bool(encoding.overflowing) or len(text) > max_chars
-            encoded.append(Encoded(_typed(encoding) if self.has_types else encoding.ids, truncated, truncated))
+            encoded.append(
+                Encoded(
+                    _typed(encoding.ids, encoding.type_ids) if self.has_types else encoding.ids, truncated, truncated
+                )
+            )
         return encoded
 
     def _encode_one(self, item: ModelInput) -> Encoded | DoesNotFit:
@@ -82,7 +88,7 @@ class TextEncoder:
         encoding = self._rust.encode(text, item.second, add_special_tokens=self._special_tokens)
         over = len(encoding.ids) - self.max_tokens
         if over <= 0 and not dropped:
-            return Encoded(_typed(encoding), False)
+            return Encoded(_typed(encoding.ids, encoding.type_ids), False)
         if self._truncate == "refuse":
             return self._does_not_fit()
         if self._truncate != "prompt":
@@ -91,7 +97,7 @@ class TextEncoder:
 
     def _without_prompt(self, encoding: Any, over: int, prompt_chars: int) -> Encoded | DoesNotFit:
         """Drop the first `over` tokens of the prompt; special tokens stay."""
-        typed = _typed(encoding)
+        typed = _typed(encoding.ids, encoding.type_ids)
         if any(sequence == 1 for sequence in encoding.sequence_ids):  # a pair: the prompt is the first sentence
             prompt = [index for index, sequence in enumerate(encoding.sequence_ids) if sequence == 0]
         else:
@@ -112,18 +118,24 @@ class TextEncoder:
         else:
             second = item.second[-max_chars:] if left else item.second[:max_chars]
             encoding = self._cutting.encode(text, second, add_special_tokens=self._special_tokens)
-        return Encoded(_typed(encoding), True, True)
+        return Encoded(_typed(encoding.ids, encoding.type_ids), True, True)
 
     def _encode_slowly(self, item: ModelInput) -> Encoded | DoesNotFit:
         """Encode with a tokenizer that exists in Python alone."""
-        ids = self._tokenizer(item.text, item.second, add_special_tokens=self._special_tokens)["input_ids"]
-        if len(ids) <= self.max_tokens:
-            return Encoded(ids, False)
-        if self._truncate in ("prompt", "refuse"):
+        settings: dict[str, Any] = {"add_special_tokens": self._special_tokens}
+        inputs = self._tokenizer(item.text, item.second, **settings)
+        over = len(inputs["input_ids"]) > self.max_tokens
+        if over and self._truncate in ("prompt", "refuse"):
             return self._does_not_fit()
-        self._tokenizer.truncation_side = self._truncate
-        settings = {"truncation": True, "max_length": self.max_tokens, "add_special_tokens": self._special_tokens}
-        return Encoded(self._tokenizer(item.text, item.second, **settings)["input_ids"], True, True)
+        if over:
+            self._tokenizer.truncation_side = self._truncate
+            inputs = self._tokenizer(item.text, item.second, truncation=True, max_length=self.max_tokens, **settings)
+        return Encoded(_typed(inputs["input_ids"], inputs.get("token_type_ids", ())), over, over)
+
+    def _python_types(self, text: str, second: str | None = None) -> Sequence[int]:
+        inputs = self._tokenizer(text, second, add_special_tokens=self._special_tokens)
+        types: Sequence[int] = inputs.get("token_type_ids", ())
+        return types
 
     def _does_not_fit(self) -> DoesNotFit:
         what = "input" if self._truncate == "refuse" else "completion"
@@ -133,10 +145,8 @@ class TextEncoder:
         )
 
 
-def _typed(encoding: Any) -> list[int]:
+def _typed(ids: list[int], types: Sequence[int]) -> list[int]:
     """Return token ids with their types in the upper bits; ids alone where all types are 0."""
-    ids: list[int] = encoding.ids
-    types = encoding.type_ids
     if not any(types):
         return ids
     return [type_ << TYPE_SHIFT | token_id for token_id, type_ in zip(ids, types, strict=True)]

@@ -20,6 +20,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertJapaneseTokenizer,
     CamembertConfig,
     CamembertForSequenceClassification,
     Gemma2Config,
@@ -33,8 +34,12 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForTokenClassification,
+    RoCBertConfig,
+    RoCBertForSequenceClassification,
+    RoCBertTokenizer,
 )
 
+from reward_service.backends.base import ModelInput
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.probe import TEXTS as PROBES
 from reward_service.backends.torch_backend import TorchBackend
@@ -302,6 +307,42 @@ def test_sentencepiece_missing(sentencepiece_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     monkeypatch.setattr("reward_service.backends.model_config.AutoTokenizer", types.SimpleNamespace())
     assert "needs sentencepiece: pip install 'remote-rewards[sentencepiece]'" in refusal(sentencepiece_folder[0])
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"what is it ? a stapler . joins paper over lazy dogs".split()]
+
+
+def save_words(folder):
+    """Write the vocabulary files of tokenizers that exist in Python alone; return their paths as strings."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    for name in ("word_shape.json", "word_pronunciation.json"):
+        (folder / name).write_text(json.dumps({word: index for index, word in enumerate(WORDS)}))
+    return [str(folder / name) for name in ("vocab.txt", "word_shape.json", "word_pronunciation.json")]
+
+
+@pytest.mark.parametrize("inputs", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids"]])
+def test_tokenizer_in_python(tmp_path, inputs):
+    """A tokenizer without a fast form gives texts and pairs the scores of transformers, with its token types."""
+    model, _ = save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=1)
+    names = {"word_tokenizer_type": "basic", "model_input_names": inputs}
+    tokenizer = BertJapaneseTokenizer(save_words(tmp_path)[0], **names)
+    (tmp_path / "tokenizer.json").unlink()
+    tokenizer.save_pretrained(tmp_path)
+    folder = ModelFolder(tmp_path, pairs=True)
+    backend = TorchBackend(folder, "float32")
+    for second in (None, "a stapler ."):
+        (encoded,) = folder.encoder.encode([ModelInput("what is it ?", second=second)])
+        right = logits_alone(model, tokenizer("what is it ?", second, return_tensors="pt"))
+        assert backend.forward([encoded.tokens])[0] == pytest.approx(right, abs=1e-4)
+
+
+def test_tokenizer_with_further_inputs(tmp_path):
+    """A tokenizer that gives more than tokens, such as the shapes of characters, is refused by what it gives."""
+    save_folder(tmp_path, RoCBertForSequenceClassification, RoCBertConfig, num_labels=1)
+    files = save_words(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    RoCBertTokenizer(*files).save_pretrained(tmp_path)
+    assert "gives input_pronunciation_ids, input_shape_ids beside the tokens" in refusal(tmp_path)
 
 
 def test_truncation_side(tmp_path):

@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,11 @@ bench-slo: install ## Measure the service levels: latency, caching, replicas, er
 
 recipes-table: install ## Print what the recipes reached, with intervals; ARGS="runs/banana-*" names run folders
 	$(BIN)/python -m bench.recipes $(ARGS)
+
+MINUTES ?= 12
+SEEDS ?= 3
+algorithms-table: install ## Train with each algorithm for MINUTES=12 with SEEDS=3 and print their scores and KL (hours)
+	$(BIN)/python -m bench.algorithms --minutes $(MINUTES) --seeds $(SEEDS) $(ARGS)
 
 bench-step: install ## Measure the share of HTTP in a training step
 	$(BIN)/python -m bench.train_step

@@ -1,0 +1,143 @@
+"""`make algorithms-table`: the algorithms at equal wall time on the rewards of the optimist recipe, by judges and KL.
+
+RLOO and GRPO train for all of the minutes. DPO and SFT learn from completions that are sampled in two thirds of them;
+the rest is their training, of three epochs at most. The evaluations before and after are not counted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.report import markdown, write
+from bench.systems import our_service
+from shared.model_store import resolve
+from trainer.prompts import read_prompts
+from trainer.reporting import aggregate, comparison
+from trainer.reporting.aggregate import score_of
+from trainer.run_folder import Run, RunFolder, read_run
+
+REWARDS = ("optimism", "sentiment", "valence")
+"""What the optimist recipe trains on and is judged by."""
+ALGORITHMS = ("sft", "dpo", "rloo", "grpo")
+OFFLINE = ("sft", "dpo")
+SAMPLING_SHARE = 2 / 3
+"""The part of the minutes in which completions are sampled for the offline algorithms."""
+EPOCHS = 3
+ENDLESS = 1_000_000
+"""Steps of an online training, which the minutes end."""
+FIRST_SEED = 42
+DECODING = "sampled"
+KL_BATCH = 8
+
+
+def main() -> None:
+    """Run what is missing of each seed, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Any other flag is passed to reward-trainer.")
+    parser.add_argument("--minutes", type=float, default=12.0, help="wall time of each algorithm, without evaluations")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/algorithms"))
+    args, flags = parser.parse_known_args()
+    with our_service("algorithms", "--rewards", *REWARDS, "--backend", "torch") as target:
+        flags += ["--reward_url", target.url.removesuffix("/v1/score")]
+        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
+            run_seed(args.folder, seed, args.minutes, flags)
+    rows = table(args.folder)
+    write("algorithms", {"minutes": args.minutes, "seeds": args.seeds, "rows": rows}, markdown(rows))
+    print(markdown(rows))
+
+
+def run_seed(folder: Path, seed: int, minutes: float, flags: Sequence[str]) -> None:
+    """Train with each algorithm that has no evaluation after training yet."""
+    missing = [name for name in ALGORITHMS if not (run_folder(folder, name, seed) / "after.json").exists()]
+    samples = run_folder(folder, "samples", seed)
+    if any(name in OFFLINE for name in missing):
+        reward_trainer("sample", samples, seed, ["--max_minutes", f"{SAMPLING_SHARE * minutes}", *flags])
+    for name in missing:
+        settings = ["--algorithm", name, "--max_steps", f"{ENDLESS}", "--max_minutes", f"{minutes}"]
+        if name in OFFLINE:
+            settings = ["--algorithm", name, "--completions", str(samples / "completions.jsonl")]
+            settings += ["--max_minutes", f"{(1 - SAMPLING_SHARE) * minutes}", "--num_train_epochs", f"{EPOCHS}"]
+        reward_trainer("train", run_folder(folder, name, seed), seed, [*settings, *flags])
+
+
+def run_folder(folder: Path, name: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    return folder / f"{name}-seed{seed}"
+
+
+def reward_trainer(command: str, output: Path, seed: int, flags: Sequence[str]) -> None:
+    """Run a command of reward-trainer with the optimist recipe. Raises CalledProcessError."""
+    settings = ["--config", "optimist", "--output_dir", str(output), "--seed", str(seed), "--overwrite", "true"]
+    subprocess.run([sys.executable, "-m", "trainer", command, *settings, *flags], check=True)
+
+
+def table(folder: Path) -> list[list[str]]:
+    """Return a row for each algorithm and the untrained policy: mean scores of all seeds, 95 % intervals, KL."""
+    runs = {name: [read_run(path) for path in sorted(folder.glob(f"{name}-seed*"))] for name in ALGORITHMS}
+    sides = {"untrained": [(run, run.before) for run in runs["rloo"]]}
+    sides |= {name: [(run, run.after) for run in members] for name, members in runs.items()}
+    names = [reward["name"] for key in ("rewards", "judges") for reward in runs["rloo"][0].rewards[key]]
+    rows = [["algorithm", "steps", *names, "KL, nats a token"]]
+    for name, members in sides.items():
+        records = [comparison.records(evaluation, DECODING) for _, evaluation in members]
+        steps = " ".join(str(evaluation["step"]) for _, evaluation in members)
+        kl = "0" if name == "untrained" else f"{fmean(map(kl_of, sorted(folder.glob(f'{name}-seed*')))):.2f}"
+        rows.append([name, steps, *(_mean(records, score) for score in names), kl])
+    return rows
+
+
+def _mean(records: Sequence[Sequence[Any]], score: str) -> str:
+    estimate = aggregate.mean_over_seeds(records, score_of(score), share=False)
+    if estimate is None:
+        return "—"
+    return f"{estimate.interval.mean:.2f} [{estimate.interval.low:.2f}, {estimate.interval.high:.2f}]"
+
+
+def kl_of(path: Path) -> float:
+    """Return the KL divergence of a run's policy from its base on its own completions, and keep it in the folder."""
+    folder, run = RunFolder(path), read_run(path)
+    if (known := folder.read_json("kl.json")) is None:
+        known = {"kl": kl_per_token(path / "policy", resolve(str(run.config["policy"])), run)}
+        folder.write_text("kl.json", json.dumps(known))
+    return float(known["kl"])
+
+
+@torch.inference_mode()
+def kl_per_token(policy: Path, base: Path, run: Run) -> float:
+    """Return the mean KL(policy | base) of the next token over the tokens of the evaluated completions, in nats."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in (policy, base)]
+    prompts = read_prompts(str(run.config["heldout_prompts"]), system_prompt=run.config.get("system_prompt"))
+    chats = [row["prompt"] for row in prompts[: run.config.get("eval_limit")]]
+    heads = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
+    records = comparison.records(run.after, DECODING)
+    rows = []
+    for head, record in zip(heads, records, strict=True):
+        head_ids, ids = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (head, record["completion"])
+        )
+        rows.append((head_ids + ids, len(head_ids)))
+    total, tokens = 0.0, 0
+    for start in range(0, len(rows), KL_BATCH):
+        batch = rows[start : start + KL_BATCH]
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (batch, tokens)
+        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
+        logs = [model(ids, attention_mask=mask).logits.log_softmax(-1) for model in models]  # (batch, tokens, words)
+        kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)  # (batch, tokens)
+        for row, (row_ids, first) in zip(kl, batch, strict=True):
+            total += float(row[first - 1 : len(row_ids) - 1].sum())
+            tokens += len(row_ids) - first
+    return total / max(1, tokens)
+
+
+if __name__ == "__main__":
+    main()

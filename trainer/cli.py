@@ -71,7 +71,7 @@ def start_training(argv: Sequence[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
-    """Train a policy by a recipe: --config banana, and any flag of TRL's ModelConfig and RLOOConfig or GRPOConfig."""
+    """Train a policy by a recipe: --config banana, and any flag of TRL's for the model and the --algorithm."""
     start_training(argv)
 
 

@@ -23,6 +23,7 @@ from reward_service.cli import main as service_main
 from reward_service.settings import Settings
 from tests.conftest import running_service, wait_for
 from tests.small_models import save_folder
+from tests.stand_in_hub import TOKEN
 from trainer.checkpoints import is_complete
 from trainer.cli import main
 
@@ -105,6 +106,14 @@ def test_sentence_pairs_served_as_trained(train):
     folder = train("encoder", "prompts")
     right = alone(folder, [QUESTION] * 3, COMPLETIONS)
     assert served(folder, prompts=[QUESTION] * 3) == pytest.approx(right, abs=1e-5)
+
+
+def test_pushed(train, hub):
+    """A reward model is pushed with its card and figures, without the files that name paths of this machine."""
+    train("encoder", "texts", max_steps=1, push_to_hub="true", hub_token=TOKEN)
+    files = hub.files["somebody/out"].keys()
+    assert {"README.md", "config.json", "metrics.json", "model.safetensors", "tokenizer.json"} <= files
+    assert not {"config.yaml", "rewards.yaml", "metrics.jsonl", "training_args.bin"} & files
 
 
 @pytest.mark.parametrize("peft", ["false", "true"], ids=["whole", "lora"])

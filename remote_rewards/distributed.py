@@ -135,8 +135,8 @@ def _exchange(status: Any, timeout_s: float) -> list[Any]:
 
 
 def lost_rank(error: Exception) -> RankFailed:
-    """Return the error that stands for one of torch's when a rank has died, without the line of gloo's source."""
-    reason = re.sub(r"\[\S+:\d+\] ", "", str(error))
+    """Return the error that stands for one of torch's when a rank has died, with the cause alone of gloo's message."""
+    reason = re.sub(r"\[\S+:\d+\] |\. This is typically.*", "", str(error), flags=re.DOTALL)
     return RankFailed(f"another rank of this run has died or does not respond ({reason})")
 
 

@@ -162,6 +162,7 @@ def _configure_output() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # on a machine without an accelerator
     from transformers.utils.logging import disable_progress_bar

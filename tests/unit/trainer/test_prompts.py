@@ -30,6 +30,7 @@ def user_texts(path):
         ('{"prompt": [{"role": "user"}]}', "line 1: a prompt is"),
         ('{"prompt": [{"content": "hi"}]}', "line 1: a prompt is"),
         ('{"prompt": [{"role": "user", "content": 1}]}', "line 1: a prompt is"),
+        ('{"prompt": [{"role": "user", "content": [{"type": "image"}]}]}', "line 1: a prompt is"),
         ('{"prompt": "a", "x": NaN}', "line 1: the column 'x' holds NaN"),
         ('{"prompt": "a", "x": [{"y": -1e999}]}', "line 1: the column 'x' holds NaN or an infinite number"),
         ('{"prompt": "a", "x": ' + "[" * 52 + "]" * 52 + "}", "line 1: the column 'x' nests deeper than 50"),

@@ -34,6 +34,7 @@ def read_config(folder: Path) -> Any:
         else:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     text_config = config.get_text_config()
+    config.return_dict = text_config.return_dict = True  # what old exports say of it, transformers' heads cannot read
     if not _is_token_id(getattr(text_config, "pad_token_id", None), text_config):
         # such as -1: no text holds it, and no row embeds it
         text_config.pad_token_id = None

@@ -257,6 +257,14 @@ def test_one_rating_is_no_probability(tmp_path):
         served(tmp_path, kind="classifier", labels={"*": 1.0})
 
 
+def test_return_dict(tmp_path):
+    """`return_dict: false`, as old exports have it, changes no score."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    right = scores(tmp_path)
+    change_config(tmp_path, return_dict=False, output_hidden_states=True)
+    assert scores(tmp_path) == right
+
+
 @pytest.mark.parametrize("first", [1, 2])
 def test_labels_from_one(tmp_path, first):
     """Labels that are not numbered from 0 are refused: which output is which label is not certain."""

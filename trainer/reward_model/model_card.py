@@ -121,10 +121,11 @@ def _training(metrics: Mapping[str, Any]) -> str:
     settings, counts = metrics["settings"], metrics["trained_on"]
     limit = f"{settings['max_length']} tokens" if settings["max_length"] else "the model's limit"
     notes = f"{counts['truncated']} truncated to {limit}, {counts['left_out']} left out as longer"
-    epochs, batch = settings["num_train_epochs"], settings["per_device_train_batch_size"]
-    batch *= settings["gradient_accumulation_steps"]
+    steps, epochs = settings["max_steps"], settings["num_train_epochs"]
+    length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
+    batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     return (
-        f"{counts['pairs']} pairs ({notes}), {epochs:g} epochs in batches of {batch}, learning rate "
+        f"{counts['pairs']} pairs ({notes}), {length} in batches of {batch}, learning rate "
         f"{settings['learning_rate']:g}, seed {settings['seed']}; {metrics['seconds']['train']} s on "
         f"{metrics['machine']['threads']} threads. The same machine with the same number of threads makes the same "
         f"weights again. `config.yaml` has all settings, `metrics.json` all figures."

@@ -8,7 +8,7 @@ def test_default_recipe():
     """Without pairs and recipe, the packaged recipe trains on the ratings; flags take precedence."""
     run, reward, model = parse(["--max_steps", "3"])
     assert (run.recipe, run.pairs, reward.max_steps) == ("ratings", "ratings", 3)
-    assert model.model_name_or_path == "embedded:minilm"
+    assert model.model_name_or_path == "embedded:valence"
 
 
 def test_own_pairs():

@@ -28,8 +28,14 @@ def create_app(
     settings: Settings | None = None,
     rewards: Mapping[str, Reward] | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
+    *,
+    wait_until_loaded: bool = False,
 ) -> FastAPI:
-    """Build the application. `rewards` replaces the configured ones: `create_app(rewards={"fake": …})`."""
+    """Build the application. `rewards` replaces the configured ones: `create_app(rewards={"fake": …})`.
+
+    With `wait_until_loaded` the application does not start before the rewards are loaded, or fails to; else requests
+    get 503 meanwhile.
+    """
     settings = settings or Settings()
     metrics = Metrics()
     lifecycle = Lifecycle(
@@ -38,12 +44,12 @@ def create_app(
     app = FastAPI(
         title="remote-rewards",
         version=own_version(),
-        lifespan=_lifespan(lifecycle),
+        lifespan=_lifespan(lifecycle, wait_until_loaded=wait_until_loaded),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.metrics = lifecycle, metrics
     routes = RouteTable(app.router, default=native.DIALECT, is_served=partial(_is_served, lifecycle))
     add_routes(app, routes, Service(settings, lifecycle, metrics, own_version()), dialects)
     render_error = partial(_render_error, routes, metrics)
@@ -60,10 +66,12 @@ def own_version() -> str:
         return "0+unknown"
 
 
-def _lifespan(lifecycle: Lifecycle) -> Any:
+def _lifespan(lifecycle: Lifecycle, *, wait_until_loaded: bool) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with lifecycle.running():
+            if wait_until_loaded:
+                await lifecycle.loaded()
             yield
 
     return lifespan

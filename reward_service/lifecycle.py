@@ -55,6 +55,7 @@ class Lifecycle:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._load_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first_load: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -109,7 +110,7 @@ class Lifecycle:
     async def running(self) -> AsyncIterator[None]:
         """Start loading on entry; on exit, drain and answer every queued request."""
         self._loop = asyncio.get_running_loop()
-        self._spawn(self._load_initial())
+        self._first_load = self._spawn(self._load_initial())
         try:
             yield
         finally:
@@ -121,6 +122,14 @@ class Lifecycle:
             if self._scorer is not None:
                 await self._scorer.stop()
             self._device.executor.shutdown(wait=False, cancel_futures=True)
+
+    async def loaded(self) -> Scorer:
+        """Wait for the end of the first load. Return the scorer, or raise the error that the load ended with."""
+        if self._first_load is not None:
+            await asyncio.wait([self._first_load])
+        if self.failure is not None:
+            raise self.failure
+        return self.scorer()
 
     async def _load_initial(self) -> None:
         started_s = time.monotonic()
@@ -166,10 +175,11 @@ class Lifecycle:
         with contextlib.suppress(RewardServiceError):  # already logged
             await self.reload()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _load(self) -> tuple[Scorer, Mapping[str, DialectOptions]]:
         """Build and start the rewards and let each score the canary, so that the first request meets no cold start."""

@@ -57,6 +57,17 @@ class Unstartable(Plain):
         raise OSError("no such device")
 
 
+async def test_wait_until_loaded():
+    """An application that waits is ready when it has started, and does not start with rewards that cannot be loaded."""
+    app = create_app(Settings(config=RULES), wait_until_loaded=True)
+    async with app.router.lifespan_context(app):
+        assert app.state.lifecycle.ready
+    app = create_app(rewards={"x": Failing()}, wait_until_loaded=True)
+    with pytest.raises(ConfigError, match="cannot score a simple sentence: it broke"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [

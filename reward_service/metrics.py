@@ -1,6 +1,8 @@
 """Prometheus metrics. The only module that uses prometheus_client."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -30,6 +32,8 @@ class Metrics:
         self.pinned = self._counter(
             "reward_pinned_requests", "Requests pinned to the revision served", "reward", "revision"
         )
+        self.pinned_s = -math.inf
+        """When a pinned request was last answered, on the monotonic clock."""
         self.score = self._histogram("reward_score", "Scores", SCORES, "reward")
         self.score_drift = self._gauge(
             "reward_score_drift", "How far the recent scores are above or below the first ones", "reward", "direction"
@@ -96,6 +100,7 @@ class Metrics:
         """Record a request that is pinned to these revisions, all of which are served."""
         for name, revision in pins.items():
             self.pinned.labels(name, revision).inc()
+            self.pinned_s = time.monotonic()
 
     def record_rejection(self, code: str) -> None:
         """Record a scoring request that was answered with an error instead of scores."""
@@ -111,6 +116,13 @@ class Metrics:
             self._drifts[info.name, info.revision] = ScoreDrift()
             self.model_info.labels(info.name, info.revision, info.kind, *engine).set(1)
         self.depth.set_function(depth)
+
+    def total(self, series: str, **labels: Collection[str]) -> float:
+        """Return the sum of a series, such as `reward_rejected_total`, over the given values of its labels, or all."""
+        samples = (sample for family in self.registry.collect() for sample in family.samples if sample.name == series)
+        return sum(
+            sample.value for sample in samples if all(sample.labels[name] in values for name, values in labels.items())
+        )
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

@@ -57,3 +57,12 @@ def test_drift_after_reload(metrics):
     assert drifts(metrics) == {}
     record(metrics, [0.9] * WINDOW_SCORES, "second")
     assert drifts(metrics) == {("banana", "up"): 0.0, ("banana", "down"): 0.0}
+
+
+def test_total(metrics):
+    """A series is summed over all values of its labels, or over those that are asked for."""
+    for code in ("overloaded", "invalid", "invalid"):
+        metrics.record_rejection(code)
+    assert metrics.total("reward_rejected_total") == 3
+    assert metrics.total("reward_rejected_total", reason=["invalid", "unknown"]) == 2
+    assert metrics.total("reward_inference_seconds_sum") == 0

@@ -13,7 +13,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy ray ray-test soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ test: install browser lint types ## Run all checks and tests, as continuous inte
 
 test-clients: install ## Test the clients of trainers from their published packages; installs what is missing
 	REMOTE_REWARDS_CLIENTS=1 $(BIN)/pytest tests/clients
+
+ray: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+
+ray-test: ray ## Install Ray and test replicas on it: about 3 minutes
+	$(BIN)/pytest tests/integration/test_ray.py tests/contract/test_kuberay.py
 
 coverage: install ## Run all tests and list the lines and branches without coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -161,14 +162,18 @@ def build_order(config: RewardsConfig) -> list[str]:
     return ordered
 
 
+def config_file(path: Path | None) -> Traversable:
+    """Return the file of this path, by default the `rewards.yaml` of the package."""
+    return path or resources.files("reward_service").joinpath("rewards.yaml")
+
+
 def read_config(path: Path | None, names: Sequence[str] = ()) -> RewardsConfig:
     """Read `rewards.yaml`, by default the one of the package; of its rewards those of these names, or all.
 
     Raise `ConfigError` with one sentence.
     """
-    source = path or resources.files("reward_service").joinpath("rewards.yaml")
     try:
-        content = yaml.load(source.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        content = yaml.load(config_file(path).read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as cause:
         raise ConfigError(f"cannot read the configuration {path}: {cause.strerror}") from cause
     except (yaml.YAMLError, ValueError) as cause:  # ValueError: not UTF-8, or a date that does not exist

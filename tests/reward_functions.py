@@ -21,6 +21,11 @@ async def later(completions, **_):
     return [2.0 for _ in completions]
 
 
+def slow(completions, **_):
+    time.sleep(0.1)
+    return [1.0 for _ in completions]
+
+
 class Judge:
     def __init__(self, factor=1.0):
         self.factor = factor

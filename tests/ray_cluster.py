@@ -1,0 +1,78 @@
+"""A Ray of its own for a test or a benchmark, started by `reward-service deploy` as on a user's machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[1]
+
+
+class RayCluster:
+    """Runs commands of `reward-service` against one Ray, which is found by its folder."""
+
+    def __init__(self, folder: str, api_key: str | None) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        keys = {} if api_key is None else {"REWARD_SERVICE_API_KEYS": api_key}
+        self._folder = folder
+        self._environment = {**os.environ, "RAY_TMPDIR": folder, "REWARD_SERVICE_PORT": str(self.port), **keys}
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        command = [sys.executable, "-m", "reward_service", *arguments]
+        return subprocess.run(
+            command, env=self._environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+        )
+
+    def deploy(self, name: str, *arguments: str) -> str:
+        """Deploy an application and return its URL."""
+        run = self.run("deploy", "--name", name, "--cpus", "0.5", *arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return self.url(name)
+
+    def url(self, name: str) -> str:
+        """Return the URL of an application."""
+        return f"http://127.0.0.1:{self.port}/{name}"
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """Return the processes of an application's replicas."""
+        return [process for process in self._processes() if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+
+    def _processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RAY_TMPDIR") == self._folder:
+                    found.append(process)
+            except psutil.Error:  # it has ended, or belongs to another user
+                continue
+        return found
+
+    def stop(self) -> None:
+        """End the processes of this Ray, and no others: `ray stop` ends each Ray on the machine."""
+        while processes := self._processes():
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=10)
+
+
+@contextmanager
+def ray_cluster(api_key: str | None = None) -> Iterator[RayCluster]:
+    """Yield a cluster in which nothing runs yet, and end it."""
+    if any(process.name() == "gcs_server" for process in psutil.process_iter()):
+        raise RuntimeError("another Ray runs on this machine, and `deploy` would use it: end it with `ray stop`")
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
+    cluster = RayCluster(folder, api_key)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)

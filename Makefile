@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 RECIPE ?= banana
 RUN ?= $(RECIPE)
 ARGS ?=
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 IMAGES := localhost/remote-rewards
 ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || command -v podman || echo docker)
 COMPOSE ?= $(if $(findstring podman,$(ENGINE)),podman-compose,docker compose)
@@ -58,7 +60,7 @@ e2e: install ## Run the end-to-end tests: real trainings
 	$(BIN)/pytest tests/e2e
 
 test: install browser lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
-	$(BIN)/pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --durations=15
 
 test-clients: install ## Test the clients of trainers from their published packages; installs what is missing
 	REMOTE_REWARDS_CLIENTS=1 $(BIN)/pytest tests/clients
@@ -70,7 +72,7 @@ ray-test: ray ## Install Ray and test replicas on it: about 3 minutes
 	$(BIN)/pytest tests/integration/test_ray.py tests/contract/test_kuberay.py
 
 coverage: install ## Run all tests and list the lines and branches without coverage
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 check: lint types unit ## Run the quick checks: lint, types, unit and contract tests
 

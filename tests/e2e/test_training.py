@@ -19,6 +19,13 @@ from trainer.cli import main
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow
+STEPS, BATCH = 12, 16
+LEARNING = f"""--algorithm rloo --rewards banana --reward_weights 1.0 --max_steps {STEPS} --num_generations 8
+--per_device_train_batch_size {BATCH} --gradient_accumulation_steps 1 --max_completion_length 32 --temperature 1.0
+--learning_rate 5e-5 --lr_scheduler_type constant --beta 0.001 --frozen_layers 0 --seed 42
+--eval_limit 16 --eval_decodings sampled --eval_batch 16"""
+"""What the outcome depends on, whatever the recipe sets."""
+SYSTEM_PROMPT = "Reply in one short sentence that starts with Sure: and ends with banana."
 
 
 def command(name, *args, url, cwd=None):
@@ -34,11 +41,8 @@ def metrics(folder):
 def test_banana(rules_url, tmp_path):
     """A policy learns the banana form from a remote reward."""
     folder = tmp_path / "run"
-    done = command(
-        *("reward-trainer", "train", "--config", "banana", "--output_dir", str(folder)),
-        *("--max_steps", "12", "--eval_limit", "16", "--eval_decodings", "sampled", "--eval_batch", "16"),
-        url=rules_url,
-    )
+    flags = ["--output_dir", str(folder), *LEARNING.split(), "--system_prompt", SYSTEM_PROMPT]
+    done = command("reward-trainer", "train", "--config", "banana", *flags, url=rules_url)
     assert done.returncode == 0, done.stderr
     rewards = [line["reward"] for line in metrics(folder)]
     # the mean of three steps varies by about 0.1; a policy that does not learn stays near -0.55
@@ -55,7 +59,7 @@ def test_banana(rules_url, tmp_path):
     assert names <= {path.name for path in folder.iterdir()}
     manifest = json.loads((folder / "rewards.json").read_text())
     assert manifest["rewards"][0]["revision"].startswith("rule:")
-    assert len((folder / "samples.jsonl").read_text().splitlines()) == 12 * 16
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == STEPS * BATCH
 
 
 def rloo(reward, policy, folder):

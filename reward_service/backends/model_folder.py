@@ -47,11 +47,7 @@ class ModelFolder:
         embed: bool = False,
         pooling: Pooling | None = None,
     ) -> None:
-        if not weight_files(path):
-            raise ConfigError(
-                f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
-                f"reward-service convert {path} OUT"
-            )
+        check_weights(path)
         self._folders = [path, *(module_folders(path) if embed else ())]
         self._signatures = file_signatures(*self._folders)  # read first: what is read must be what is hashed
         self.sentence = sentence = read_sentence_config(path, pooling) if embed else None
@@ -82,9 +78,8 @@ class ModelFolder:
             self._tokenizer, max_tokens=self.max_tokens, special_tokens=special_tokens, truncate=side
         )
         self.gives_types = "token_type_ids" in self._tokenizer.model_input_names
-        self.uses_types = self.encoder.has_types or (pairs and self.encoder.has_pair_types)
-        if config.model_type == "xlnet" and self.gives_types:  # computes types of 0 and no types differently
-            self.uses_types = True
+        differs_without = config.model_type == "xlnet" and self.gives_types  # types of 0 are not the same as none
+        self.uses_types = self.encoder.has_types or (pairs and self.encoder.has_pair_types) or differs_without
         self.special_token_texts: Sequence[str] = self._tokenizer.all_special_tokens[:MAX_SPECIAL_TOKENS]
 
     @property
@@ -125,6 +120,15 @@ class ModelFolder:
                 raise item
             encoded.append(item)
         return encoded
+
+
+def check_weights(path: Path) -> None:
+    """Raise `ConfigError` if a folder has no weights, or only pickled ones."""
+    if not weight_files(path):
+        raise ConfigError(
+            f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
+            f"reward-service convert {path} OUT"
+        )
 
 
 def fingerprint(reading: str, *folders: Path) -> str:

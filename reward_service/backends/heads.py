@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from reward_service.errors import ConfigError
 
@@ -117,6 +117,25 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files that hold a model's own weights: neither an adapter's nor a value head's."""
     extra = {VALUE_HEAD_FILE, "adapter_model.safetensors"}
     return sorted(path for path in folder.glob("*.safetensors") if path.name not in extra)
+
+
+def check_weights(path: Path) -> None:
+    """Raise `ConfigError` if a folder has no weights, only pickled ones, or a file that is not whole."""
+    files = weight_files(path)
+    if not files:
+        raise ConfigError(
+            f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
+            f"reward-service convert {path} OUT"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):  # reads the header, and compares its sizes with the file's
+                pass
+        except SafetensorError as error:
+            raise ConfigError(
+                f"{file} is no whole safetensors file ({error}): a copy that was cut short, or a pointer of Git LFS; "
+                f"copy or download it again"
+            ) from error
 
 
 def has_wrapper_names(names: Iterable[str]) -> bool:

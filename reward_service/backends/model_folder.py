@@ -7,7 +7,7 @@ from typing import Any
 
 from reward_service.backends.base import Encoded, ModelInput
 from reward_service.backends.chat_template import ChatTemplate, SystemTurns
-from reward_service.backends.heads import read_encoder, read_head, weight_files
+from reward_service.backends.heads import check_weights, read_encoder, read_head, weight_files
 from reward_service.backends.model_config import (
     end_token_id,
     longest_text_decides,
@@ -120,15 +120,6 @@ class ModelFolder:
                 raise item
             encoded.append(item)
         return encoded
-
-
-def check_weights(path: Path) -> None:
-    """Raise `ConfigError` if a folder has no weights, or only pickled ones."""
-    if not weight_files(path):
-        raise ConfigError(
-            f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
-            f"reward-service convert {path} OUT"
-        )
 
 
 def fingerprint(reading: str, *folders: Path) -> str:

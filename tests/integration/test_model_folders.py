@@ -425,6 +425,16 @@ def test_adapter_base_missing(lora):
         adapters.merged(adapter, resolve)
 
 
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", None])
+def test_weights_cut_short(tmp_path, content):
+    """A file of weights that is empty, a pointer, or cut short is refused with what to do."""
+    save_folder(tmp_path / "model", LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    file = tmp_path / "model" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100] if content is None else content)
+    assert "no whole safetensors file" in (sentence := refusal(tmp_path / "model"))
+    assert "download it again" in sentence
+
+
 def pickled(path, shards=1):
     """Turn a saved folder's weights into pickles, as older models have them."""
     weights = load_file(path / WEIGHTS)

@@ -43,12 +43,12 @@ class Hub:
         return (400 if errors else 200), {"errors": errors, "warnings": []}
 
     def preupload(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Say which files are to be uploaded as large ones."""
+        """Return for each file whether it is uploaded as a large one."""
         modes = [(file["path"], "lfs" if file["path"].endswith(LARGE_FILES) else "regular") for file in body["files"]]
         return 200, {"files": [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes]}
 
     def batch(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Say where large files are to be uploaded to."""
+        """Return where large files are uploaded to."""
         actions = {item["oid"]: {"upload": {"href": f"{self.url}/blobs/{item['oid']}"}} for item in body["objects"]}
         return 200, {"transfer": "basic", "objects": [{**i, "actions": actions[i["oid"]]} for i in body["objects"]]}
 

@@ -38,6 +38,15 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._lifecycle, self._shutdown_timeout_s = lifecycle, shutdown_timeout_s
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Print the address as soon as connections are accepted."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            url_host = f"[{host}]" if ":" in host else host
+            message = f"reward-service: listening at http://{url_host}:{port} (loading models)"
+            print(message, file=sys.stderr, flush=True)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start draining; a second signal ends the process at once. Valid from the moment the port is open."""
         if self._lifecycle.draining:
@@ -74,13 +83,10 @@ def run(settings: Settings, listener: socket.socket) -> None:
     server = Server(config, lifecycle, settings.shutdown_timeout_s)
     lifecycle.on_failure = lambda: setattr(server, "should_exit", True)
     lifecycle.on_ready = lifecycle.on_retired = freeze_and_trim_heap
-    host, port = listener.getsockname()[:2]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda *_: lifecycle.reload_soon())
-    url_host = f"[{host}]" if ":" in host else host
-    print(f"reward-service: listening at http://{url_host}:{port} (loading models)", file=sys.stderr, flush=True)
     server.run(sockets=[listener])
     if lifecycle.failure is not None:
         _exit_after(EXIT_MARGIN_S, code=2)  # the device that failed may hang

@@ -1,6 +1,8 @@
 """Score with a user's reward function, written for TRL's `reward_funcs`, unchanged."""
 
+import asyncio
 import inspect
+import math
 import pickle
 import time
 from typing import Any
@@ -20,6 +22,8 @@ from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
 
 CALL_SHARE, ROW_SHARE = 0.5, 0.25
 """Shares of the time left that a call, or one row, may take where rows are independent: the others need the rest."""
+ROWS_SHARE = 0.8
+"""Share of the time left that all rows may take together, with the start of their worker processes."""
 
 
 class FunctionReward(Reward):
@@ -92,7 +96,14 @@ class FunctionReward(Reward):
             return CallResult.failed(call.count, FUNCTION_FAILED, str(error))
 
     async def _call_row(self, row: Call, deadline_s: float) -> CallResult:
-        return await self._call(row, self._limit_s(deadline_s, ROW_SHARE))
+        """Call the function with one row, which fails if no worker takes it early enough before the deadline."""
+        remaining_s = max(0.0, deadline_s - time.monotonic())
+        try:
+            async with asyncio.timeout(None if remaining_s == math.inf else ROWS_SHARE * remaining_s):
+                return await self._call(row, self._limit_s(deadline_s, ROW_SHARE))
+        except TimeoutError:
+            message = "no worker process was free before the request's deadline; raise workers, or the deadline"
+            return CallResult.failed(row.count, "function_timeout", message)
 
     def _limit_s(self, deadline_s: float, share: float) -> float:
         return min(self._spec.timeout_s, share * max(0.0, deadline_s - time.monotonic()))

@@ -69,9 +69,29 @@ async def test_hanging_rows_and_deadline():
     """However many rows hang, a request is answered within its deadline."""
     async with reward("loops", rows="independent", workers=4) as served:
         started_s = time.monotonic()
-        result = await served.score(items("bad", "good", "bad", deadline_s=started_s + 4))
-        assert time.monotonic() < started_s + 4
+        result = await served.score(items("bad", "good", "bad", deadline_s=started_s + 8))
+        assert time.monotonic() < started_s + 8
     assert result.scores == [None, 1.0, None]
+
+
+async def test_slow_start_and_deadline(tmp_path, monkeypatch):
+    """Rows that wait for a worker process to start fail before the deadline of their request."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "starts_slowly.py").write_text(
+        "import pathlib, time\n"
+        f"started = pathlib.Path({str(tmp_path)!r}) / 'started'\n"
+        "if started.exists(): time.sleep(60)\n"
+        "started.touch()\n"
+        "def loops(completions, **_):\n"
+        "    while 'bad' in completions: pass\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    async with reward("loops", module="starts_slowly", rows="independent", workers=1) as served:
+        deadline_s = time.monotonic() + 3
+        result = await served.score(items("bad", "good", deadline_s=deadline_s))
+        assert time.monotonic() < deadline_s
+    assert codes(result) == ["function_timeout"] * 2
+    assert "no worker process was free" in result.errors[1].message
 
 
 @pytest.mark.parametrize(("keys", "scores"), [({}, [None] * 3), ({"rows": "independent"}, [1.0, None, 1.0])])

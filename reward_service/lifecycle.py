@@ -212,7 +212,11 @@ class Lifecycle:
 
     def _swap(self, new: Scorer, dialects: Mapping[str, DialectOptions]) -> Scorer | None:
         old, self._scorer, self.dialects = self._scorer, new, dialects
-        self._metrics.record_loaded([reward.info for reward in new.rewards.values()], lambda: float(new.depth))
+        self._metrics.record_loaded(
+            [reward.info for reward in new.rewards.values()],
+            depth=lambda: float(new.depth),
+            backlog_s=lambda: new.backlog_s,
+        )
         return old
 
 

@@ -42,6 +42,7 @@ class Metrics:
         self.truncated = self._counter("reward_truncated", "Truncated texts", "reward")
         self.nonfinite = self._counter("reward_nonfinite", "Non-finite scores", "reward")
         self.depth = self._gauge("reward_queue_depth", "Queued texts")
+        self.backlog_s = self._gauge("reward_backlog_seconds", "Estimated compute time of the queued texts")
         self.queue_seconds = self._histogram(
             "reward_queue_seconds", "Queueing time of a batch's oldest text", SECONDS, "reward"
         )
@@ -106,8 +107,13 @@ class Metrics:
         """Record a scoring request that was answered with an error instead of scores."""
         self.rejected.labels(code).inc()
 
-    def record_loaded(self, infos: Iterable[RewardInfo], depth: Callable[[], float]) -> None:
-        """Record which rewards are loaded; `depth` returns the number of queued texts. Drift is measured anew."""
+    def record_loaded(
+        self, infos: Iterable[RewardInfo], *, depth: Callable[[], float], backlog_s: Callable[[], float]
+    ) -> None:
+        """Record which rewards are loaded. Drift is measured anew.
+
+        `depth` returns the number of queued texts, `backlog_s` their estimated compute time in seconds.
+        """
         self.model_info.clear()
         self.score_drift.clear()
         self._drifts.clear()
@@ -116,6 +122,7 @@ class Metrics:
             self._drifts[info.name, info.revision] = ScoreDrift()
             self.model_info.labels(info.name, info.revision, info.kind, *engine).set(1)
         self.depth.set_function(depth)
+        self.backlog_s.set_function(backlog_s)
 
     def total(self, series: str, **labels: Collection[str]) -> float:
         """Return the sum of a series, such as `reward_rejected_total`, over the given values of its labels, or all."""

@@ -37,6 +37,11 @@ class Scorer:
         return sum(reward.depth for reward in self.rewards.values())
 
     @property
+    def backlog_s(self) -> float:
+        """Return the estimated compute time of the texts queued for all models, which take turns, in seconds."""
+        return sum(reward.backlog_s for reward in self.rewards.values())
+
+    @property
     def healthy(self) -> bool:
         """Return whether every reward can currently score."""
         return all(reward.healthy for reward in self.rewards.values())

@@ -1,7 +1,7 @@
 """Decide how many replicas an application needs, from the service's own metrics. Pure: no Ray, no clock.
 
-The signals and their targets are those of the autoscaler in `deploy/kubernetes`; `reward_inflight` is added for rewards
-that call code instead of computing a model.
+The signals and their targets are those of the autoscaler in `deploy/kubernetes`, with those of its component
+`keda-functions` for rewards that call code instead of computing a model.
 """
 
 import math
@@ -15,9 +15,11 @@ BUSY = "reward_inference_seconds_sum"
 """Its rate is the share of time in which a replica's models compute."""
 REJECTED = "reward_rejected_total"
 """Its rate, for the reasons in `BACKLOG_REASONS`, is the number of requests per second that find the queue full."""
+BACKLOG = "reward_backlog_seconds"
+"""Estimated time to compute all queued texts: it grows with the load where the busy share of a replica ends at 1."""
 IN_FLIGHT = "reward_inflight"
 BACKLOG_REASONS = (Overloaded.code, DeadlineExceeded.code)
-TARGETS = {BUSY: 0.7, REJECTED: 0.1}
+TARGETS = {BUSY: 0.7, REJECTED: 0.1, BACKLOG: 5.0}
 """The value of each signal per replica above which there are too few replicas."""
 TARGET_IN_FLIGHT = 4.0
 """The same for the requests in flight to rewards that call code, whose computing time no metric has."""
@@ -62,7 +64,7 @@ class SignalReader:
         before, self._totals = self._totals, self._read_totals()
         elapsed_s, self._read_s = now_s - self._read_s, now_s
         rates = {name: (total - before[name]) / elapsed_s for name, total in self._totals.items()}
-        return {**rates, IN_FLIGHT: self._metrics.total(IN_FLIGHT)}
+        return rates | {name: self._metrics.total(name) for name in (BACKLOG, IN_FLIGHT)}
 
     def _read_totals(self) -> dict[str, float]:
         rejected = self._metrics.total(REJECTED, reason=BACKLOG_REASONS)

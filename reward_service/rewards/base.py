@@ -82,6 +82,11 @@ class Reward(Protocol):
         return 0
 
     @property
+    def backlog_s(self) -> float:
+        """Return the estimated compute time of the queued texts, in seconds."""
+        return 0.0
+
+    @property
     def healthy(self) -> bool:
         """Return whether calls can currently be scored."""
         return True

@@ -30,6 +30,11 @@ class BatchedReward(Reward):
         return self._batcher.depth
 
     @property
+    def backlog_s(self) -> float:
+        """Return the estimated compute time of the queued texts, in seconds."""
+        return self._batcher.backlog_s
+
+    @property
     def healthy(self) -> bool:
         """Return whether the batcher is working."""
         return self._batcher.healthy

@@ -93,10 +93,9 @@ def test_probed_paths_exist(rules_url):
 
 def test_autoscaling_metrics_exist():
     """The autoscaler queries metrics of the service, and reasons that it gives."""
-    manifest = yaml.safe_load((FOLDER / "components/keda/scaledobject.yaml").read_text())
-    queries = " ".join(trigger["metadata"]["query"] for trigger in manifest["spec"]["triggers"])
+    queries = "".join(path.read_text() for path in FOLDER.glob("components/keda*/*.yaml"))
     series = set(re.findall(r"reward_[a-z_]+(?=\{)", queries))
-    assert series
+    assert len(series) == 4
     assert {re.sub("_(sum|total)$", "", name) for name in series} <= set(METRICS)
     codes = {error.code for error in vars(errors).values() if hasattr(error, "code")}
     assert set(re.findall(r'reason=~"([\w|]+)"', queries)[0].split("|")) <= codes

@@ -21,6 +21,7 @@ METRICS = {
     "reward_batch_tokens": ("histogram", {"reward"}),
     "reward_padding_ratio": ("histogram", {"reward"}),
     "reward_queue_depth": ("gauge", set()),
+    "reward_backlog_seconds": ("gauge", set()),
     "reward_inflight": ("gauge", set()),
     "reward_rejected": ("counter", {"reason"}),
     "reward_nonfinite": ("counter", {"reward"}),

@@ -155,6 +155,8 @@ def test_rejection_before_the_body():
 class Busy(Plain):
     """A reward with a backlog: requests with less than three times its seconds are overloaded."""
 
+    backlog_s = 0.0
+
     def __init__(self, backlog_s=20.0):
         self.backlog_s = backlog_s
 

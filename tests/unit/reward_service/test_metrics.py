@@ -16,9 +16,8 @@ def metrics():
 
 def load(metrics, revision):
     names = ("banana", "relevance")
-    metrics.record_loaded(
-        [RewardInfo(name=name, kind="rule", description="", revision=revision) for name in names], float
-    )
+    infos = [RewardInfo(name=name, kind="rule", description="", revision=revision) for name in names]
+    metrics.record_loaded(infos, depth=float, backlog_s=float)
 
 
 def record(metrics, scores, revision="first", name="banana"):

@@ -12,6 +12,8 @@ from tests.conftest import Plain
 class Queued(Plain):
     """A reward with a queue that takes so many seconds."""
 
+    backlog_s = 0.0
+
     def __init__(self, backlog_s):
         self.backlog_s = backlog_s
 
@@ -37,6 +39,11 @@ def test_check_deadline_one_in_time(deadline_s):
     scorer(a=9.0, b=5.0).check_deadline(deadline_s)
 
 
+def test_backlog():
+    """Models on one device take turns: their queues add up."""
+    assert scorer(a=9.0, b=5.0).backlog_s == 14.0
+
+
 def test_check_deadline_of_composite():
     """A composite is late if one of its parts is."""
     parts = {"a": Queued(1.0), "b": Queued(5.0)}
@@ -50,6 +57,7 @@ def test_depth_and_health():
     """Without queues nothing waits; one unhealthy reward makes the service unhealthy."""
     healthy, broken = Plain(), Plain()
     assert (Scorer({"a": healthy}, ["a"]).depth, Scorer({"a": healthy}, ["a"]).healthy) == (0, True)
+    assert Scorer({"a": healthy}, ["a"]).backlog_s == 0.0
     broken.healthy = False
     assert not Scorer({"a": healthy, "b": broken}, ["a"]).healthy
 

@@ -7,10 +7,12 @@ import yaml
 
 from reward_service.batching.batcher import BatchDone
 from reward_service.cluster.autoscaling import (
+    BACKLOG,
     BACKLOG_REASONS,
     BUSY,
     IN_FLIGHT,
     REJECTED,
+    TARGET_IN_FLIGHT,
     TARGETS,
     BacklogPolicy,
     SignalReader,
@@ -19,7 +21,7 @@ from reward_service.cluster.autoscaling import (
 )
 from reward_service.metrics import Metrics
 
-KEDA = Path(__file__).parents[4] / "deploy/kubernetes/components/keda/scaledobject.yaml"
+COMPONENTS = Path(__file__).parents[4] / "deploy/kubernetes/components"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,7 @@ KEDA = Path(__file__).parents[4] / "deploy/kubernetes/components/keda/scaledobje
         ({BUSY: 4.0}, 6),
         ({REJECTED: 0.35}, 4),
         ({BUSY: 2.0, REJECTED: 0.05}, 3),
+        ({BUSY: 1.0, BACKLOG: 18.0}, 4),
         ({IN_FLIGHT: 100.0}, 1),
     ],
 )
@@ -62,13 +65,21 @@ def test_signals_are_rates():
     metrics.record_rejection(BACKLOG_REASONS[0])
     metrics.record_rejection("invalid")
     metrics.inflight.inc(3)
-    assert reader.read(now_s=14.0) == {BUSY: 0.5, REJECTED: 0.25, IN_FLIGHT: 3.0}
-    assert reader.read(now_s=15.0) == {BUSY: 0.0, REJECTED: 0.0, IN_FLIGHT: 3.0}
+    metrics.record_loaded([], depth=float, backlog_s=lambda: 8.0)
+    assert reader.read(now_s=14.0) == {BUSY: 0.5, REJECTED: 0.25, BACKLOG: 8.0, IN_FLIGHT: 3.0}
+    assert reader.read(now_s=15.0) == {BUSY: 0.0, REJECTED: 0.0, BACKLOG: 8.0, IN_FLIGHT: 3.0}
 
 
 def test_targets_equal_kedas():
     """Ray Serve and Kubernetes scale by the same metrics, reasons and targets."""
-    triggers = [trigger["metadata"] for trigger in yaml.safe_load(KEDA.read_text())["spec"]["triggers"]]
-    series = {re.search(r"reward_\w+", trigger["query"])[0]: float(trigger["threshold"]) for trigger in triggers}
-    assert series == TARGETS
+    scaled = yaml.safe_load((COMPONENTS / "keda/scaledobject.yaml").read_text())["spec"]
+    triggers = [trigger["metadata"] for trigger in scaled["triggers"]]
+    assert series_of(triggers) == TARGETS
     assert re.search(r'reason=~"([\w|]+)"', triggers[1]["query"])[1].split("|") == list(BACKLOG_REASONS)
+    (patch,) = yaml.safe_load((COMPONENTS / "keda-functions/trigger.yaml").read_text())
+    assert series_of([patch["value"]["metadata"]]) == {IN_FLIGHT: TARGET_IN_FLIGHT}
+
+
+def series_of(triggers):
+    """Return the series of KEDA's triggers with their thresholds."""
+    return {re.search(r"reward_\w+", trigger["query"])[0]: float(trigger["threshold"]) for trigger in triggers}

@@ -15,7 +15,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy ray ray-test soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-processes bench-cluster ray ray-test soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,11 +65,11 @@ test: install browser lint types ## Run all checks and tests, as continuous inte
 test-clients: install ## Test the clients of trainers from their published packages; installs what is missing
 	REMOTE_REWARDS_CLIENTS=1 $(BIN)/pytest tests/clients
 
-ray: install
+ray: install ## Install Ray, for `reward-service deploy` and `reward-trainer train --workers`
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 
-ray-test: ray ## Install Ray and test replicas on it: about 3 minutes
-	$(BIN)/pytest tests/integration/test_ray.py tests/contract/test_kuberay.py
+ray-test: ray ## Install Ray and test replicas and trainings on it: about 6 minutes
+	$(BIN)/pytest tests/integration/test_ray.py tests/e2e/test_workers.py tests/contract/test_kuberay.py
 
 coverage: install ## Run all tests and list the lines and branches without coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
@@ -107,6 +107,9 @@ film-reviews: install ## Check the sign of reward models on film reviews from np
 bench-slo: install ## Measure the service levels: latency, caching, replicas, errors, memory
 	$(BIN)/python -m bench.slo
 
+bench-cluster: ray ## Measure Ray: overhead, killed replicas and trainings, autoscaling, a second revision
+	$(BIN)/python -m bench.cluster
+
 recipes-table: install ## Print what the recipes reached, with intervals; ARGS="runs/banana-*" names run folders
 	$(BIN)/python -m bench.recipes $(ARGS)
 
@@ -114,6 +117,9 @@ MINUTES ?= 12
 SEEDS ?= 3
 algorithms-table: install ## Train with each algorithm for MINUTES=12 with SEEDS=3 and print their scores and KL (hours)
 	$(BIN)/python -m bench.algorithms --minutes $(MINUTES) --seeds $(SEEDS) $(ARGS)
+
+bench-processes: install ## Train the banana recipe in one process and in two, and compare (20 minutes on 2 cores)
+	$(BIN)/python -m bench.processes $(ARGS)
 
 bench-step: install ## Measure the share of HTTP in a training step
 	$(BIN)/python -m bench.train_step

@@ -63,7 +63,7 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 
 @contextmanager
 def fault_proxy(
-    upstream: str, *faults: Fault, schedule: Iterator[Fault | None] | None = None
+    upstream: str, *faults: Fault, schedule: Iterator[Fault | None] | None = None, host: str = "127.0.0.1"
 ) -> Iterator[tuple[str, FaultProxy]]:
     """Run a proxy in a thread. Yields its URL and itself. `schedule` has a fault, or None, for each scoring request."""
     proxy = FaultProxy(upstream, iter(faults) if schedule is None else schedule)
@@ -71,7 +71,7 @@ def fault_proxy(
     ports: list[int] = []
 
     async def serve() -> None:
-        server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+        server = await asyncio.start_server(proxy.handle, host, 0)
         ports.append(server.sockets[0].getsockname()[1])
         started.set()
 
@@ -79,7 +79,7 @@ def fault_proxy(
     thread.start()
     assert started.wait(10)
     try:
-        yield f"http://127.0.0.1:{ports[0]}", proxy
+        yield f"http://{host}:{ports[0]}", proxy
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)

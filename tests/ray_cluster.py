@@ -1,4 +1,4 @@
-"""A Ray of its own for a test or a benchmark, started by `reward-service deploy` as on a user's machine."""
+"""A Ray of its own for a test or a benchmark, started by our own commands as on a user's machine."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class RayCluster:
-    """Runs commands of `reward-service` against one Ray, which is found by its folder."""
+    """Runs our commands against one Ray, whose processes are found by its folder."""
 
     def __init__(self, folder: str, api_key: str | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -45,6 +45,17 @@ class RayCluster:
     def replicas(self, name: str) -> list[psutil.Process]:
         """Return the processes of an application's replicas."""
         return [process for process in self._processes() if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+
+    def train(self, workers: int, log: Path, *flags: str) -> "subprocess.Popen[bytes]":
+        """Start a training on workers of Ray, with its output in a file."""
+        command = [sys.executable, "-m", "trainer", "train", "--workers", str(workers), *flags]
+        environment = {**self._environment, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        with log.open("wb") as output:
+            return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output)
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes of a training's workers."""
+        return [process for process in self._processes() if "RayTrainWorker" in " ".join(process.cmdline())]
 
     def _processes(self) -> list[psutil.Process]:
         found = []

@@ -26,6 +26,11 @@ def slow(completions, **_):
     return [1.0 for _ in completions]
 
 
+def slow_per_text(completions, **_):
+    time.sleep(0.005 * len(completions))
+    return [1.0 for _ in completions]
+
+
 class Judge:
     def __init__(self, factor=1.0):
         self.factor = factor

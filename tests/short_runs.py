@@ -1,5 +1,8 @@
 """Runs of reward-trainer with a small random policy, a second long."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -32,6 +35,28 @@ def offline_run(policy: str, url: str, folder: Path, completions: Path, **settin
     """Return the flags of a run of four steps on completions in a file; `settings` name the algorithm."""
     run = {"reward_url": url, "output_dir": folder, "model_name_or_path": policy, "completions": completions}
     return _flags(OFFLINE, {**run, **settings})
+
+
+def torchrun(flags: list[str], *options: str) -> "subprocess.Popen[str]":
+    """Start a run of two processes under torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *options]
+    return subprocess.Popen(
+        [*launcher, "-m", "trainer", "train", *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output_of(process: "subprocess.Popen[str]", timeout_s: float = 120) -> str:
+    """Wait for a run, and return what it has printed. Raises AssertionError if it fails."""
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    finally:
+        process.terminate()
+    assert process.returncode == 0, output[-4000:]
+    return output
 
 
 def _flags(common: str, settings: dict[str, object]) -> list[str]:

@@ -17,6 +17,7 @@ from trainer.processes import (
     launched_rank,
     lost_ranks_raise_rank_failed,
 )
+from trainer.workers import HELP_FLAGS, split_options, train_on_workers
 
 SIGTERM_CODE = 128 + signal.SIGTERM
 
@@ -71,8 +72,14 @@ def start_training(argv: Sequence[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
-    """Train a policy by a recipe: --config banana, and any flag of TRL's for the model and the --algorithm."""
-    start_training(argv)
+    """Train a policy by a recipe: --config banana, and any flag of TRL's for the model and the --algorithm;
+    --workers N trains in N processes on Ray.
+    """
+    workers, flags = split_options(argv)
+    if workers is None or not HELP_FLAGS.isdisjoint(flags):
+        start_training(flags)
+    else:
+        train_on_workers(workers, flags)
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -141,7 +148,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 def _usage(argv: Sequence[str]) -> int:
     lines = [f"  {name:14}{command.__doc__}" for name, command in COMMANDS.items()]
     text = "usage: reward-trainer COMMAND …\n\n" + "\n".join(lines) + "\n\nSee `reward-trainer COMMAND --help`."
-    help_requested = bool(argv) and argv[0] in {"-h", "--help"}
+    help_requested = bool(argv) and argv[0] in HELP_FLAGS
     print(text, file=sys.stdout if help_requested else sys.stderr)
     return 0 if help_requested else 2
 

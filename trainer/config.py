@@ -25,6 +25,9 @@ from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
 from trainer.settings_checks import check_lora, check_model, check_training, enum_value
+from trainer.workers import HELP_FLAGS, add_options
+
+TRAIN = "reward-trainer train"
 
 MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch", "max_minutes")
 """The run arguments that must be above 0."""
@@ -159,7 +162,7 @@ class RunArguments:
         return [name for name in dict.fromkeys(self.judges) if name not in {*LOCAL_JUDGES, *self.rewards}]
 
 
-def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunArguments, TrainingConfig, ModelConfig]:
+def parse(argv: Sequence[str], prog: str = TRAIN) -> tuple[RunArguments, TrainingConfig, ModelConfig]:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`."""
     argv = list(argv)
     path = resolve_recipe(argv)
@@ -172,6 +175,8 @@ def parse(argv: Sequence[str], prog: str = "reward-trainer train") -> tuple[RunA
         argv = without_config(argv)
     set_environment(settings.pop("env", None) or {})
     parser = TrlParser((RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), prog=prog)
+    if prog == TRAIN and not HELP_FLAGS.isdisjoint(argv):
+        add_options(parser)  # which are split off before
     parser.set_defaults_with_config(**{"logging_steps": 1, **settings})
     try:
         run, args, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)

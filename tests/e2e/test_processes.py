@@ -1,10 +1,7 @@
 """Runs of two processes under torchrun, with a small random policy and a real service."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 from statistics import fmean
 
 import psutil
@@ -12,7 +9,7 @@ import pytest
 
 from tests import faults
 from tests.conftest import wait_for
-from tests.short_runs import recorded, short_run
+from tests.short_runs import output_of, recorded, short_run, torchrun
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.evaluate_policy import evaluate
@@ -20,25 +17,9 @@ from trainer.run_folder import read_run
 from trainer.train import train
 
 pytestmark = pytest.mark.slow
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 STEPS = 5
 SETTINGS = {"max_steps": STEPS, "learning_rate": 0.1, "save_strategy": "steps", "save_steps": 2, "eval_batch": 1}
 SETTINGS |= {"judges": "vader", "resume_from_checkpoint": "auto"}
-
-
-def launch(flags, *options):
-    command = [*TORCHRUN, *options, "-m", "trainer", "train", *flags]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def output_of(process):
-    try:
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.terminate()
-    assert process.returncode == 0, output[-4000:]
-    return output
 
 
 def kill_rank(launcher, rank):
@@ -50,7 +31,7 @@ def kill_rank(launcher, rank):
 def whole(policy, rules_url, tmp_path_factory):
     """The folder and the output of a run of two processes that is not interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, output_of(launch(short_run(policy, rules_url, folder, **SETTINGS)))
+    return folder, output_of(torchrun(short_run(policy, rules_url, folder, **SETTINGS)))
 
 
 def test_folder_of_two_processes(whole, policy, rules_url, tmp_path):
@@ -86,7 +67,7 @@ def test_killed_rank(whole, policy, rules_url, tmp_path):
         for _ in itertools.count()
     )
     with faults.fault_proxy(rules_url, schedule=schedule) as (url, _):
-        launcher = launch(short_run(policy, url, folder, **SETTINGS), "--max-restarts", "1")
+        launcher = torchrun(short_run(policy, url, folder, **SETTINGS), "--max-restarts", "1")
         wait_for(lambda: len(read_run(folder).metrics) >= STEPS - 2, timeout_s=180)
         kill_rank(launcher, 1)
         down[0] = False

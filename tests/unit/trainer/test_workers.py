@@ -1,0 +1,70 @@
+import re
+
+import pytest
+
+from trainer import workers
+from trainer.cli import main
+from trainer.errors import TrainerError
+from trainer.workers import Outcome, WorkerOptions, resuming, reward_environment, split_options
+
+
+def test_no_workers():
+    """Without --workers all flags are those of one process."""
+    flags = ["--config", "banana", "--workers_other", "2"]
+    assert split_options(flags) == (None, flags)
+
+
+def test_options_are_split():
+    """The options of the workers are taken out of the flags, whose order stays."""
+    flags = ["--config", "banana", "--workers", "4", "--gpus-per-worker", "1", "--address", "a:1", "--max_steps", "2"]
+    assert split_options(flags) == (WorkerOptions(4, 1.0, "a:1"), ["--config", "banana", "--max_steps", "2"])
+    for flags in (["--workers", "0"], ["--address", "a:1"]):
+        with pytest.raises(TrainerError, match="--workers N, at least 1"):
+            split_options(flags)
+
+
+def test_help_names_workers(capsys):
+    """The help of `train` has the options of the workers beside those of the run."""
+    with pytest.raises(SystemExit):
+        main(["train", "--workers", "2", "--help"])
+    assert {"--workers N", "--address HOST:PORT", "--max_steps"} <= set(
+        re.findall(r"--(?:workers N|address HOST:PORT|max_steps)", capsys.readouterr().out)
+    )
+
+
+def test_reward_environment():
+    """Workers use the URL and the key of the command, also on a Ray that was started without them."""
+    environ = {"REWARD_URL": "http://a:1", "REWARD_API_KEY": "k", "HOME": "/root"}
+    assert reward_environment(environ) == {"REWARD_URL": "http://a:1", "REWARD_API_KEY": "k"}
+
+
+def test_ray_is_missing(monkeypatch, capsys):
+    """Without Ray, one sentence says what to install."""
+    monkeypatch.setattr(workers, "find_spec", lambda name: None)
+    monkeypatch.setattr("trainer.cli.signal.signal", lambda *_: None)
+    assert main(["train", "--config", "banana", "--workers", "2"]) == 2
+    assert "pip install 'remote-rewards[trainer,ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "resumed"),
+    [
+        (["--max_steps", "2"], ["--max_steps", "2", "--resume_from_checkpoint", "auto"]),
+        (["--resume_from_checkpoint", "x"], ["--resume_from_checkpoint", "x"]),
+        (["--resume_from_checkpoint=x"], ["--resume_from_checkpoint=x"]),
+    ],
+)
+def test_restart_resumes(flags, resumed):
+    """A run whose rank has died resumes from its latest checkpoint, unless the flags say from where."""
+    assert resuming(flags) == resumed
+
+
+def test_outcome():
+    """A rank knows whether it is started again, and the first error that stops a run counts."""
+    outcome = Outcome()
+    assert [outcome.start(rank) for rank in (0, 1, 0)] == [False, False, True]
+    assert outcome.stopped_by() is None
+    first = TrainerError("first")
+    outcome.stop(first)
+    outcome.stop(TrainerError("second"))
+    assert outcome.stopped_by() is first

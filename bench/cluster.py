@@ -1,0 +1,213 @@
+"""`make bench-cluster`: replicas and trainings on Ray: overhead, and what kills, load and another revision cost."""
+
+import asyncio
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from statistics import median
+
+from bench.load import Load, Target, closed_loop
+from bench.report import markdown, write
+from remote_rewards import RewardClient
+from tests.conftest import running_service
+from tests.ray_cluster import RayCluster, ray_cluster
+from tests.short_runs import output_of, recorded, save_policy, short_run, torchrun
+from tests.soak.base import RULES, Tally, call_repeatedly
+from tests.soak.supervisor import Supervisor
+from tests.soak.workers import KILLED_RUN, killed_worker
+
+Row = list[str]
+ROUNDS, REQUESTS = 3, 2000
+TEXTS = [f"Sure: {'word ' * (index % 40)}banana" for index in range(16)]
+SLOW = """
+rewards:
+  slow: {kind: function, object: "tests.reward_functions:slow_per_text", columns: [], rows: independent, workers: 1}
+"""
+OTHER = "rewards: {banana: {kind: rule, checks: [{check: length, unit: words, factor: 1.0}]}}"
+KILLS, SLOW_CALLERS, SLOW_TEXTS, STEP_TEXTS, STEPS = 6, 32, 20, 256, 5
+
+
+def target(url: str) -> Target:
+    """Return the scoring URL of a service with the packaged rule."""
+    return Target(f"{url}/v1/score", lambda texts: json.dumps({"completions": texts, "rewards": ["banana"]}).encode())
+
+
+def overhead(cluster: RayCluster) -> list[Row]:
+    """Compare one replica on Ray with `reward-service serve`, in rounds that take turns: a rule, 16 texts a request."""
+    url = cluster.deploy("one", "--config", str(RULES), "--min-replicas", "1")
+    rates: tuple[list[float], list[float]] = ([], [])
+    latencies_ms: tuple[list[float], list[float]] = ([], [])
+    with Supervisor(RULES) as service:
+        for _ in range(ROUNDS):
+            for index, each in enumerate((service.url, url)):
+                busy = closed_loop(target(each), TEXTS * REQUESTS, 16, 16)
+                alone = closed_loop(target(each), TEXTS * (REQUESTS // 4), 16, 1)
+                check_all_scored(busy, alone)
+                rates[index].append(REQUESTS / busy.seconds)
+                latencies_ms[index].append(alone.latency_ms(0.5))
+    cluster.run("retire", "one")
+    share = median(rates[1]) / median(rates[0])
+    added_ms = median(latencies_ms[1]) - median(latencies_ms[0])
+    return [
+        ["a rule, 16 callers: requests/s on Ray, of one process's", f"{share:.2f} of {median(rates[0]):,.0f}", "≥ 0.4"],
+        ["a rule, one caller: latency added, median", f"{added_ms:.1f} ms", "≤ 2 ms"],
+    ]
+
+
+def check_all_scored(*loads: Load) -> None:
+    """Raise if a request failed: a faster error is no measurement."""
+    if failed := sum(load.failed for load in loads):
+        raise RuntimeError(f"{failed} requests failed")
+
+
+@contextmanager
+def scoring(url: str, callers: int = 8) -> Iterator[Tally]:
+    """Score the rule with every score checked, meanwhile."""
+    tally, done = Tally(), threading.Event()
+
+    async def run() -> None:
+        async with aclosing(RewardClient(url)) as client:
+            active = lambda: not done.is_set()  # noqa: E731
+            await asyncio.gather(
+                *(call_repeatedly(client, tally, active, max_texts=32, seed=seed) for seed in range(callers))
+            )
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        yield tally
+    finally:
+        done.set()
+        thread.join()
+
+
+def killed_replicas(cluster: RayCluster) -> list[Row]:
+    """Kill one of three replicas, six times, under load."""
+    url, replaced_s = cluster.deploy("kills", "--config", str(RULES), "--min-replicas", "3"), list[float]()
+    with scoring(url) as tally:
+        for _ in range(KILLS):
+            time.sleep(2.0)
+            cluster.replicas("kills")[0].kill()
+            replaced_s.append(seconds_until(lambda: len(cluster.replicas("kills")) == 3))
+    cluster.run("retire", "kills")
+    what = f"{KILLS} × kill -9 of one of 3 replicas, {tally.calls:,} calls"
+    return [
+        [f"{what}: lost or wrong", f"{tally.lost}", "0"],
+        ["… worst call", f"{max(tally.latencies_s):.2f} s", "≤ 5 s"],
+        ["… a new process in place of a killed one", f"≤ {max(replaced_s):.1f} s", "≤ 15 s"],
+    ]
+
+
+def autoscaling(cluster: RayCluster, folder: Path) -> list[Row]:
+    """Load one replica of a slow function, which may become four."""
+    config = folder / "slow.yaml"
+    config.write_text(SLOW, encoding="utf-8")
+    url = cluster.deploy("slow", "--config", str(config), "--min-replicas", "1", "--max-replicas", "4")
+    tally = Tally()
+
+    async def run() -> tuple[float, float, float, float]:
+        async with aclosing(RewardClient(url)) as client:
+
+            async def call() -> None:
+                while True:
+                    await client.ascore(["a"] * SLOW_TEXTS, rewards=["slow"])
+                    tally.calls += 1
+
+            async def rate() -> float:
+                before, started_s = tally.calls, time.monotonic()
+                await asyncio.sleep(3.0)
+                return (tally.calls - before) / (time.monotonic() - started_s)
+
+            async def step_s() -> float:
+                started_s = time.monotonic()
+                for _ in range(STEPS):
+                    await client.ascore(["a"] * STEP_TEXTS, rewards=["slow"])
+                return (time.monotonic() - started_s) / STEPS
+
+            step_of_one_s = await step_s()
+            calls = [asyncio.create_task(call()) for _ in range(SLOW_CALLERS)]
+            one = await rate()
+            waited_s = 3.0 + await asyncio.to_thread(seconds_until, lambda: serving(cluster, "slow") == 4)
+            await asyncio.sleep(3.0)
+            four = await rate()
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            return one, four, waited_s, await step_s() / step_of_one_s
+
+    one, four, waited_s, step_share = asyncio.run(run())
+    cluster.run("retire", "slow")
+    return [
+        [f"{SLOW_CALLERS} callers of a slow function: 1 → 4 replicas serve after", f"{waited_s:.0f} s", "≤ 30 s"],
+        ["… calls/s of 4 replicas, of one's", f"{four / one:.1f} × {one:.1f}", "≥ 3.6 ×"],
+        [f"one call of {STEP_TEXTS} texts: time on 4 replicas, of that on one", f"{step_share:.2f} ×", "≤ 0.4 ×"],
+    ]
+
+
+def serving(cluster: RayCluster, name: str) -> int:
+    """Return the number of an application's replicas that serve."""
+    lines = map(str.split, cluster.run("applications").stdout.splitlines())
+    return next(int(line[2]) for line in lines if line[0] == name)
+
+
+def second_revision(cluster: RayCluster, folder: Path) -> list[Row]:
+    """Deploy another revision beside the first one under load, and try to deploy it in place."""
+    other = folder / "other.yaml"
+    other.write_text(OTHER, encoding="utf-8")
+    url = cluster.deploy("first", "--config", str(RULES))
+    with scoring(url) as tally:
+        cluster.deploy("second", "--config", str(other))
+        cluster.run("retire", "second")
+        in_place = cluster.run("deploy", "--name", "first", "--config", str(other)).returncode
+        cluster.deploy("first", "--config", str(RULES))
+    return [
+        ["another revision beside the first, retired; the first deployed again: calls", f"{tally.calls:,}", ""],
+        ["… lost or wrong", f"{tally.lost}", "0"],
+        ["… in place of the first: exit code", f"{in_place}", "2"],
+    ]
+
+
+def killed_rank(cluster: RayCluster, folder: Path) -> list[Row]:
+    """Kill one of two workers of a training, and compare its rewards with those of an undisturbed run."""
+    policy, whole, run = save_policy(folder / "policy"), folder / "whole", folder / "run"
+    with running_service() as url:
+        output_of(torchrun(short_run(policy, url, whole, **KILLED_RUN)))
+        again_s = killed_worker(cluster, policy, url, run)
+    differ = sum(one != other for one, other in zip(recorded(whole), recorded(run), strict=True))
+    return [
+        ["kill -9 of one of 2 workers of a training: trains again after", f"{again_s:.0f} s", "≤ 60 s"],
+        ["… rewards that differ from an undisturbed run's", f"{differ}", "0"],
+    ]
+
+
+def seconds_until(holds: Callable[[], bool], timeout_s: float = 120.0) -> float:
+    """Return the seconds until a condition holds."""
+    started_s = time.monotonic()
+    while not holds():
+        if time.monotonic() > started_s + timeout_s:
+            raise TimeoutError("the condition does not hold")
+        time.sleep(0.1)
+    return time.monotonic() - started_s
+
+
+def main() -> None:
+    """Measure, and write `bench/results/cluster.md`."""
+    with ray_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
+        rows = [
+            *overhead(cluster),
+            *killed_replicas(cluster),
+            *autoscaling(cluster, Path(folder)),
+            *second_revision(cluster, Path(folder)),
+            *killed_rank(cluster, Path(folder)),
+        ]
+    table = markdown([["replicas on Ray", "measured", "target"], *rows])
+    write("cluster", {"rows": rows}, table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

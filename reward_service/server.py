@@ -18,7 +18,7 @@ from reward_service.app import create_app
 from reward_service.errors import ConfigError
 from reward_service.http_protocol import TimeoutHttpProtocol
 from reward_service.lifecycle import Lifecycle
-from reward_service.process import freeze_and_trim_heap
+from reward_service.process import freeze_and_trim_heap, tune_malloc
 from reward_service.settings import Settings
 
 BIND_HINTS = {
@@ -66,6 +66,7 @@ def _exit_after(seconds: float, code: int = 0) -> None:
 
 def run(settings: Settings, listener: socket.socket) -> None:
     """Serve until stopped; finish accepted requests first. Raise the error that kept the rewards from loading."""
+    tune_malloc()
     app = create_app(settings)
     lifecycle: Lifecycle = app.state.lifecycle
     config = uvicorn.Config(

@@ -2,18 +2,21 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from reward_service.settings import Settings
 from tests.clients.packages import Client, installed
-from tests.conftest import native_scores, running_service, wait_for
+from tests.conftest import DATA, native_scores, running_service, wait_for
 from tests.integration.test_formats import Failing
 from tests.label_rewards import label_rewards
 from tests.soak.base import RULES, expected_score
 from tests.soak.supervisor import Supervisor
 
 pytestmark = pytest.mark.clients
+SEVERAL = DATA / "several.yaml"
 TEXTS = ["word " * index for index in range(200)]
 
 
@@ -168,6 +171,29 @@ def test_clients_and_invalid_requests(openai, tei, infinity):
             InferenceClient(model=f"{url}/predict").text_classification(["a", "b", "c"])
 
 
+@pytest.fixture
+def ambiguous_url():
+    """URL of a service whose default is several rewards, so that a request has to name one of them."""
+    with running_service(Settings(config=SEVERAL)) as url:
+        yield url
+
+
+def test_verl_client_and_invalid_requests(ambiguous_url, verl):
+    """A rollout that is refused raises at once, and is no number."""
+    for engine in ("vllm", "sglang"):
+        assert "400" in verl.call(ambiguous_url, [engine, 60, None, ["a"]])["raised"]
+        assert verl.call(ambiguous_url, [engine, 60, "first", ["a b"]]) == [2.0]
+
+
+def huggingface(url, texts):
+    """Return the first label's score of each text, or what huggingface_hub's client raised."""
+    client = InferenceClient(model=f"{url}/predict?reward=banana", timeout=30)
+    try:
+        return [client.text_classification(text)[0].score for text in texts]
+    except (HfHubHTTPError, httpx.TransportError) as error:
+        return {"raised": type(error).__name__}
+
+
 def test_clients_and_restart(openai, tei, infinity):
     """A call over a restart raises or gets the right score, and the next one gets it."""
     texts = ["Sure: banana"]
@@ -175,6 +201,7 @@ def test_clients_and_restart(openai, tei, infinity):
         "openai": lambda url: openai.call(url, ["vllm", "banana", texts]),
         "tei": lambda url: tei.call(url, ["banana", texts]),
         "infinity": lambda url: infinity.call(url, ["banana", texts]),
+        "huggingface": lambda url: huggingface(url, texts),
     }
     with Supervisor(RULES) as service:
         service.kill()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from reward_service.settings import Settings
 from tests.clients.packages import Client, installed
-from tests.conftest import native_scores, running_service
+from tests.conftest import DATA, native_scores, running_service
 from tests.integration.test_formats import Failing, rollout
 from tests.soak.base import RULES
 from tests.soak.supervisor import Supervisor
@@ -65,6 +66,13 @@ def test_openrlhf_client_and_failures(failing, openrlhf):
     reward.overloaded = 2
     outputs = openrlhf(f"{url}/get_reward", ["", "a"], ["", "null"])
     assert [output["reward"] for output in outputs] == [[1.0], None]
+
+
+def test_openrlhf_client_and_invalid_requests(openrlhf):
+    """A rollout that is refused gets no reward; one that names the reward gets its score."""
+    with running_service(Settings(config=DATA / "several.yaml")) as url:
+        assert openrlhf(f"{url}/get_reward", ["", "a b"])[0]["reward"] is None
+        assert openrlhf(f"{url}/get_reward?reward=first", ["", "a b"])[0]["reward"] == [2.0]
 
 
 def test_openrlhf_client_and_restart(openrlhf):

@@ -1,12 +1,23 @@
-"""Small random models of every sequence-classification family of transformers, with one tokenizer for all of them."""
+"""Small random models of every sequence-classification family of transformers, with one tokenizer for most of them.
 
+A family whose own tokenizer reads or gives more than a text has that one: so the table says what its users will meet.
+"""
+
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    LayoutLMv3Tokenizer,
+    MarkupLMTokenizer,
+    PreTrainedTokenizerFast,
+    RoCBertTokenizer,
+    TapasTokenizer,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from reward_service.backends.probe import TEXTS
@@ -16,6 +27,7 @@ MAX_PARAMETERS = 20_000_000
 VOCAB_SIZE = 600
 POSITIONS = 320
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [EMPTY] what is it ? a stapler . joins paper over lazy dogs".split()
 SIZES: dict[str, Any] = {
     **dict.fromkeys(["hidden_size", "d_model", "dim", "n_embd", "embedding_size", "emb_dim"], 32),
     **dict.fromkeys(["intermediate_size", "d_inner", "hidden_dim", "d_ff", "dff", "encoder_ffn_dim", "ffn_dim"], 64),
@@ -94,7 +106,7 @@ def save_family(kind: str, path: Path, num_labels: int = 3) -> Any:
     model = build(kind, num_labels)
     with quiet_transformers():
         model.save_pretrained(path)
-        small_tokenizer().save_pretrained(path)
+        tokenizer_of(kind, path).save_pretrained(path)
     return model
 
 
@@ -126,6 +138,33 @@ def shrunk(entries: dict[str, Any]) -> dict[str, Any]:
             others = {key: entry for key, entry in value.items() if key not in ("layer_types", "rope_parameters")}
             small[name] = {**others, **shrunk(value), **SPECIFIC.get(value["model_type"], {})}
     return small
+
+
+def tokenizer_of(kind: str, path: Path) -> Any:
+    """Return a family's own small tokenizer where it reads or gives more than a text, else the one of all others."""
+    tokenizer = small_tokenizer()
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocab, merges = pieces["vocab"], [tuple(merge) for merge in pieces["merges"]]
+    match kind:
+        case "layoutlmv3":
+            return LayoutLMv3Tokenizer(vocab=vocab, merges=merges)
+        case "markuplm":
+            return MarkupLMTokenizer(tags_dict={"html": 0, "body": 1}, vocab=vocab, merges=merges)
+        case "roc_bert":
+            return RoCBertTokenizer(*vocabulary_files(path))
+        case "tapas":
+            return TapasTokenizer(vocabulary_files(path)[0])
+        case _:
+            return tokenizer
+
+
+def vocabulary_files(path: Path) -> list[str]:
+    """Write the words, and their shapes and sounds, for tokenizers that exist in Python alone; return the files."""
+    files = [path / name for name in ("vocab.txt", "word_shape.json", "word_pronunciation.json")]
+    files[0].write_text("\n".join(WORDS), encoding="utf-8")
+    for file in files[1:]:
+        file.write_text(json.dumps(dict.fromkeys(WORDS, 0)), encoding="utf-8")
+    return [*map(str, files)]
 
 
 def small_tokenizer() -> Any:

@@ -61,7 +61,7 @@ def try_family(kind: str, engines: Sequence[Engine] = ENGINES) -> Row:
             try:
                 verdicts[engine] = probe_engine(ModelFolder(path), engine, THREADS)
             except ConfigError as error:
-                reasons.append(sentence(error).removeprefix(f"{kind} "))
+                reasons.append(sentence(error).replace(f" in {path}", "").removeprefix(f"{kind} "))
         return Row(kind, verdicts, reasons[0] if reasons else "")
 
 
@@ -73,8 +73,9 @@ def silence() -> None:
 
 
 def sentence(error: Exception) -> str:
-    """Return the first line of an error's message, fit for a table."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160].replace("|", "/")
+    """Return the first sentence of an error's message, fit for a table."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line.partition(". ")[0][:300].replace("|", "/")
 
 
 def table(rows: Sequence[Row]) -> str:

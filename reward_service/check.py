@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reward_service.backends import engines
-from reward_service.backends.base import TYPE_SHIFT, Backend, Encoded, Logits, ModelInput, Tokens
+from reward_service.backends.base import TOKEN_MASK, Backend, Encoded, Logits, ModelInput, Tokens
 from reward_service.backends.benchmark import Measurement
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.config import RewardsConfig, error_sentence
@@ -161,7 +161,7 @@ def read_pairs(path: Path) -> list[Pair]:
                     f"contain it ({type(error).__name__}: {error})"
                 ) from error
     if not pairs:
-        raise ConfigError(f"{path} holds no pairs")
+        raise ConfigError(f"{path} holds no pairs: write one JSON object a line, with `chosen` and `rejected`")
     return pairs
 
 
@@ -229,6 +229,6 @@ def _shown(text: str) -> str:
 
 
 def _token_texts(folder: ModelFolder, tokens: Tokens) -> str:
-    texts = folder.token_texts([token & ((1 << TYPE_SHIFT) - 1) for token in tokens])
+    texts = folder.token_texts([token & TOKEN_MASK for token in tokens])
     shown = texts if len(texts) <= SHOWN_TOKENS else [*texts[: SHOWN_TOKENS // 2], "…", *texts[-SHOWN_TOKENS // 2 :]]
     return " ".join(shown)

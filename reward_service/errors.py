@@ -25,7 +25,8 @@ RewardServiceError
 ├── NotFinite                the model's output of one text is not finite
 ├── EmptyInput               there is nothing to read of one item
 ├── NotApplicable            the reward does not apply to one item
-└── DoesNotFit               one text is longer than the model reads, and may not be cut
+├── DoesNotFit               one text is longer than the model reads, and may not be cut
+└── NoEmbedding              one text has a token that the model has no embedding for
 """
 
 import contextlib
@@ -194,6 +195,12 @@ class DoesNotFit(RewardServiceError):
     """The text is longer than the model reads, and the configuration does not allow to cut it."""
 
     code, title = "does_not_fit", "Does not fit"
+
+
+class NoEmbedding(RewardServiceError):
+    """The text has a token that the tokenizer got after the model was trained, so that no row embeds it."""
+
+    code, title = "no_embedding", "Token without embedding"
 
 
 class BackendFailed(RewardServiceError):

@@ -15,6 +15,8 @@ FLOAT_LAYER_SHARE = 1 / 6
 
 TYPE_SHIFT = 32
 """A token's type (which of two sentences it belongs to) travels in the bits above its id: `type << TYPE_SHIFT | id`."""
+TOKEN_MASK = (1 << TYPE_SHIFT) - 1
+"""The bits of the id."""
 
 
 @dataclass(frozen=True, slots=True)

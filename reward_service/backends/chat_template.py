@@ -27,6 +27,8 @@ class ChatTemplate:
             tokenizer.chat_template = _without_clock(tokenizer.chat_template)
             self.reading = f", on {FIXED_DATE:%Y-%m-%d}"
         self._takes_parts = self._reads_parts_only()
+        self.drops_completion = self._drops_completion()
+        """Whether it leaves out what the assistant says, so that all completions of a prompt are one text."""
 
     def render(
         self, messages: Sequence[ChatMessage], *, tools: Any = None, arguments: Mapping[str, Any] | None = None
@@ -47,6 +49,13 @@ class ChatTemplate:
             return {**message, "content": [] if self._takes_parts else ""}
         text = plain_text(message["content"])
         return {**message, "content": [{"type": "text", "text": text}] if self._takes_parts else text}
+
+    def _drops_completion(self) -> bool:
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": MARKER}]
+        try:
+            return MARKER.lower() not in self.render(turns).lower()
+        except EmptyInput:  # it wants other roles: the conversations themselves will show
+            return False
 
     def _reads_parts_only(self) -> bool:
         """Return whether the template loses a content that is a string and keeps one that is a list of parts."""

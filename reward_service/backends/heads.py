@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from reward_service.errors import ConfigError
 
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 VALUE_HEAD_FILE = "value_head.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 WRAPPER_NAMES = {r"^((module|_orig_mod|_fsdp_wrapped_module)\.)+": "", r"\.(_orig_mod|_fsdp_wrapped_module)\.": "."}
@@ -39,8 +40,7 @@ class Head:
 def read_head(folder: Path) -> Head:
     """Return the head that a folder was saved with. Raise `ConfigError` where it cannot be served exactly."""
     config = read_json(folder / "config.json")
-    architectures = config.get("architectures") or []
-    name = str(architectures[0]) if architectures else ""
+    name = _class_name(config)
     if (folder / VALUE_HEAD_FILE).exists():
         return Head("value", name)
     if not name:
@@ -55,7 +55,7 @@ def read_head(folder: Path) -> Head:
 def read_encoder(folder: Path) -> Head:
     """Return the head of a folder whose texts are embedded. Raise `ConfigError` where it is no plain encoder."""
     config = read_json(folder / "config.json")
-    name = str((config.get("architectures") or [""])[0])
+    name = _class_name(config)
     if name and not _is_known(name):
         raise ConfigError(_why_not(name, config))
     if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
@@ -64,6 +64,12 @@ def read_encoder(folder: Path) -> Head:
             f"classifier or regressor, or a sentence-embedding model"
         )
     return Head("embedding", name)
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """Return the class that a model was saved as, or an empty string."""
+    architectures = config.get("architectures") or [""]
+    return architectures if isinstance(architectures, str) else str(architectures[0])
 
 
 def _token_head(name: str, config: Mapping[str, Any]) -> Head:
@@ -127,6 +133,12 @@ def check_weights(path: Path) -> None:
             f"{path} holds no .safetensors weights; pickled weights can run code, so convert them once: "
             f"reward-service convert {path} OUT"
         )
+    shards = [file.name for file in files if SHARD.fullmatch(file.name)]
+    if shards and (path / "model.safetensors").exists():
+        raise ConfigError(
+            f"{path} holds the weights twice, in model.safetensors and in {shards[0]} …: which of them was meant is "
+            f"not certain; remove the others"
+        )
     for file in files:
         try:
             with safe_open(file, framework="numpy"):  # reads the header, and compares its sizes with the file's
@@ -153,7 +165,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"with save_pretrained"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}; save the model there again") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a JSON object")
+        raise ConfigError(f"{path} is not a JSON object; save the model there again")
     return content

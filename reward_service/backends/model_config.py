@@ -1,14 +1,20 @@
 """Read a model's `config.json` and its tokenizer, and refuse what would score something else than it seems."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 
 from reward_service.backends.heads import read_json
 from reward_service.errors import ConfigError, translating
 
+SENTENCEPIECE_MODULES = ("sentencepiece", "google.protobuf")
+"""What transformers reads SentencePiece models with."""
+PLAIN_TEXT = "the kettle is on the second shelf,\nand it was all right"
+"""A text that no tokenizer normalizes, so that all of them give it the pieces of their SentencePiece model."""
 PROBE_TEXT = "The quick brown fox jumps over 13 lazy dogs."
 PASSED_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 """What a tokenizer may give of a text. RoCBert's gives the shapes and sounds of its characters, too."""
@@ -28,6 +34,11 @@ def read_config(folder: Path) -> Any:
     raw = read_json(folder / "config.json")
     _check_labels(folder, raw)
     one_label = (len(raw["id2label"]) if raw.get("id2label") else raw.get("num_labels")) == 1
+    if (kind := raw.get("model_type")) not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"config.json in {folder} says model_type: {kind}, which transformers {transformers.__version__} does not "
+            f"know: another version may, and code from a model's folder is not run"
+        )
     with translating(ConfigError, f"cannot load the model in {folder}"):
         if one_label and raw.get("problem_type") == "single_label_classification":
             config = CONFIG_MAPPING[raw["model_type"]].from_dict({**raw, "problem_type": None})
@@ -54,6 +65,20 @@ def _check_labels(folder: Path, raw: Mapping[str, Any]) -> None:
             f"id2label in {folder}/config.json does not number its labels 0, 1, 2 …: which output is which label is "
             f"not certain; write the indices of the outputs there, the first being 0"
         )
+    names = [*id2label.values()]
+    if repeated := [name for name in names if name is None or names.count(name) > 1]:
+        raise ConfigError(
+            f"id2label in {folder}/config.json calls several outputs {repeated[0]!r}, or one of them null: a label "
+            f"would not say which output it is; give each a name of its own there"
+        )
+    label2id = raw.get("label2id") or {}
+    indices = {str(label): str(index) for label, index in label2id.items()}
+    other = {str(label): str(index) for index, label in id2label.items()}
+    if indices.keys() == other.keys() and indices != other:
+        raise ConfigError(
+            f"id2label and label2id in {folder}/config.json number the labels differently: which output is which label "
+            f"is not certain; correct the wrong one, or remove label2id"
+        )
 
 
 def read_tokenizer(folder: Path, config: Any) -> Any:
@@ -65,7 +90,15 @@ def read_tokenizer(folder: Path, config: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:
         raise ConfigError(_why_no_tokenizer(folder, error)) from error
-    inputs = tokenizer(PROBE_TEXT, add_special_tokens=False)
+    try:
+        inputs = tokenizer(PROBE_TEXT, add_special_tokens=False)
+        if not tokenizer.is_fast:
+            tokenizer(PROBE_TEXT, PROBE_TEXT)
+    except Exception as error:  # such as LayoutLM's, which reads words with their boxes, and TAPAS', which reads tables
+        raise ConfigError(
+            f"the tokenizer in {folder} cannot read a plain text ({type(error).__name__}: {error}): use a model that "
+            f"reads texts"
+        ) from error
     if further := sorted(inputs.keys() - PASSED_INPUTS):
         raise ConfigError(
             f"the tokenizer in {folder} gives {', '.join(further)} beside the tokens, and the service passes on tokens "
@@ -76,22 +109,72 @@ def read_tokenizer(folder: Path, config: Any) -> Any:
             f"{folder} holds no vocabulary for its tokenizer: save it there too, with tokenizer.save_pretrained, as it "
             f"was when the model was trained"
         )
+    _check_pieces(folder, tokenizer)
     return tokenizer
 
 
+def _pieces_alone(folder: Path) -> Path | None:
+    """Return the SentencePiece model of a folder whose tokenizer exists in no other form."""
+    others = ("tokenizer.json", "vocab.json", "vocab.txt")
+    return None if any((folder / name).exists() for name in others) else min(folder.glob("*.model"), default=None)
+
+
+def _check_pieces(folder: Path, tokenizer: Any) -> None:
+    """Raise `ConfigError` where transformers gives a text other pieces than the SentencePiece model that it reads."""
+    pieces = _pieces_alone(folder)
+    if pieces is None:
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    expected = SentencePieceProcessor(model_file=str(pieces)).encode(PLAIN_TEXT, out_type=str)
+    if (actual := tokenizer.tokenize(PLAIN_TEXT)) != expected:
+        raise ConfigError(
+            f"the tokenizer in {folder} exists only as {pieces.name}, which transformers {transformers.__version__} "
+            f"reads otherwise than sentencepiece ({' '.join(actual[:3])} … for {' '.join(expected[:3])} …): save it "
+            f"there as tokenizer.json, with tokenizer.save_pretrained, as it was when the model was trained"
+        )
+
+
 def _why_no_tokenizer(folder: Path, error: Exception) -> str:
-    pieces = sorted(path.name for path in folder.glob("*.model"))
-    if pieces and not (folder / "tokenizer.json").exists():
-        try:
-            import sentencepiece  # noqa: F401
-        except ImportError:
+    file = folder / "tokenizer_config.json"
+    if "custom code" in str(error) and file.exists() and "auto_map" in read_json(file):
+        return (
+            f"the tokenizer in {folder} needs its own code (auto_map in {file.name}), which is not run; use a model "
+            f"with a tokenizer of transformers"
+        )
+    pieces = _pieces_alone(folder)
+    if pieces is not None:
+        if not all(map(find_spec, SENTENCEPIECE_MODULES)):
             return (
-                f"the tokenizer in {folder} exists only as {pieces[0]}, which needs sentencepiece: "
+                f"the tokenizer in {folder} exists only as {pieces.name}, which needs sentencepiece: "
                 f"pip install 'remote-rewards[sentencepiece]'"
             )
-    if not any(folder.glob("tokenizer*")) and not pieces and not any(folder.glob("vocab*")):
+        return (
+            f"the tokenizer in {folder} exists only as {pieces.name}, which transformers cannot read as this model's "
+            f"({type(error).__name__}: {error}): save it there as tokenizer.json, with tokenizer.save_pretrained, as "
+            f"it was when the model was trained"
+        )
+    if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
         return f"{folder} holds no tokenizer: save it there too, with tokenizer.save_pretrained"
     return f"cannot load the tokenizer in {folder}: {type(error).__name__}: {error}"
+
+
+def embeddings_to_check(folder: Path, tokenizer: Any, config: Any) -> int | None:
+    """Return the number of the model's embeddings, or None where it embeds all tokens of its tokenizer.
+
+    A token added after the training, such as a `[PAD]` for which the model was not resized, costs only the texts that
+    hold it. Raise `ConfigError` where others have no embedding: the tokenizer is another model's.
+    """
+    embeddings: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    token_ids = tokenizer.get_vocab().values() if embeddings else ()
+    if embeddings is None or max(token_ids, default=0) < embeddings:
+        return None
+    if any(token_id >= embeddings and token_id not in tokenizer.added_tokens_decoder for token_id in token_ids):
+        raise ConfigError(
+            f"the tokenizer in {folder} has {len(token_ids)} tokens and the model embeds {embeddings}: it is another "
+            f"model's; save the one there that the model was trained with, with tokenizer.save_pretrained"
+        )
+    return embeddings
 
 
 def max_input_tokens(tokenizer: Any, config: Any) -> int:

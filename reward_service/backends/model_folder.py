@@ -9,6 +9,7 @@ from reward_service.backends.base import Encoded, ModelInput
 from reward_service.backends.chat_template import ChatTemplate, SystemTurns
 from reward_service.backends.heads import check_weights, read_encoder, read_head, weight_files
 from reward_service.backends.model_config import (
+    embeddings_to_check,
     end_token_id,
     longest_text_decides,
     max_input_tokens,
@@ -18,10 +19,13 @@ from reward_service.backends.model_config import (
 )
 from reward_service.backends.sentence_config import module_folders, read_sentence_config
 from reward_service.backends.text_encoder import CHARS_PER_TOKEN, TextEncoder, Truncate
-from reward_service.errors import ConfigError, DoesNotFit
+from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.specs import Pooling
 
-HASHED_PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+HASHED_PATTERNS = (
+    *("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.jinja"),
+    "additional_chat_templates/*.jinja",
+)
 UNHASHED_NAMES = {"metrics.json", "generation_config.json", "training_args.json", "trainer_state.json"}
 
 MAX_SPECIAL_TOKENS = 6
@@ -55,7 +59,9 @@ class ModelFolder:
         self.config = config = read_config(path)
         self._tokenizer = read_tokenizer(path, config)
         self.path = path
-        self.labels: Sequence[str] = [] if embed else [config.id2label[index] for index in range(config.num_labels)]
+        self.labels: Sequence[str] = (
+            [] if embed else [str(config.id2label[index]) for index in range(config.num_labels)]
+        )
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.regression = config.problem_type == "regression"
         limit_tokens = max_tokens or (sentence and sentence.max_tokens) or 1 << 20
@@ -75,7 +81,11 @@ class ModelFolder:
         reading += f", {sentence}" if sentence else ""
         self.fingerprint = fingerprint(reading, *self._folders)
         self.encoder = TextEncoder(
-            self._tokenizer, max_tokens=self.max_tokens, special_tokens=special_tokens, truncate=side
+            self._tokenizer,
+            max_tokens=self.max_tokens,
+            special_tokens=special_tokens,
+            truncate=side,
+            embeddings=embeddings_to_check(path, self._tokenizer, config),
         )
         self.gives_types = "token_type_ids" in self._tokenizer.model_input_names
         differs_without = config.model_type == "xlnet" and self.gives_types  # types of 0 are not the same as none
@@ -113,10 +123,10 @@ class ModelFolder:
         return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(token_ids))]
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenize texts, cut to the limit. Raise `DoesNotFit` for one that may not be cut."""
+        """Tokenize texts, cut to the limit. Raise the `RewardServiceError` of one that has no tokens."""
         encoded: list[Encoded] = []
         for item in self.encoder.encode([ModelInput(text) for text in texts]):
-            if isinstance(item, DoesNotFit):
+            if isinstance(item, RewardServiceError):
                 raise item
             encoded.append(item)
         return encoded

@@ -21,7 +21,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")  # leave a core to the event loop
-        with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}"):
+        with translating(ConfigError, f"ONNX Runtime cannot run the model in {folder.path}; choose backend: torch"):
             model = graph or graph_of(folder)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._collator = collator_for([array.name for array in self._session.get_inputs()])

@@ -25,7 +25,7 @@ class OpenVinoBackend:
     """
 
     def __init__(self, folder: ModelFolder, dtype: str, threads: int) -> None:
-        with translating(ConfigError, f"OpenVINO cannot run the model in {folder.path}"):
+        with translating(ConfigError, f"OpenVINO cannot run the model in {folder.path}; choose backend: torch"):
             core = openvino.Core()
             model = core.read_model(graph_of(folder))
             if dtype == "int8":

@@ -109,7 +109,11 @@ def expected_logits(alone: Callable[[Tokens], Logits], tokens: Sequence[Tokens],
             rows.append((text, logits))
     rows = [(text, logits) for text, logits in rows if np.isfinite(logits).all()]
     if not rows:
-        reason = f"{type(failure).__name__}: {failure}" if failure else "all its outputs are NaN or infinite"
+        reason = (
+            f"{type(failure).__name__}: {failure}"
+            if failure
+            else "all its outputs are NaN or infinite; choose dtype: float32, or take other weights"
+        )
         raise ConfigError(f"{model} cannot compute a simple sentence: {reason}") from failure
     short = [row for row in rows if len(row[0]) <= LONG_TOKENS_OF_LARGE_MODELS] or rows
     text, logits = max(short, key=lambda row: len(row[0]))
@@ -123,7 +127,7 @@ def expected_logits(alone: Callable[[Tokens], Logits], tokens: Sequence[Tokens],
 
 def check_exact(backend: Backend, expected: Expected, dtype: str, folder: ReadsLogits) -> list[Logits]:
     """Return each text's logits, computed alone. Raise `ConfigError` if they are not those of transformers."""
-    with translating(ConfigError, "it fails on a text that transformers computes"):
+    with translating(ConfigError, "it fails on a text that transformers computes; choose another engine"):
         actual = [backend.forward([text])[0] for text in expected.tokens]
     if dtype == "float32":
         deviation = largest_difference(expected.logits, actual)

@@ -128,13 +128,17 @@ def _read_layer(folder: Path, name: str, path: str) -> Dense | Normalize:
     if name == "Normalize":
         return Normalize()
     if name != "Dense":
-        raise ConfigError(f"{folder / MODULES} lists {name} after the pooling: only Dense and Normalize are computed")
+        raise ConfigError(
+            f"{folder / MODULES} lists {name} after the pooling: only Dense and Normalize are computed; use a model "
+            f"that ends in these"
+        )
     config = read_json(folder / path / "config.json")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     module, _, kind = activation.rpartition(".")
     if not f"{module}.".startswith("torch.nn.") or kind not in ACTIVATIONS:
         raise ConfigError(
-            f"{folder / path} has the activation {activation}: only {', '.join(ACTIVATIONS)} are computed"
+            f"{folder / path} has the activation {activation}: only {', '.join(ACTIVATIONS)} are computed; "
+            f"use a model with one of them"
         )
     for option, default in DENSE_DEFAULTS.items():
         value = config.get(option, default)
@@ -164,7 +168,11 @@ def _read_modules(folder: Path) -> list[tuple[str, str]]:
         modules = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
         outside = [path for _, path in modules if Path(path).is_absolute() or ".." in Path(path).parts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder / MODULES} is no list of modules of sentence-transformers: {error}") from error
+        raise ConfigError(
+            f"{folder / MODULES} is no list of modules: {error}; save it with sentence-transformers"
+        ) from error
     if outside:
-        raise ConfigError(f"{folder / MODULES} names {outside[0]}, which is outside the folder")
+        raise ConfigError(
+            f"{folder / MODULES} names {outside[0]}, which is outside the folder: copy it into the folder"
+        )
     return modules

@@ -1,6 +1,7 @@
 """Tokenize what a model reads, and cut what does not fit on the side that gives way.
 
-In: texts or sentence pairs. Out: token ids, or `DoesNotFit` for an input of which a part would be lost that may not be.
+In: texts or sentence pairs. Out: token ids, or the reason why an input has none: a part would be lost that may not be
+(`DoesNotFit`), or the model has no embedding for one of its tokens (`NoEmbedding`).
 """
 
 from collections.abc import Sequence
@@ -8,19 +9,33 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from reward_service.backends.base import TYPE_SHIFT, Encoded, ModelInput
-from reward_service.errors import DoesNotFit
+from reward_service.backends.base import TOKEN_MASK, TYPE_SHIFT, Encoded, ModelInput
+from reward_service.errors import DoesNotFit, NoEmbedding, RewardServiceError
 
 CHARS_PER_TOKEN = 32
 """Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
+FIRST_CHARS = 100
+"""A text with a letter or a digit among these has tokens, and no second look is needed."""
 Truncate = Literal["prompt", "left", "right", "refuse"]
 
 
 class TextEncoder:
-    """A tokenizer with a limit. `truncate` says what gives way: the prompt, the left or right end, or nothing."""
+    """A tokenizer with a limit. `truncate` says what gives way: the prompt, the left or right end, or nothing.
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, special_tokens: bool, truncate: Truncate) -> None:
+    `embeddings` is the number of the model's embeddings, where the tokenizer has tokens beyond it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        special_tokens: bool,
+        truncate: Truncate,
+        embeddings: int | None = None,
+    ) -> None:
         self.max_tokens, self._truncate, self._special_tokens = max_tokens, truncate, special_tokens
+        self._embeddings = embeddings
         self._tokenizer = tokenizer
         self.has_types = self.has_pair_types = False
         self._rust: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
@@ -45,15 +60,41 @@ class TextEncoder:
             return len(self._tokenizer(text, add_special_tokens=self._special_tokens)["input_ids"]) <= self.max_tokens
         return len(self._rust.encode(text, add_special_tokens=self._special_tokens).ids) <= self.max_tokens
 
-    def encode(self, inputs: Sequence[ModelInput]) -> list[Encoded | DoesNotFit]:
+    def finds_tokens(self, text: str) -> bool:
+        """Return whether a text has tokens of its own besides the special ones that every text gets."""
+        if any(map(str.isalnum, text[:FIRST_CHARS])):
+            return True
+        nothing, something = self._encode([ModelInput(""), ModelInput(text)])
+        return isinstance(something, DoesNotFit) or something != nothing
+
+    def encode(self, inputs: Sequence[ModelInput]) -> list[Encoded | RewardServiceError]:
         """Tokenize, in Rust and without the GIL where the tokenizer has a fast form."""
+        encoded = self._encode(inputs)
+        if self._embeddings is None:
+            return encoded
+        return [self._check_embedded(item) if isinstance(item, Encoded) else item for item in encoded]
+
+    def _check_embedded(self, item: Encoded) -> Encoded | NoEmbedding:
+        """Return the item, or the error that names a token which would index past the model's embeddings."""
+        assert self._embeddings is not None
+        ids = (token & TOKEN_MASK for token in item.tokens)
+        beyond = next((token_id for token_id in ids if token_id >= self._embeddings), None)
+        if beyond is None:
+            return item
+        return NoEmbedding(
+            f"the text has the token {self._tokenizer.convert_ids_to_tokens(beyond)!r}, which was added to the "
+            f"tokenizer after the model was trained, so that the model has no embedding for it: send a "
+            f"text without it, or save the tokenizer as it was in the training"
+        )
+
+    def _encode(self, inputs: Sequence[ModelInput]) -> list[Encoded | RewardServiceError]:
         if self._rust is None:
             return [self._encode_slowly(item) for item in inputs]
         if self._truncate in ("left", "right") and all(item.second is None for item in inputs):
             return self._encode_texts([item.text for item in inputs])
         return [self._encode_one(item) for item in inputs]
 
-    def _encode_texts(self, texts: Sequence[str]) -> list[Encoded | DoesNotFit]:
+    def _encode_texts(self, texts: Sequence[str]) -> list[Encoded | RewardServiceError]:
         """Encode many texts at once, cut to the limit.
 
         Texts are first cut to the characters that can fit: a million characters take a second to tokenize.
@@ -64,7 +105,7 @@ class TextEncoder:
             encodings = [self._cutting.encode(cut[0], add_special_tokens=self._special_tokens)]
         else:
             encodings = self._cutting.encode_batch_fast(cut, add_special_tokens=self._special_tokens)
-        encoded: list[Encoded | DoesNotFit] = []
+        encoded: list[Encoded | RewardServiceError] = []
         for encoding, text in zip(encodings, texts, strict=True):
             truncated = bool(encoding.overflowing) or len(text) > max_chars
             encoded.append(

@@ -111,7 +111,10 @@ def _check_weights(path: Path, model: Any, head: Head, report: dict[str, Any]) -
     name = type(model).__name__
     has_own_head = head.kind in ("sequence", "token")
     if has_own_head and head.class_name not in ("", name):
-        raise ConfigError(f"{path} was saved as {head.class_name}, but its model_type is served by {name}")
+        raise ConfigError(
+            f"{path} was saved as {head.class_name}, but the model_type of its config.json is that of {name}: correct "
+            f"model_type or architectures there"
+        )
     if mismatched := sorted(report["mismatched_keys"]):
         key, saved, expected = mismatched[0]
         raise ConfigError(

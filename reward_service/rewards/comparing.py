@@ -72,7 +72,7 @@ def _other_text(spec: SimilaritySpec, other: Any) -> str:
     if other is None:
         raise NotApplicable(f"{_name(spec)} is null: there is nothing to compare the completion with")
     if not isinstance(other, str):
-        raise EmptyInput(f"{_name(spec)} is no text, but {type(other).__name__}")
+        raise EmptyInput(f"{_name(spec)} is no text, but {type(other).__name__}: send a text, or null")
     return other
 
 
@@ -81,7 +81,7 @@ def _last_user_turn(prompt: Text) -> str:
         return prompt
     turns = [message for message in prompt if message.role == "user" and message.content is not None]
     if not turns:
-        raise EmptyInput("the prompt has no user turn to compare the completion with")
+        raise EmptyInput("the prompt has no user turn to compare the completion with: send one, or a string")
     return message_text(turns[-1])
 
 

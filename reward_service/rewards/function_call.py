@@ -188,7 +188,7 @@ def call_safely(call: Callable[[], Any], count: int) -> list[float | None] | str
     try:
         values = call()
         if isinstance(values, str | bytes | Mapping | Set):
-            raise TypeError(f"it returned a {type(values).__name__}, not a list of scores")
+            raise TypeError(f"it returned a {type(values).__name__}, not a list with one number or None for each text")
         scores = [None if value is None else _number(value) for value in itertools.islice(values, count + 1)]
         if len(scores) != count:
             returned = len(scores) if len(scores) < count else f"more than {count}"
@@ -200,7 +200,7 @@ def call_safely(call: Callable[[], Any], count: int) -> list[float | None] | str
 
 def _number(value: Any) -> float:
     if isinstance(value, str | bytes):
-        raise TypeError(f"it returned a {type(value).__name__} as a score")
+        raise TypeError(f"it returned a {type(value).__name__} as a score, where a number or None is needed")
     return float(value)
 
 

@@ -78,7 +78,11 @@ class Worker:
                 )
             elif isinstance(error, EOFError | OSError):
                 ending = describe_exit(_exit_code(process))
-                error = ConfigError(f"cannot import {start.object!r}: its worker process {ending}")
+                module = start.object.partition(":")[0]
+                error = ConfigError(
+                    f"cannot import {start.object!r}: its worker process {ending}; "
+                    f"python -c 'import {module}' shows why"
+                )
             kill(process)
             process.wait()
             raise error from None

@@ -30,7 +30,7 @@ def load_object(path: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    with translating(ConfigError, f"cannot import {path!r}"):
+    with translating(ConfigError, f"cannot import {path!r}, from the installed packages or from {here}"):
         target = _import_module(module_name)
         for step in attribute.split("."):
             target = getattr(target, step)
@@ -45,7 +45,9 @@ def _import_module(name: str) -> Any:
     try:
         module = importlib.import_module(name)
     except SystemExit as error:  # must not end the service
-        raise ImportError(f"the module exits on import ({error.code})") from error
+        raise ImportError(
+            f"the module exits on import ({error.code}): keep what runs under if __name__ == '__main__'"
+        ) from error
     _imported_with.setdefault(name, set()).update(set(sys.modules) - before)
     for own in own_modules(module):
         _file_hashes.setdefault(own.__name__, _content_hash(own))

@@ -10,7 +10,7 @@ from reward_service.backends.chat_template import ChatTemplate
 from reward_service.backends.text_encoder import TextEncoder
 from reward_service.batching.batcher import Batcher
 from reward_service.batching.ticket import Outcome
-from reward_service.errors import BackendFailed, ConfigError, DoesNotFit, EmptyInput, RewardServiceError, translating
+from reward_service.errors import BackendFailed, ConfigError, EmptyInput, RewardServiceError, translating
 from reward_service.rewards.base import Items, Scores, all_failed
 from reward_service.rewards.batched import BatchedReward, record_times, revision
 from reward_service.rewards.reading import CHAT_COLUMNS, last_chars, read_items, reads_prompt
@@ -49,6 +49,11 @@ class ModelReward(BatchedReward):
         check_labels(name, spec, model)
         if spec.input == "chat" and model.template is None:
             raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: text or completion")
+        if spec.input == "chat" and model.template is not None and model.template.drops_completion:
+            raise ConfigError(
+                f"rewards.{name}: the chat template of {spec.model} leaves out what the assistant says, so that all "
+                f"completions would score alike; save the template there that the model was trained with"
+            )
         super().__init__(spec, batcher)
         self._spec, self._model = spec, model
         self.info = RewardInfo(
@@ -97,9 +102,19 @@ class ModelReward(BatchedReward):
         inputs = [last_chars(item, window) for item in readings if isinstance(item, ModelInput)]
         with translating(BackendFailed, "the tokenizer failed"):
             encoded = iter(model.encoder.encode(inputs))
-        return [
-            _check_tokens(item, next(encoded), window) if isinstance(item, ModelInput) else item for item in readings
-        ]
+            return [
+                self._check_tokens(item, next(encoded)) if isinstance(item, ModelInput) else item for item in readings
+            ]
+
+    def _check_tokens(self, item: ModelInput, encoded: Encoded | RewardServiceError) -> Encoded | RewardServiceError:
+        if isinstance(encoded, RewardServiceError):
+            return encoded
+        window, text = self._spec.last_chars, item.text if item.second is None else item.second
+        alone = self._spec.input in ("completion", "pair")
+        if not encoded.tokens or (alone and not self._model.encoder.finds_tokens(text)):
+            return EmptyInput("the model's tokenizer finds no token in this text")
+        cut = item.prompt_cut or (window is not None and len(text) > window)
+        return replace(encoded, truncated=True) if cut else encoded
 
     def _append(self, outcome: Outcome, index: int, result: Scores) -> None:
         score, detail, logits = None, None, None
@@ -111,13 +126,3 @@ class ModelReward(BatchedReward):
         result.scores.append(score)
         result.details.append(detail)
         result.logits.append(logits)
-
-
-def _check_tokens(item: ModelInput, encoded: Encoded | DoesNotFit, window: int | None) -> Encoded | RewardServiceError:
-    if isinstance(encoded, DoesNotFit):
-        return encoded
-    if not encoded.tokens:
-        return EmptyInput("the model's tokenizer finds no token in this text")
-    text = item.text if item.second is None else item.second
-    cut = item.prompt_cut or (window is not None and len(text) > window)
-    return replace(encoded, truncated=True) if cut else encoded

@@ -21,7 +21,6 @@ from reward_service.batching.ticket import Outcome
 from reward_service.errors import (
     BackendFailed,
     ConfigError,
-    DoesNotFit,
     EmptyInput,
     NotFinite,
     RewardServiceError,
@@ -113,11 +112,11 @@ class SimilarityReward(BatchedReward):
             encoded = dict(zip(distinct, self._encoder.encode([*map(ModelInput, distinct)]), strict=True))
         return [self._pair(item, encoded) if isinstance(item, Compared) else item for item in compared]
 
-    def _pair(self, item: Compared, encoded: Mapping[str, Encoded | DoesNotFit]) -> Pair | RewardServiceError:
+    def _pair(self, item: Compared, encoded: Mapping[str, Encoded | RewardServiceError]) -> Pair | RewardServiceError:
         completion, other = (encoded[text] for text in item.texts)
-        if isinstance(completion, DoesNotFit):
+        if isinstance(completion, RewardServiceError):
             return completion
-        if isinstance(other, DoesNotFit):
+        if isinstance(other, RewardServiceError):
             return other
         keys = tuple(completion.tokens), tuple(other.tokens)
         if any(key in self._empty for key in keys):

@@ -34,7 +34,10 @@ def check_labels(name: str, spec: ModelSpec, model: Outputs) -> None:
     if unknown:
         raise ConfigError(f"rewards.{name}: {spec.model} has no label {unknown[0]!r}; it has {', '.join(labels)}")
     if unmapped:
-        raise ConfigError(f"rewards.{name}: add a factor for label {unmapped[0]!r}, or `*` for all others")
+        raise ConfigError(
+            f"rewards.{name}: {spec.model} has the label {unmapped[0]!r}, which labels gives no factor: add one, or "
+            f"`*` for all others"
+        )
 
 
 def _check_weights(name: str, spec: RegressorSpec, labels: list[str]) -> None:

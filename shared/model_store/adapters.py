@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import safe_open
 
 from shared.model_store.cache import build_once, cache_home
-from shared.model_store.errors import ModelError
+from shared.model_store.errors import ModelError, as_model_error
 from shared.model_store.progress import log, quiet_transformers
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -46,7 +46,8 @@ def merged(folder: Path, resolve: Callable[[str], Path]) -> Path:
 
     Raises `ModelError` where the adapter is not LoRA, has no trained head, or its base model cannot be had.
     """
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    with as_model_error(f"cannot read {ADAPTER_CONFIG} in {folder}; save the adapter there again"):
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     _check_kind(folder, config)
     base = _base_folder(folder, config, resolve)
     target = cache_home() / "merged" / _key(folder, base)

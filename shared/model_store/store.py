@@ -15,7 +15,7 @@ from shared.model_store.errors import ModelError, as_model_error
 
 EMBEDDED_PREFIX = "embedded:"
 HUB_ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w./-]+))?")
-DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
+DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.codes"]
 IGNORE_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*"]
 """Copies of the weights in the formats of other libraries."""
 

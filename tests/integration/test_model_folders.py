@@ -2,27 +2,19 @@
 
 import json
 import re
-import sys
-import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentencepiece import SentencePieceTrainer
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BartConfig,
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
-    BertJapaneseTokenizer,
-    CamembertConfig,
-    CamembertForSequenceClassification,
     Gemma2Config,
     Gemma2ForTokenClassification,
     GPTNeoXConfig,
@@ -34,26 +26,19 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2ForTokenClassification,
-    RoCBertConfig,
-    RoCBertForSequenceClassification,
-    RoCBertTokenizer,
 )
 
-from reward_service.backends.base import ModelInput
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.probe import TEXTS as PROBES
 from reward_service.backends.torch_backend import TorchBackend
 from reward_service.batching.device import Device
 from reward_service.cli import main
 from reward_service.config import RewardsConfig
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
-from reward_service.rewards.loading import open_model
 from reward_service.rewards.registry import build
 from reward_service.settings import Settings
-from reward_service.specs import RegressorSpec
 from shared.model_store import ModelError, adapters, resolve
-from tests.small_models import SIZE, logits_alone, save_folder
+from tests.small_models import logits_alone, save_folder
 
 TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
 WEIGHTS = "model.safetensors"
@@ -273,109 +258,6 @@ def test_labels_from_one(tmp_path, first):
     assert "id2label" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("embedded", ["embedded:minilm", "embedded:smollm2"])
-def test_no_tokenizer(tmp_path, embedded):
-    """A folder as `model.save_pretrained` alone leaves it is refused: its vocabulary would be empty."""
-    config = (BertForSequenceClassification, BertConfig)
-    if embedded == "embedded:smollm2":
-        config = (LlamaForSequenceClassification, LlamaConfig)
-    save_folder(tmp_path, *config, embedded=embedded)
-    for file in [*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*"), *tmp_path.glob("special*")]:
-        file.unlink()
-    assert "tokenizer.save_pretrained" in refusal(tmp_path)
-
-
-@pytest.fixture
-def sentencepiece_folder(tmp_path):
-    """A CamemBERT whose tokenizer exists only as a SentencePiece model: (folder, model)."""
-    pieces = tmp_path / "sentencepiece.bpe.model"
-    with pieces.open("wb") as file:
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(PROBES.read_text().splitlines()), model_writer=file, vocab_size=120, minloglevel=2
-        )
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CamembertTokenizer"}')
-    torch.manual_seed(0)
-    size = {"vocab_size": 200, "max_position_embeddings": 130, "pad_token_id": 1, "initializer_range": 0.5}
-    model = CamembertForSequenceClassification(CamembertConfig(**SIZE, **size, num_labels=1)).eval()
-    model.save_pretrained(tmp_path)
-    return tmp_path, model
-
-
-def test_sentencepiece_tokenizer(sentencepiece_folder):
-    """A tokenizer that exists only as a SentencePiece model is read as transformers reads it."""
-    folder, model = sentencepiece_folder
-    inputs = {"return_tensors": "pt", "truncation": True, "max_length": 128}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    right = [logits_alone(model, tokenizer(text, **inputs))[0] for text in TEXTS]
-    assert scores(folder) == pytest.approx(right, abs=1e-4)
-
-
-def test_sentencepiece_missing(sentencepiece_folder, monkeypatch):
-    """Without sentencepiece, such a folder is refused with the extra that installs it."""
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    monkeypatch.setattr("reward_service.backends.model_config.AutoTokenizer", types.SimpleNamespace())
-    assert "needs sentencepiece: pip install 'remote-rewards[sentencepiece]'" in refusal(sentencepiece_folder[0])
-
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"what is it ? a stapler . joins paper over lazy dogs".split()]
-
-
-def save_words(folder):
-    """Write the vocabulary files of tokenizers that exist in Python alone; return their paths as strings."""
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    for name in ("word_shape.json", "word_pronunciation.json"):
-        (folder / name).write_text(json.dumps({word: index for index, word in enumerate(WORDS)}))
-    return [str(folder / name) for name in ("vocab.txt", "word_shape.json", "word_pronunciation.json")]
-
-
-@pytest.mark.parametrize("inputs", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids"]])
-def test_tokenizer_in_python(tmp_path, inputs):
-    """A tokenizer without a fast form gives texts and pairs the scores of transformers, with its token types."""
-    model, _ = save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=1)
-    names = {"word_tokenizer_type": "basic", "model_input_names": inputs}
-    tokenizer = BertJapaneseTokenizer(save_words(tmp_path)[0], **names)
-    (tmp_path / "tokenizer.json").unlink()
-    tokenizer.save_pretrained(tmp_path)
-    folder = ModelFolder(tmp_path, pairs=True)
-    backend = TorchBackend(folder, "float32")
-    for second in (None, "a stapler ."):
-        (encoded,) = folder.encoder.encode([ModelInput("what is it ?", second=second)])
-        right = logits_alone(model, tokenizer("what is it ?", second, return_tensors="pt"))
-        assert backend.forward([encoded.tokens])[0] == pytest.approx(right, abs=1e-4)
-
-
-def test_tokenizer_with_further_inputs(tmp_path):
-    """A tokenizer that gives more than tokens, such as the shapes of characters, is refused by what it gives."""
-    save_folder(tmp_path, RoCBertForSequenceClassification, RoCBertConfig, num_labels=1)
-    files = save_words(tmp_path)
-    (tmp_path / "tokenizer.json").unlink()
-    RoCBertTokenizer(*files).save_pretrained(tmp_path)
-    assert "gives input_pronunciation_ids, input_shape_ids beside the tokens" in refusal(tmp_path)
-
-
-def test_truncation_side(tmp_path):
-    """A text that is too long for a model which reads the completion alone is cut on the tokenizer's side."""
-    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
-    tokens = tokenizer("one two three four five six")["input_ids"]
-    for side, kept in (("right", tokens[:4]), ("left", tokens[-4:])):
-        change_config(tmp_path, "tokenizer_config.json", truncation_side=side)
-        assert ModelFolder(tmp_path, max_tokens=4).encode(["one two three four five six"])[0].tokens == kept
-
-
-def test_one_beginning_of_text(tmp_path):
-    """A template that writes the beginning-of-text token, which the tokenizer adds too, gives one of them."""
-    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
-    begin = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, tokenizer.bos_token_id)]
-    )
-    tokenizer.chat_template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
-    tokenizer.save_pretrained(tmp_path)
-    folder = open_model("judge", RegressorSpec(model=str(tmp_path), input="chat"))
-    text = folder.template.render([{"role": "user", "content": "Hi"}])
-    assert folder.encode([text])[0].tokens.count(tokenizer.bos_token_id) == 1
-
-
 @pytest.fixture
 def lora(tmp_path):
     """A base model and the adapter that RewardTrainer with peft leaves, in two folders; and what peft computes."""
@@ -483,3 +365,48 @@ def test_convert_nothing(tmp_path, capsys):
     assert "no pickled weights to convert" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "new")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"id2label": {"0": "A", "1": "A"}, "label2id": None}, "calls several outputs 'A'"),
+        ({"id2label": {"0": None, "1": "B"}, "label2id": None}, "or one of them null"),
+        ({"id2label": {"0": "A", "1": "B"}, "label2id": {"A": 1, "B": 0}}, "number the labels differently"),
+        ({"model_type": "superbert"}, "model_type: superbert, which transformers"),
+    ],
+)
+def test_labels_that_say_nothing(tmp_path, entries, message):
+    """Labels of which it is not certain which output they are, and a model type that nobody knows, are refused."""
+    save_folder(tmp_path, BertForSequenceClassification, BertConfig)
+    change_config(tmp_path, **entries)
+    assert message in refusal(tmp_path)
+
+
+def test_weights_twice(tmp_path):
+    """Whole weights beside shards are refused: which of them was meant is not certain."""
+    model, _ = save_folder(tmp_path / "m", LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    for file in (tmp_path / "shards").glob("model*"):
+        file.rename(tmp_path / "m" / file.name)
+    assert "holds the weights twice" in refusal(tmp_path / "m")
+
+
+def test_template_without_completion(tmp_path):
+    """A chat template that leaves out what the assistant says is refused: all completions would score alike."""
+    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"rewards\.judge: the chat template .* leaves out what the assistant says"):
+        served(tmp_path, kind="regressor", input="chat")
+
+
+def test_revision_of_templates(tmp_path):
+    """The revision covers templates in their own folder, such as the one for tools."""
+    _, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": tokenizer.chat_template}
+    tokenizer.save_pretrained(tmp_path)
+    before = ModelFolder(tmp_path).fingerprint
+    (file,) = (tmp_path / "additional_chat_templates").glob("*.jinja")
+    file.write_text("other " + file.read_text())
+    assert ModelFolder(tmp_path).fingerprint != before

@@ -70,12 +70,14 @@ def test_literal_end_tokens(tmp_path, kind):
         *((kind, "in batches") for kind in ("bert", "roberta", "deberta-v2", "llama", "gpt2", "gemma3", "modernbert")),
         ("nystromformer", "one text at a time"),
         ("yoso", "one text at a time"),
+        ("roc_bert", "refused"),
+        ("markuplm", "refused"),
     ],
 )
 def test_family(kind, served):
     """The table of families says of each how it is served in torch."""
     row = try_family(kind, [REFERENCE])
-    assert row.served == served, row.reason
+    assert row.served.partition(":")[0] == served, row.reason
     assert f"| {kind} | {families()[kind]} |" in DOCUMENT.read_text(encoding="utf-8")
     assert served in next(line for line in DOCUMENT.read_text().splitlines() if line.startswith(f"| {kind} |"))
 

@@ -87,7 +87,7 @@ def test_another_model(logits, dtype):
 
 def test_engine_that_fails():
     """An engine that fails on a text, or returns nothing for it, is refused with the reason."""
-    with pytest.raises(ConfigError, match="it fails on a text that transformers computes: IndexError"):
+    with pytest.raises(ConfigError, match=r"it fails on a text that transformers computes.*IndexError"):
         check_exact(SimpleNamespace(forward=lambda batch: []), Expected(TEXTS, [[0.0, 1.0]] * 3), "float32", FOLDER)
 
 

@@ -58,8 +58,8 @@ FAILING = [
     ("leaves", "SystemExit: 3"),
     ("leaves_later", "SystemExit: 3"),
     ("gives_itself_up", "CancelledError"),
-    ("by_index", "it returned a dict, not a list of scores"),
-    ("digits", "it returned a str, not a list of scores"),
+    ("by_index", "it returned a dict, not a list with one number"),
+    ("digits", "it returned a str, not a list with one number"),
     ("words", "it returned a str as a score"),
     ("breaks_off", "ValueError: no more"),
 ]

@@ -36,7 +36,7 @@ def target(url: str) -> Target:
     return Target(f"{url}/v1/score", lambda texts: json.dumps({"completions": texts, "rewards": ["banana"]}).encode())
 
 
-def overhead(cluster: RayCluster) -> list[Row]:
+def overhead(cluster: RayCluster, folder: Path) -> list[Row]:
     """Compare one replica on Ray with `reward-service serve`, in rounds that take turns: a rule, 16 texts a request."""
     url = cluster.deploy("one", "--config", str(RULES), "--min-replicas", "1")
     rates: tuple[list[float], list[float]] = ([], [])
@@ -85,7 +85,7 @@ def scoring(url: str, callers: int = 8) -> Iterator[Tally]:
         thread.join()
 
 
-def killed_replicas(cluster: RayCluster) -> list[Row]:
+def killed_replicas(cluster: RayCluster, folder: Path) -> list[Row]:
     """Kill one of three replicas, six times, under load."""
     url, replaced_s = cluster.deploy("kills", "--config", str(RULES), "--min-replicas", "3"), list[float]()
     with scoring(url) as tally:
@@ -196,14 +196,12 @@ def seconds_until(holds: Callable[[], bool], timeout_s: float = 120.0) -> float:
 
 def main() -> None:
     """Measure, and write `bench/results/cluster.md`."""
+    rows: list[Row] = []
     with ray_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
-        rows = [
-            *overhead(cluster),
-            *killed_replicas(cluster),
-            *autoscaling(cluster, Path(folder)),
-            *second_revision(cluster, Path(folder)),
-            *killed_rank(cluster, Path(folder)),
-        ]
+        for measure in (overhead, killed_replicas, autoscaling, second_revision, killed_rank):
+            measured = measure(cluster, Path(folder))
+            print(*(" | ".join(row) for row in measured), sep="\n", flush=True)
+            rows += measured
     table = markdown([["replicas on Ray", "measured", "target"], *rows])
     write("cluster", {"rows": rows}, table)
     print(table)

@@ -14,8 +14,6 @@ from reward_service.errors import DoesNotFit, NoEmbedding, RewardServiceError
 
 CHARS_PER_TOKEN = 32
 """Characters per token that no natural text reaches. A longer text is spaces, or an attack."""
-FIRST_CHARS = 100
-"""A text with a letter or a digit among these has tokens, and no second look is needed."""
 Truncate = Literal["prompt", "left", "right", "refuse"]
 
 
@@ -59,13 +57,6 @@ class TextEncoder:
         if self._rust is None:
             return len(self._tokenizer(text, add_special_tokens=self._special_tokens)["input_ids"]) <= self.max_tokens
         return len(self._rust.encode(text, add_special_tokens=self._special_tokens).ids) <= self.max_tokens
-
-    def finds_tokens(self, text: str) -> bool:
-        """Return whether a text has tokens of its own besides the special ones that every text gets."""
-        if any(map(str.isalnum, text[:FIRST_CHARS])):
-            return True
-        nothing, something = self._encode([ModelInput(""), ModelInput(text)])
-        return isinstance(something, DoesNotFit) or something != nothing
 
     def encode(self, inputs: Sequence[ModelInput]) -> list[Encoded | RewardServiceError]:
         """Tokenize, in Rust and without the GIL where the tokenizer has a fast form."""

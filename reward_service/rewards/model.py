@@ -102,19 +102,9 @@ class ModelReward(BatchedReward):
         inputs = [last_chars(item, window) for item in readings if isinstance(item, ModelInput)]
         with translating(BackendFailed, "the tokenizer failed"):
             encoded = iter(model.encoder.encode(inputs))
-            return [
-                self._check_tokens(item, next(encoded)) if isinstance(item, ModelInput) else item for item in readings
-            ]
-
-    def _check_tokens(self, item: ModelInput, encoded: Encoded | RewardServiceError) -> Encoded | RewardServiceError:
-        if isinstance(encoded, RewardServiceError):
-            return encoded
-        window, text = self._spec.last_chars, item.text if item.second is None else item.second
-        alone = self._spec.input in ("completion", "pair")
-        if not encoded.tokens or (alone and not self._model.encoder.finds_tokens(text)):
-            return EmptyInput("the model's tokenizer finds no token in this text")
-        cut = item.prompt_cut or (window is not None and len(text) > window)
-        return replace(encoded, truncated=True) if cut else encoded
+        return [
+            _check_tokens(item, next(encoded), window) if isinstance(item, ModelInput) else item for item in readings
+        ]
 
     def _append(self, outcome: Outcome, index: int, result: Scores) -> None:
         score, detail, logits = None, None, None
@@ -126,3 +116,15 @@ class ModelReward(BatchedReward):
         result.scores.append(score)
         result.details.append(detail)
         result.logits.append(logits)
+
+
+def _check_tokens(
+    item: ModelInput, encoded: Encoded | RewardServiceError, window: int | None
+) -> Encoded | RewardServiceError:
+    if isinstance(encoded, RewardServiceError):
+        return encoded
+    if not encoded.tokens:
+        return EmptyInput("the model's tokenizer finds no token in this text")
+    text = item.text if item.second is None else item.second
+    cut = item.prompt_cut or (window is not None and len(text) > window)
+    return replace(encoded, truncated=True) if cut else encoded

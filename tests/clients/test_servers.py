@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
@@ -190,7 +189,7 @@ def huggingface(url, texts):
     client = InferenceClient(model=f"{url}/predict?reward=banana", timeout=30)
     try:
         return [client.text_classification(text)[0].score for text in texts]
-    except (HfHubHTTPError, httpx.TransportError) as error:
+    except Exception as error:  # which HTTP library it is, and so the error, depends on its version
         return {"raised": type(error).__name__}
 
 

@@ -208,13 +208,16 @@ def test_tokenizer_of_another_model(tmp_path):
     assert "it is another model's" in refusal(tmp_path)
 
 
-async def test_text_without_tokens(tmp_path):
-    """A text in which the tokenizer finds nothing but its special tokens is null, as an empty one is."""
+async def test_blank_texts(tmp_path):
+    """A text in which the tokenizer finds only its special tokens has the score that the model gives it alone."""
     save_folder(tmp_path, BertForSequenceClassification, BertConfig, embedded="embedded:minilm", num_labels=1)
-    for spec, prompts in (({}, None), ({"input": "pair"}, ["q"] * 5)):
-        result = await scored(tmp_path, ["  ", "\n", "\u200b", "!", "\U0001f44d a"], prompts, **spec)
-        assert [score is None for score in result.scores] == [True, True, True, False, False]
-        assert {error.code for error in result.errors.values()} == {"nothing_to_read"}
+    model = BertForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokenizer, blank = AutoTokenizer.from_pretrained(tmp_path), ["  ", "\n", "\u200b"]
+    for spec, prompts in (({}, None), ({"input": "pair"}, ["q"] * 3)):
+        result = await scored(tmp_path, blank, prompts, **spec)
+        rows = blank if prompts is None else [("q", text) for text in blank]
+        right = [logits_alone(model, tokenizer(*row if prompts else [row], return_tensors="pt"))[0] for row in rows]
+        assert result.scores == pytest.approx(right, abs=1e-4)
 
 
 async def scored(folder, completions, prompts=None, **spec):

@@ -34,7 +34,7 @@ def read_config(folder: Path) -> Any:
     raw = read_json(folder / "config.json")
     _check_labels(folder, raw)
     one_label = (len(raw["id2label"]) if raw.get("id2label") else raw.get("num_labels")) == 1
-    if (kind := raw.get("model_type")) not in CONFIG_MAPPING:
+    if (kind := str(raw.get("model_type"))) not in CONFIG_MAPPING:
         raise ConfigError(
             f"config.json in {folder} says model_type: {kind}, which transformers {transformers.__version__} does not "
             f"know: another version may, and code from a model's folder is not run"
@@ -66,12 +66,15 @@ def _check_labels(folder: Path, raw: Mapping[str, Any]) -> None:
             f"not certain; write the indices of the outputs there, the first being 0"
         )
     names = [*id2label.values()]
-    if repeated := [name for name in names if name is None or names.count(name) > 1]:
+    if unclear := [name for name in names if name is None or names.count(name) > 1]:
+        problem = "has no name for an output" if unclear[0] is None else f"calls several outputs {unclear[0]!r}"
         raise ConfigError(
-            f"id2label in {folder}/config.json calls several outputs {repeated[0]!r}, or one of them null: a label "
-            f"would not say which output it is; give each a name of its own there"
+            f"id2label in {folder}/config.json {problem}: a label would not say which output it is; give each a name "
+            f"of its own there"
         )
     label2id = raw.get("label2id") or {}
+    if not isinstance(label2id, dict):
+        raise ConfigError(f"label2id in {folder}/config.json is no object: correct it, or remove it")
     indices = {str(label): str(index) for label, index in label2id.items()}
     other = {str(label): str(index) for index, label in id2label.items()}
     if indices.keys() == other.keys() and indices != other:
@@ -157,6 +160,11 @@ def _why_no_tokenizer(folder: Path, error: Exception) -> str:
     if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
         return f"{folder} holds no tokenizer: save it there too, with tokenizer.save_pretrained"
     return f"cannot load the tokenizer in {folder}: {type(error).__name__}: {error}"
+
+
+def output_labels(config: Any) -> list[str]:
+    """Return the names of a classifier's outputs, in their order."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
 def embeddings_to_check(folder: Path, tokenizer: Any, config: Any) -> int | None:

@@ -13,6 +13,7 @@ from reward_service.backends.model_config import (
     end_token_id,
     longest_text_decides,
     max_input_tokens,
+    output_labels,
     padding_id,
     read_config,
     read_tokenizer,
@@ -59,9 +60,7 @@ class ModelFolder:
         self.config = config = read_config(path)
         self._tokenizer = read_tokenizer(path, config)
         self.path = path
-        self.labels: Sequence[str] = (
-            [] if embed else [str(config.id2label[index]) for index in range(config.num_labels)]
-        )
+        self.labels: Sequence[str] = [] if embed else output_labels(config)
         self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
         self.regression = config.problem_type == "regression"
         limit_tokens = max_tokens or (sentence and sentence.max_tokens) or 1 << 20
@@ -71,11 +70,9 @@ class ModelFolder:
         self.longest_text_decides = longest_text_decides(config, self.max_tokens)
         self.end_token: str = self._tokenizer.eos_token or ""
         side = truncate or self._tokenizer.truncation_side
-        self.template = (
-            ChatTemplate(self._tokenizer, system=system, arguments=template_args or {})
-            if self._tokenizer.chat_template
-            else None
-        )
+        self.template: ChatTemplate | None = None
+        if self._tokenizer.chat_template:
+            self.template = ChatTemplate(self._tokenizer, system=system, arguments=template_args or {})
         reading = f"{self.max_tokens} tokens, {CHARS_PER_TOKEN} characters each, special tokens {special_tokens}"
         reading += f", pairs {pairs}, cut {side}{self.template.reading if self.template else ''}"
         reading += f", {sentence}" if sentence else ""

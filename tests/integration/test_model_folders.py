@@ -371,8 +371,9 @@ def test_convert_nothing(tmp_path, capsys):
     ("entries", "message"),
     [
         ({"id2label": {"0": "A", "1": "A"}, "label2id": None}, "calls several outputs 'A'"),
-        ({"id2label": {"0": None, "1": "B"}, "label2id": None}, "or one of them null"),
+        ({"id2label": {"0": None, "1": "B"}, "label2id": None}, "has no name for an output"),
         ({"id2label": {"0": "A", "1": "B"}, "label2id": {"A": 1, "B": 0}}, "number the labels differently"),
+        ({"id2label": {"0": "A", "1": "B"}, "label2id": ["A", "B"]}, "is no object: correct it"),
         ({"model_type": "superbert"}, "model_type: superbert, which transformers"),
     ],
 )

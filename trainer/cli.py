@@ -72,9 +72,7 @@ def start_training(argv: Sequence[str]) -> None:
 
 
 def _train(argv: list[str]) -> None:
-    """Train a policy by a recipe: --config banana, and any flag of TRL's for the model and the --algorithm;
-    --workers N trains in N processes on Ray.
-    """
+    """Train a policy by a recipe: --config banana, any flag of TRL's for the --algorithm, --workers N on Ray."""
     workers, flags = split_options(argv)
     if workers is None or not HELP_FLAGS.isdisjoint(flags):
         start_training(flags)

@@ -5,11 +5,13 @@ from contextlib import aclosing
 
 import httpx
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from remote_rewards import RewardClient
 from shared.schemas import REVISION_HEADER
 from tests.conftest import RULES, wait_for
 from tests.ray_cluster import ray_cluster
+from tests.small_models import logits_alone, save_folder
 from tests.soak.base import Tally, call_repeatedly
 
 pytest.importorskip("ray", reason="pip install 'remote-rewards[ray]'")
@@ -59,6 +61,22 @@ def test_score_and_pin(cluster):
     for pinned, status in ((revision, 200), ("rule:other", 412)):
         headers = {**authorized, REVISION_HEADER: f"banana={pinned}"}
         assert httpx.post(url, json=body, headers=headers).status_code == status
+
+
+def test_model_reward(cluster, tmp_path):
+    """Replicas of a model have one engine and one revision, and score as transformers does."""
+    folder, config = tmp_path / "model", tmp_path / "rewards.yaml"
+    model, tokenizer = save_folder(folder, BertForSequenceClassification, BertConfig, num_labels=1)
+    config.write_text(f"rewards: {{rating: {{kind: regressor, model: {folder}}}}}")
+    url = f"{cluster.deploy('model', '--config', str(config))}/v1/score"
+    body, headers = {"completions": ["a banana"], "rewards": ["rating"]}, {"Authorization": f"Bearer {KEY}"}
+    responses = [httpx.post(url, json=body, headers=headers) for _ in range(20)]
+    assert len({response.headers["X-Reward-Instance"] for response in responses}) == 2
+    ratings = [response.json()["rewards"]["rating"] for response in responses]
+    assert len({rating["revision"] for rating in ratings}) == len({rating["scores"][0] for rating in ratings}) == 1
+    expected = logits_alone(model, tokenizer("a banana", return_tensors="pt"))
+    assert ratings[0]["scores"] == pytest.approx(expected, abs=0.05)
+    assert cluster.run("retire", "model").returncode == 0
 
 
 def test_killed_replica(cluster):

@@ -24,7 +24,7 @@ from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
-from trainer.settings_checks import check_lora, check_model, check_training, enum_value
+from trainer.settings_checks import check_lora, check_model, check_no_deepspeed, check_training, enum_value
 from trainer.workers import HELP_FLAGS, add_options
 
 TRAIN = "reward-trainer train"
@@ -173,6 +173,7 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> tuple[RunArguments, Trainin
     if path is not None:
         check_keys(path, settings, _known_keys(algorithm))
         argv = without_config(argv)
+    check_no_deepspeed(argv, settings, os.environ)
     set_environment(settings.pop("env", None) or {})
     parser = TrlParser((RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), prog=prog)
     if prog == TRAIN and not HELP_FLAGS.isdisjoint(argv):

@@ -1,7 +1,7 @@
 """Refuse settings of TRL's that a run of ours cannot have, before anything slow is done."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from math import ceil, inf, lcm
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.utils import is_peft_available
 from trl import DPOConfig, ModelConfig, SFTConfig
+from trl.import_utils import is_vllm_available
 
 from trainer.algorithms import TrainingConfig
 from trainer.errors import TrainerError
@@ -33,7 +34,9 @@ def check_training(args: TrainingConfig) -> None:
             "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
             "after training: leave them out"
         )
-    check_not_sharded(args, os.environ)
+    check_no_fsdp(args, os.environ)
+    if getattr(args, "use_vllm", False) and not is_vllm_available():
+        raise TrainerError("--use_vllm true needs the package vllm: pip install 'trl[vllm]'")
     if isinstance(args, DPOConfig | SFTConfig):
         check_offline(args)
     check_output_dir(Path(args.output_dir))
@@ -48,15 +51,28 @@ def check_offline(args: DPOConfig | SFTConfig) -> None:
             raise TrainerError(f"--{name} is not supported here: leave it out")
 
 
-def check_not_sharded(args: TrainingConfig, environ: Mapping[str, str]) -> None:
-    """Refuse to shard the policy over processes, by a setting or by accelerate's launcher: each evaluates it whole."""
-    sharded = {"FSDP": args.fsdp, "DeepSpeed": args.deepspeed}
-    for name, setting in sharded.items():
-        if setting or environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
-            raise TrainerError(
-                f"{name} is not supported here, because every process evaluates the whole policy; for that, run TRL's "
-                f"own `trl rloo` with --reward_funcs remote_rewards.<reward>"
-            )
+def check_no_deepspeed(argv: Iterable[str], recipe: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """Refuse DeepSpeed, by a setting or by accelerate's launcher. Call it before TRL reads the settings.
+
+    Transformers needs the package to read them.
+    """
+    flagged = any(word.partition("=")[0] == "--deepspeed" for word in argv)
+    if flagged or recipe.get("deepspeed") or environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise sharding_error("DeepSpeed")
+
+
+def check_no_fsdp(args: TrainingConfig, environ: Mapping[str, str]) -> None:
+    """Refuse FSDP, by a setting or by accelerate's launcher."""
+    if args.fsdp or environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise sharding_error("FSDP")
+
+
+def sharding_error(name: str) -> TrainerError:
+    """Return the error for what shards the policy."""
+    return TrainerError(
+        f"{name} is not supported here, because every process evaluates the whole policy; for that, run TRL's own "
+        f"`trl rloo` with --reward_funcs remote_rewards.<reward>"
+    )
 
 
 def check_model(model: ModelConfig) -> None:

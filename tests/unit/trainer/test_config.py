@@ -1,6 +1,5 @@
 import contextlib
 import re
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,7 +8,6 @@ from trl import GRPOConfig, RLOOConfig
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.recipe_files import read_recipe, recipe_path
-from trainer.settings_checks import check_not_sharded
 
 
 @pytest.fixture
@@ -257,10 +255,26 @@ def test_every_step_is_logged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fsdp", "environ", "name"), [(True, {}, "FSDP"), (None, {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed")]
+    ("flags", "environ", "name"),
+    [
+        ("--deepspeed zero2.json", {}, "DeepSpeed"),
+        ("--fsdp full_shard", {}, "FSDP"),
+        ("", {"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
+        ("", {"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+    ],
 )
-def test_sharded_policy(fsdp, environ, name):
+def test_sharded_policy(flags, environ, name, monkeypatch):
     """A policy that is sharded over processes is refused, by setting or by launcher."""
-    check_not_sharded(SimpleNamespace(fsdp=None, deepspeed=None), {})
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
     with pytest.raises(TrainerError, match=f"{name} is not supported here.* `trl rloo`"):
-        check_not_sharded(SimpleNamespace(fsdp=fsdp, deepspeed=None), environ)
+        parse(["--config", "banana", *flags.split()])
+
+
+def test_vllm_without_its_package(monkeypatch):
+    """Generation with vLLM is TRL's, and refused at once where the package is missing."""
+    monkeypatch.setattr("trainer.settings_checks.is_vllm_available", lambda: True)
+    assert parse(["--config", "banana", "--use_vllm", "true", "--vllm_mode", "server"])[1].vllm_mode == "server"
+    monkeypatch.setattr("trainer.settings_checks.is_vllm_available", lambda: False)
+    with pytest.raises(TrainerError, match="--use_vllm true needs the package vllm"):
+        parse(["--config", "banana", "--use_vllm", "true"])

@@ -1,20 +1,23 @@
 """TRL's trainers that take reward functions: two steps of a small random policy against a real service."""
 
+import pickle
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import trl
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import RLOOConfig, RLOOTrainer
 from trl.experimental import online_dpo
 from trl.experimental.a2po import A2POConfig, A2POTrainer
+from trl.experimental.async_grpo.async_rollout_worker import RolloutGroup, TrainingSequence, _AsyncRolloutLoop
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
-from remote_rewards import remote_reward
+from remote_rewards import ServiceUnreachable, remote_reward
 from reward_service.rewards.base import Scores, all_failed
 from shared.schemas import ItemError, RewardInfo
 from tests.conftest import Plain, running_service
@@ -126,3 +129,44 @@ def test_watched_reward_in_our_trainer(policy, tmp_path):
     assert [row["reward"] for row in run.metrics] == [1.0, 1.0]
     (decoding,) = run.after["decodings"].values()
     assert {(sample["scores"]["plain"], sample["scores"]["broken"]) for sample in decoding["samples"]} == {(1.0, None)}
+
+
+class Lengths(Fives):
+    """Scores the number of characters, and fails on the first completion of each request."""
+
+    info = RewardInfo(name="lengths", kind="rule", description="", revision="1")
+
+    async def score(self, items):
+        result = await super().score(items)
+        return Scores([None, *map(len, items.completions[1:])], result.details, result.errors)
+
+
+async def score_in_async_grpo(url):
+    """Score a group as AsyncGRPO's rollout worker does, whose other work needs vLLM: its rewards are pickled."""
+    PartialState(cpu=True)
+    reward = pickle.loads(pickle.dumps(remote_reward(url, "lengths", failure_budget=0.5, timeout_s=2.0)))
+    loop = object.__new__(_AsyncRolloutLoop)
+    loop.reward_funcs, loop.reward_func_names, loop._env_reward_types = [reward], ["lengths"], []
+    texts = ["a", "ab", "abcd"]
+    group = RolloutGroup(
+        prompts=[[{"role": "user", "content": "Hi"}]] * 3,
+        reward_kwargs={"answer": ["a"] * 3},
+        completions=[[{"role": "assistant", "content": text}] for text in texts],
+        completions_ids=[[1]] * 3,
+        completions_sequences=[[TrainingSequence([1, 2], [0, 1], [0.0, 0.0], text)] for text in texts],
+        tool_call_counts=[0] * 3,
+        tool_failure_counts=[0] * 3,
+        model_version=0,
+        group_id=0,
+        env_rewards=[None] * 3,
+        rollout_rewards=[None] * 3,
+    )
+    return [sample.advantage for sample in await loop._score_group(group)]
+
+
+async def test_async_grpo_scores():
+    """AsyncGRPO awaits the reward: a completion without a score is out of the baseline, and no service raises."""
+    with running_service(rewards={"lengths": Lengths()}) as url:
+        assert await score_in_async_grpo(url) == pytest.approx([0.0, -1.0, 1.0])
+    with pytest.raises(ServiceUnreachable):
+        await score_in_async_grpo(url)

@@ -119,10 +119,10 @@ function parts(detail, {scale, partScales: scales}, score) {
   const isSum = entries.length > 1 && entries.every(([, part]) => typeof part === "number");
   const rows = entries.filter(([name]) => isSum || scales.has(name)).map(([name, part]) =>
     partRow(name, isSum ? part : part.score, isSum ? scale : scales.get(name), isSum ? null : part.made_of));
-  const facts = entries.filter(([name]) => !isSum && !scales.has(name)).map(([name, part]) => `${name} ${factText(part)}`);
+  const facts = entries.filter(([name]) => !isSum && !scales.has(name));
   return [
     rows.length > 0 && element("ul", {class: "parts"}, ...rows),
-    facts.length > 0 && element("p", {class: "made-of"}, facts.join(" · ")),
+    facts.length > 0 && element("p", {class: "made-of"}, factList(facts)),
   ].filter(Boolean);
 }
 
@@ -133,8 +133,12 @@ function partRow(name, score, scale, madeOf) {
     element("span", {class: "value"}, known ? formatNumber(score) : "none"),
     element("span", {class: "part-name"}, name),
     known ? bar(score, scale) : null,
-    facts.length > 0 && element("span", {class: "made-of"},
-      facts.map(([fact, value]) => `${fact} ${factText(value)}`).join(" · ")));
+    facts.length > 0 && element("span", {class: "made-of"}, factList(facts)));
+}
+
+/** Return the facts as one line of text; where it is wrapped, a value stays beside its name. */
+function factList(facts) {
+  return facts.map(([name, value]) => `${name}\u00a0${factText(value)}`).join(" · ");
 }
 
 function factText(value) {

@@ -1,7 +1,7 @@
 """The examples, called as their trainers call them, against a real service.
 
-The shapes are those of verl 0.9.1, ms-swift 4.6.0, AReaL 1.0.4, skyrl-gym 0.4.0 and verifiers 0.4.0, whose packages are
-too large to be installed here: modules with the few names that the examples import stand in for them.
+The shapes are those of verl 0.9.1, ms-swift 4.6.0, AReaL 1.0.4, skyrl-gym 0.4.0 and verifiers 0.4.0. Modules with the
+few names that the examples import stand in for them; `tests/clients/test_glue.py` has the trainers' own code.
 """
 
 import asyncio

@@ -38,6 +38,9 @@ class Judge:
     async def __call__(self, completions, **_):
         return [3.0 * self.factor for _ in completions]
 
+    def method(self, completions, **_):
+        return [self.factor for _ in completions]
+
 
 judge = Judge()
 weighted = functools.partial(answers, answer=["a", "a"])
@@ -77,6 +80,31 @@ def digits(completions, **_):
 
 def words(completions, **_):
     return ["1" for _ in completions]
+
+
+def some(completions, **_):
+    return [None, float("nan"), 1.0]
+
+
+def returns_nothing(completions, **_):
+    print("and forgets the scores")
+
+
+def nested(completions, **_):
+    return [[1.0] for _ in completions]
+
+
+def hidden_async(completions, **_):
+    return later(completions)
+
+
+class Unsayable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def has_no_words(completions, **_):
+    raise Unsayable
 
 
 def breaks_off(completions, **_):
@@ -152,6 +180,28 @@ def ends(completions, **_):
     return [1.0 for _ in completions]
 
 
+def forks(completions, **_):
+    """Run each completion in a process of its own, as sandboxes do: right if it ends with 0."""
+    scores = []
+    for text in completions:
+        child = os.fork()
+        if child == 0:
+            sys.stdout.write("in a child")
+            if text == "raises":
+                raise ValueError(text)
+            if text != "returns":
+                sys.exit(int(text))
+            return [100.0] * len(completions)
+        scores.append(float(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+    return scores
+
+
+async def stops_its_loop(completions, **_):
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    return [1.0 for _ in completions]
+
+
 def alarms(completions, **_):
     """Use a signal, as math checkers do for their timeouts."""
     fired = []
@@ -172,6 +222,12 @@ def logs(completions, log_metric, log_extra, **_):
     log_metric("chars", 1.0)
     log_metric("chars", 3.0)
     log_extra("first", [text[0] for text in completions])
+    return [0.0 for _ in completions]
+
+
+def logs_surrogates(completions, log_metric, log_extra, **_):
+    log_metric("chars \ud83c", 1.0)
+    log_extra("last \ud83c", [["half an emoji: \ud83c", float("nan")] for _ in completions])
     return [0.0 for _ in completions]
 
 

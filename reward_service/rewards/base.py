@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from reward_service.backends.base import Logits
-from shared.schemas import ItemError, RewardInfo, Text, is_valid_score
+from shared.schemas import MAX_ABS_SCORE, ItemError, RewardInfo, Text, is_valid_score
 
 
 @dataclass(slots=True)
@@ -50,7 +50,8 @@ def null_non_finite(result: Scores) -> None:
     for index, score in enumerate(result.scores):
         if score is not None and not is_valid_score(score):
             result.scores[index], result.details[index] = None, None
-            result.errors[index] = ItemError(code="not_finite", message=f"the score is {score:g}, not a finite number")
+            problem = f"beyond ±{MAX_ABS_SCORE:g}" if math.isfinite(score) else "not a finite number"
+            result.errors[index] = ItemError(code="not_finite", message=f"the score is {score:g}, {problem}")
 
 
 def finite_range(ends: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -4,11 +4,16 @@ In: a pickled `Call`, so that each attempt has a copy of its own. Out: a `CallRe
 """
 
 import asyncio
+import contextlib
+import inspect
 import itertools
 import json
 import math
+import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Set
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -96,9 +101,11 @@ class RewardFunction:
         return halving.result
 
     async def _await(self, call: Call, log: "CallLog") -> list[float | None] | str:
+        process = os.getpid()
         try:
             values = await self._function(**self._arguments(call, log))
         except BaseException as error:
+            end_fork_of(process, error)
             if isinstance(error, GeneratorExit) or _is_cancelled(error):
                 raise
             return _describe(error)
@@ -120,11 +127,11 @@ class CallLog:
 
     def log_metric(self, name: str, value: float) -> None:
         """Log a number. TRL averages the values of a name."""
-        self.metrics.setdefault(str(name), []).append(float(value))
+        self.metrics.setdefault(_encodable(str(name)), []).append(float(value))
 
     def log_extra(self, column: str, values: Iterable[Any]) -> None:
         """Log a column, one value a completion."""
-        self.extra.setdefault(str(column), []).extend(_json_value(value) for value in values)
+        self.extra.setdefault(_encodable(str(column)), []).extend(_json_value(value) for value in values)
 
 
 @dataclass(slots=True)
@@ -185,36 +192,72 @@ def call_safely(call: Callable[[], Any], count: int) -> list[float | None] | str
 
     A failure is a return value because a future cannot carry every exception (`StopIteration`, `SystemExit`).
     """
+    process = os.getpid()
     try:
-        values = call()
-        if isinstance(values, str | bytes | Mapping | Set):
-            raise TypeError(f"it returned a {type(values).__name__}, not a list with one number or None for each text")
-        scores = [None if value is None else _number(value) for value in itertools.islice(values, count + 1)]
+        scores = [None if value is None else _number(value) for value in itertools.islice(_rows(call()), count + 1)]
+        end_fork_of(process)
         if len(scores) != count:
             returned = len(scores) if len(scores) < count else f"more than {count}"
             return f"it returned {returned} scores for {count} texts"
         return scores
     except BaseException as error:
+        end_fork_of(process, error)
         return _describe(error)
 
 
+def end_fork_of(process: int, error: BaseException | None = None) -> None:
+    """End a child that the function has forked, as Python ends a program: its parent alone answers the call."""
+    if os.getpid() == process:
+        return
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code & 0xFF)
+
+
+def _rows(values: Any) -> Iterator[Any]:
+    if not isinstance(values, str | bytes | Mapping | Set):
+        with contextlib.suppress(TypeError):
+            return iter(values)
+    if inspect.iscoroutine(values):
+        values.close()  # it would warn that it was never awaited
+    raise TypeError(f"it returned {_kind(values)}, not a list with one number or None for each text")
+
+
 def _number(value: Any) -> float:
-    if isinstance(value, str | bytes):
-        raise TypeError(f"it returned a {type(value).__name__} as a score, where a number or None is needed")
-    return float(value)
+    if not isinstance(value, str | bytes | bytearray):
+        with contextlib.suppress(TypeError):
+            return float(value)
+    raise TypeError(f"it returned {_kind(value)} as a score, where a number or None is needed")
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def _json_value(value: Any) -> Any:
     """Return a value that JSON can represent: the value itself, or its text."""
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return str(value)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):  # ValueError: NaN, or a lone surrogate
+        return _encodable(str(value))
     return value
 
 
+def _encodable(text: str) -> str:
+    """Return a text without lone surrogates, which no response can carry."""
+    return text.encode(errors="replace").decode()
+
+
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its `__str__` fails, too
+        return type(error).__name__
 
 
 def _is_cancelled(error: BaseException) -> bool:

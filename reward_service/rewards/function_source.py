@@ -31,12 +31,23 @@ def load_object(path: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.append(here)
     with translating(ConfigError, f"cannot import {path!r}, from the installed packages or from {here}"):
-        target = _import_module(module_name)
+        owner = target = _import_module(module_name)
         for step in attribute.split("."):
-            target = getattr(target, step)
+            owner, target = target, getattr(target, step)
     if not callable(target):
         raise ConfigError(f"{path!r} is not a function: name one, or another object that can be called")
+    if inspect.isclass(target) or _is_unbound(owner, step):
+        kind = "a class" if inspect.isclass(target) else "a method of a class"
+        raise ConfigError(
+            f"{path!r} is {kind}, which scores nothing without an object: make one in the module, such as judge = "
+            f"{(target if inspect.isclass(target) else owner).__name__}(), and name that"
+        )
     return target  # type: ignore[no-any-return]
+
+
+def _is_unbound(owner: Any, name: str) -> bool:
+    """Return whether an attribute of a class is a method that needs an object, no static or class method."""
+    return inspect.isclass(owner) and inspect.isfunction(inspect.getattr_static(owner, name))
 
 
 def _import_module(name: str) -> Any:

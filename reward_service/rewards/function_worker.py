@@ -11,6 +11,7 @@ import ctypes
 import inspect
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -60,8 +61,6 @@ def end_with_parent(parent: int) -> None:
 
 def load(payload: bytes) -> "tuple[RewardFunction | None, Any]":
     """Import the function. Return it with its description, or None with the reason that it cannot be served."""
-    import pickle
-
     from reward_service.errors import ConfigError
     from reward_service.rewards.function_call import RewardFunction
     from reward_service.rewards.function_frames import Ready
@@ -103,9 +102,11 @@ async def serve_async(function: "RewardFunction", connection: socket.socket) -> 
     async def call(number: int, payload: bytes) -> None:
         from reward_service.rewards.function_call import FUNCTION_FAILED, CallResult
 
-        result = CallResult.failed(1, FUNCTION_FAILED, "cancelled")
         try:
             result = await function.acall(payload)
+        except BaseException:
+            result = CallResult.failed(pickle.loads(payload).count, FUNCTION_FAILED, "the call was cancelled")
+            raise
         finally:
             writer.write(answer(number, result))
 

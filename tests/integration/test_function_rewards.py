@@ -104,6 +104,22 @@ async def test_ending_worker(keys, scores):
         assert (await served.score(items("good"))).scores == [1.0]
 
 
+async def test_forked_children(capfd):
+    """A function may fork: its children end as programs do, and its parent alone answers."""
+    async with reward("forks", rows="independent") as served:
+        assert (await served.score(items("0", "3", "raises", "returns"))).scores == [0.0, 3.0, 1.0, 0.0]
+        assert (await served.score(items("0"))).scores == [0.0]
+    assert "ValueError: raises" in capfd.readouterr().err
+
+
+async def test_stopped_loop():
+    """An async function that stops its event loop costs every row of its call, and the next call has a new worker."""
+    async with reward("stops_its_loop") as served:
+        for _ in range(2):
+            result = await served.score(items("a", "b", "c"))
+            assert codes(result) == ["function_failed"] * 3
+
+
 async def test_killed_worker():
     """A worker that is killed, as the kernel does when memory is short, is replaced."""
     async with reward("process_id") as served:

@@ -25,7 +25,7 @@ soft = get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20
 repetition = get_repetition_penalty_reward(2)
 """
 READY_MADE = ("accuracy", "reasoning", "think", "cosine", "soft", "repetition")
-FUNCTIONS = ("curriculum", "logs", "ranks", "answers", "reads_anything", "parses")
+FUNCTIONS = ("curriculum", "logs", "ranks", "answers", "reads_anything", "parses", "logs_surrogates", "some")
 TEXTS = (r"<think>\n\boxed{7}</think>It is \boxed{\frac{1}{3}}.", r"\boxed{0.5}", "<think>\nso</think>$x^2$")
 CHATS = [[{"role": "assistant", "content": text}] for text in TEXTS]
 SOLUTIONS = [r"$\frac{1}{3}$", r"$\frac{1}{2}$", "no formula at all"]
@@ -85,6 +85,21 @@ async def test_logged_values(url):
     metrics, extra = {}, {}
     await call(url, "logs", ["ab", "cd"], log_metric=metrics.__setitem__, log_extra=extra.__setitem__)
     assert (metrics["chars"], extra) == (2.0, {"first": ["a", "c"]})
+
+
+async def test_missing_scores(url):
+    """A None of a function is not applicable, and a NaN is no score: TRL gets None for both."""
+    assert await call(url, "some", ["a", "b", "c"]) == [None, None, 1.0]
+    with RewardClient(url) as client:
+        errors = client.score(["a", "b", "c"], rewards=["some"]).rewards["some"].errors
+    assert [error.code for error in errors.values()] == ["not_applicable", "not_finite"]
+
+
+async def test_logged_surrogates(url):
+    """A lone surrogate in what a function logs, which no response can carry, becomes a question mark."""
+    metrics, extra = {}, {}
+    await call(url, "logs_surrogates", ["a"], log_metric=metrics.__setitem__, log_extra=extra.__setitem__)
+    assert (metrics["chars ?"], extra) == (1.0, {"last ?": ["['half an emoji: \\ud83c', nan]"]})
 
 
 async def test_unread_columns(url):

@@ -62,6 +62,10 @@ FAILING = [
     ("digits", "it returned a str, not a list with one number"),
     ("words", "it returned a str as a score"),
     ("breaks_off", "ValueError: no more"),
+    ("returns_nothing", "it returned nothing, not a list with one number"),
+    ("nested", "it returned a list as a score"),
+    ("hidden_async", "it returned a coroutine, not a list with one number"),
+    ("has_no_words", "failed: Unsayable$"),
 ]
 
 
@@ -180,6 +184,13 @@ def test_not_a_function(name, message, in_process):
     """An object that is missing or not callable is a configuration error."""
     with pytest.raises(ConfigError, match=message):
         FunctionReward("pi", FunctionSpec(object=f"math:{name}", in_process=in_process))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Judge", "a class"), ("Judge.method", "a method of a class")])
+def test_no_object(name, kind):
+    """A class, or a method without its object, is a configuration error that says what to name instead."""
+    with pytest.raises(ConfigError, match=rf"is {kind}, .* such as judge = Judge\(\), and name that"):
+        FunctionReward("judge", FunctionSpec(object=f"{FUNCTIONS}:{name}", in_process=True))
 
 
 gate, entered, ended = threading.Event(), threading.Event(), threading.Event()

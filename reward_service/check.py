@@ -19,10 +19,10 @@ from reward_service.backends.base import TOKEN_MASK, Backend, Encoded, Logits, M
 from reward_service.backends.benchmark import Measurement
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.config import RewardsConfig, error_sentence
-from reward_service.errors import ConfigError, RewardServiceError, naming
+from reward_service.errors import ConfigError, RewardServiceError, naming, translating
 from reward_service.rewards.comparing import TO_PROMPT, Compared, prefixes_for, read_compared
 from reward_service.rewards.loading import engine_for, open_model
-from reward_service.rewards.reading import last_chars, read_items
+from reward_service.rewards.reading import check_template, last_chars, read_items
 from reward_service.rewards.similarity import cosine
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits
 from reward_service.scorer import to_items
@@ -50,7 +50,7 @@ def check(config: RewardsConfig, settings: Settings, pairs: Sequence[Pair] = ())
     if not models:
         yield "no reward of the configuration has a model: there is nothing to check"
     for name, spec in models.items():
-        with naming(name):
+        with naming(name), translating(ConfigError, spec.model):
             if isinstance(spec, SimilaritySpec):
                 yield from check_similarity(name, spec, settings, pairs)
             elif isinstance(spec, ClassifierSpec | RegressorSpec):
@@ -61,6 +61,7 @@ def check_model(name: str, spec: ModelSpec, settings: Settings, pairs: Sequence[
     """Yield the lines about one model."""
     folder = open_model(name, spec)
     check_labels(name, spec, folder)
+    check_template(name, spec, folder.template)
     yield f"{name}: {spec.kind} {spec.model}"
     yield f"  model     {folder.head.class_name or folder.config.model_type}, outputs: {', '.join(folder.labels)}"
     completion = f"{spec.after or ''}{COMPLETIONS[0]}"

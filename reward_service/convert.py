@@ -1,9 +1,9 @@
 """`reward-service convert`: turn pickled weights into safetensors, in a process of its own that runs no code from them.
 
-In: a folder or hub id whose weights exist only as `pytorch_model*.bin`. Out: a new folder with the same tensors as
-safetensors and the model's other files, those of sentence-transformers' modules included. Unpickling happens in a
-separate interpreter with `weights_only=True`, without the service's environment, and without network where the system
-lets a process give it up.
+In: a folder or hub id whose weights, adapter or value head exist only as pickles. Out: a new folder with the same
+tensors as safetensors and the model's other files, those of sentence-transformers' modules included. Unpickling happens
+in a separate interpreter with `weights_only=True`, without the service's environment, and without network where the
+system lets a process give it up.
 """
 
 import json
@@ -17,9 +17,8 @@ from pathlib import Path
 from reward_service.backends.sentence_config import module_folders
 from reward_service.errors import ConfigError
 from shared.model_store import ModelError
-from shared.model_store.store import DOWNLOAD_PATTERNS, download, looks_like_a_path
+from shared.model_store.store import DOWNLOAD_PATTERNS, PICKLED_PATTERNS, download, looks_like_a_path
 
-BIN_PATTERN = "pytorch_model*.bin"
 INDEX = "pytorch_model.bin.index.json"
 WORKER = Path(__file__).with_name("convert_worker.py")
 
@@ -33,8 +32,9 @@ def convert(model: str, out: Path) -> list[Path]:
         raise ConfigError(f"{out} is not empty: name a new folder for the converted model")
     source = _source(model)
     folders = [source, *module_folders(source)]
-    if not any(path for folder in folders for path in folder.glob(BIN_PATTERN)):
-        raise ConfigError(f"{source} holds no {BIN_PATTERN}: there are no pickled weights to convert")
+    if not any(_pickled(folder) for folder in folders):
+        names = ", ".join(PICKLED_PATTERNS)
+        raise ConfigError(f"{source} holds none of {names}: there are no pickled weights to convert")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         target, written = Path(scratch) / "model", list[Path]()
@@ -50,13 +50,17 @@ def convert(model: str, out: Path) -> list[Path]:
 def _convert_folder(source: Path, target: Path, scratch: Path) -> list[str]:
     """Write one folder's files without its subfolders. Return the names of the weights that were pickled."""
     target.mkdir(parents=True)
-    names = {shard.name: _safetensors_name(shard.name) for shard in sorted(source.glob(BIN_PATTERN))}
+    names = {shard.name: _safetensors_name(shard.name) for shard in _pickled(source)}
     if names:
         _run_worker({(source / name).resolve(): target / converted for name, converted in names.items()}, scratch)
-    _copy_other_files(source, target, weights=not names)
+    _copy_other_files(source, target, weights=not any(name.startswith("pytorch_model") for name in names))
     if (source / INDEX).exists():
         _write_index(source / INDEX, target, names)
     return list(names.values())
+
+
+def _pickled(folder: Path) -> list[Path]:
+    return sorted(path for pattern in PICKLED_PATTERNS for path in folder.glob(pattern))
 
 
 def _source(model: str) -> Path:
@@ -66,7 +70,7 @@ def _source(model: str) -> Path:
     if looks_like_a_path(model):
         raise ConfigError(f"there is no folder {model!r}: name a folder or a hub id")
     try:
-        return download(model, [*DOWNLOAD_PATTERNS, BIN_PATTERN])
+        return download(model, [*DOWNLOAD_PATTERNS, *PICKLED_PATTERNS])
     except ModelError as error:
         raise ConfigError(str(error)) from error
 
@@ -93,7 +97,7 @@ def _run_worker(targets: dict[Path, Path], scratch: Path) -> None:
 def _copy_other_files(source: Path, target: Path, *, weights: bool) -> None:
     for pattern in DOWNLOAD_PATTERNS:
         for path in source.glob(pattern):
-            if (weights or path.suffix != ".safetensors") and path.name != INDEX:
+            if (weights or path.suffix != ".safetensors") and path.name != INDEX and not (target / path.name).exists():
                 shutil.copyfile(path, target / path.name)
 
 

@@ -18,6 +18,8 @@ HUB_ID = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w./-]+))?")
 DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken", "*.codes"]
 IGNORE_PATTERNS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "consolidated*"]
 """Copies of the weights in the formats of other libraries."""
+PICKLED_PATTERNS = ("pytorch_model*.bin", "adapter_model.bin", "value_head.bin")
+OTHER_FORMATS = (".gguf", ".onnx", ".h5", ".msgpack", ".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def resolve(name: str) -> Path:
             folder = _embedded_folder(name.removeprefix(EMBEDDED_PREFIX))
         elif not (name and (folder := Path(name).expanduser()).is_dir()):
             if looks_like_a_path(name):
+                if Path(name).is_file():
+                    raise ModelError(f"{name!r} is a file: name the folder that holds it")
                 choices = ", ".join(_embedded_names())
                 raise ModelError(f"there is no folder {name!r}: use a folder, a hub id, or one of {choices}")
             folder = download(name)
@@ -131,7 +135,18 @@ def download(name: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
 
 
 def _check_has_safetensors(name: str, folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        convert = f"pickled weights can run code, so convert them once: reward-service convert {name} OUT"
-        hint = "remove it to have it built again" if name.startswith(EMBEDDED_PREFIX) else convert
-        raise ModelError(f"{folder} contains no .safetensors weights: {hint}")
+    if any(folder.glob("*.safetensors")):
+        return
+    if name.startswith(EMBEDDED_PREFIX):
+        hint = "remove it to have it built again"
+    elif any(path for pattern in PICKLED_PATTERNS for path in folder.glob(pattern)):
+        hint = f"pickled weights can run code, so convert them once: reward-service convert {name} OUT"
+    elif inner := sorted(
+        (path.parent for path in folder.glob("*/*.safetensors")), key=lambda path: path.stat().st_mtime
+    ):
+        hint = f"name one of the models in it, such as {inner[-1]}"
+    elif other := sorted(path.name for suffix in OTHER_FORMATS for path in folder.glob(f"*{suffix}")):
+        hint = f"{other[0]} is another library's format; use the model as transformers' save_pretrained saves it"
+    else:
+        hint = "save the model there, with save_pretrained"
+    raise ModelError(f"{folder} contains no .safetensors weights: {hint}")

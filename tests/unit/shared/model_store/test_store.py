@@ -65,6 +65,31 @@ def test_pickled_weights_are_rejected(tmp_path):
         resolve(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("adapter_model.bin", "convert them once: reward-service convert"),
+        ("checkpoint-20/model.safetensors", "name one of the models in it, such as .*/checkpoint-20$"),
+        ("model.gguf", "model.gguf is another library's format"),
+        ("onnx_model.onnx", "onnx_model.onnx is another library's format"),
+        ("README.md", "save the model there, with save_pretrained"),
+    ],
+)
+def test_no_weights(tmp_path, file, hint):
+    """A folder without weights is refused by what it holds instead, and what to do with that."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(ModelError, match=hint):
+        resolve(str(tmp_path))
+
+
+def test_file_of_weights(tmp_path):
+    """A file of weights is no model: the folder that holds it is."""
+    weights(tmp_path)
+    with pytest.raises(ModelError, match="is a file: name the folder that holds it"):
+        resolve(str(tmp_path / "model.safetensors"))
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/no/where/at/all", "a/b/c", "runs\\x", "", "a b"])
 def test_missing_paths_do_not_query_the_hub(name):
     """A missing folder whose name cannot be a hub id is an error without a request to the hub."""

@@ -11,7 +11,7 @@ from typing import Any
 from reward_service.backends.sentence_config import SentenceConfig
 from reward_service.errors import EmptyInput, NotApplicable, RewardServiceError
 from reward_service.rewards.base import Items
-from reward_service.rewards.reading import after_tag, message_text, spoken
+from reward_service.rewards.reading import answer, message_text
 from reward_service.specs import Prefixes, SimilaritySpec
 from shared.schemas import Text
 
@@ -47,7 +47,7 @@ def read_compared(
     read: list[Compared | RewardServiceError] = []
     for completion, other in zip(items.chats or items.completions, _others(spec, items), strict=True):
         try:
-            text = after_tag(spoken(completion, last_turn_only=spec.turns == "last"), spec.after)
+            text = answer(completion, tag=spec.after, last_turn_only=spec.turns == "last")
             window = text if spec.last_chars is None else text[-spec.last_chars :]
             first = prefixes.completion + _checked(window, "the completion")
             second = prefixes.to + _checked(_other_text(spec, other), _name(spec))

@@ -7,7 +7,7 @@ import json
 from reward_service.rewards.base import Items, Reward, Scores, column_errors
 from reward_service.rewards.function import FunctionReward
 from reward_service.specs import FunctionSpec, MathSpec
-from reward_service.text import after_last
+from reward_service.text import after_last, answer_apart
 from shared.schemas import RewardInfo
 
 FUNCTION = "reward_service.rewards.math_answers:math_answers"
@@ -39,7 +39,12 @@ class MathReward(Reward):
         """Compare every answer; one that takes too long costs only its own item."""
         if failed := column_errors(self.info, items):
             return failed
-        texts = [after_last(text, self._spec.after) for text in items.completions]
+        tag, chats = self._spec.after, items.chats or items.completions
+        apart = [answer_apart(chat, tag) for chat in chats]
+        texts = [
+            after_last(text, tag) if answer is None else answer
+            for text, answer in zip(items.completions, apart, strict=True)
+        ]
         columns = {"gold": items.columns[self._spec.column]}
         verdicts = Items(completions=texts, chats=texts, columns=columns, deadline_s=items.deadline_s)
         result = await self._verdicts.score(verdicts)

@@ -10,10 +10,10 @@ from reward_service.backends.chat_template import ChatTemplate
 from reward_service.backends.text_encoder import TextEncoder
 from reward_service.batching.batcher import Batcher
 from reward_service.batching.ticket import Outcome
-from reward_service.errors import BackendFailed, ConfigError, EmptyInput, RewardServiceError, translating
+from reward_service.errors import BackendFailed, EmptyInput, RewardServiceError, translating
 from reward_service.rewards.base import Items, Scores, all_failed
 from reward_service.rewards.batched import BatchedReward, record_times, revision
-from reward_service.rewards.reading import CHAT_COLUMNS, last_chars, read_items, reads_prompt
+from reward_service.rewards.reading import CHAT_COLUMNS, check_template, last_chars, read_items, reads_prompt
 from reward_service.rewards.values import ModelSpec, check_labels, score_from_logits, value_range
 from shared.schemas import EngineInfo, ItemError, RewardInfo
 
@@ -47,13 +47,7 @@ class ModelReward(BatchedReward):
         numeric_settings: Sequence[float | str] = (),
     ) -> None:
         check_labels(name, spec, model)
-        if spec.input == "chat" and model.template is None:
-            raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: text or completion")
-        if spec.input == "chat" and model.template is not None and model.template.drops_completion:
-            raise ConfigError(
-                f"rewards.{name}: the chat template of {spec.model} leaves out what the assistant says, so that all "
-                f"completions would score alike; save the template there that the model was trained with"
-            )
+        check_template(name, spec, model.template)
         super().__init__(spec, batcher)
         self._spec, self._model = spec, model
         self.info = RewardInfo(

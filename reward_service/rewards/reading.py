@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from reward_service.backends.base import ModelInput
 from reward_service.backends.chat_template import ChatMessage, plain_text
-from reward_service.errors import DoesNotFit, EmptyInput, RewardServiceError
+from reward_service.errors import ConfigError, DoesNotFit, EmptyInput, RewardServiceError
 from reward_service.rewards.base import Items
 from reward_service.specs import ModelRewardSpec
+from reward_service.text import CLOSES_THINKING, THINKING_FIELDS, thinks_apart
 from shared.schemas import Message, Text
 
 CHAT_COLUMNS = ("tools", "chat_template_kwargs")
@@ -28,6 +29,9 @@ Reading = ModelInput | RewardServiceError
 class Renders(Protocol):
     """A chat template."""
 
+    problem: str
+    """Why no conversation can be scored with it; empty where one can."""
+
     def render(
         self, messages: Sequence[ChatMessage], *, tools: Any = None, arguments: Mapping[str, Any] | None = None
     ) -> str:
@@ -38,6 +42,16 @@ class Renders(Protocol):
 def reads_prompt(spec: ModelRewardSpec) -> bool:
     """Return whether a reward needs the prompt."""
     return spec.input != "completion"
+
+
+def check_template(name: str, spec: ModelRewardSpec, template: Renders | None) -> None:
+    """Raise `ConfigError` if a reward reads conversations and the model has no chat template that can write them."""
+    if spec.input != "chat":
+        return
+    if template is None:
+        raise ConfigError(f"rewards.{name}: {spec.model} has no chat template; use input: text or completion")
+    if template.problem:
+        raise ConfigError(f"rewards.{name}: the chat template of {spec.model} {template.problem}")
 
 
 def read_items(
@@ -74,8 +88,7 @@ def last_chars(item: ModelInput, window: int | None) -> ModelInput:
 
 
 def _read_text(spec: ModelRewardSpec, prompt: Text, completion: Text, end: str) -> ModelInput:
-    text = spoken(completion, last_turn_only=spec.turns == "last")
-    text = after_tag(text, spec.after)
+    text = answer(completion, tag=spec.after, last_turn_only=spec.turns == "last")
     if spec.input == "pair":
         return ModelInput(_prompt_text(prompt), second=text)
     if spec.input == "completion":
@@ -100,6 +113,26 @@ def spoken(completion: Text, *, last_turn_only: bool = False) -> str:
     if not text:
         raise EmptyInput("the completion is empty: the assistant says nothing that could be scored")
     return text
+
+
+def answer(completion: Text, *, tag: str | None, last_turn_only: bool) -> str:
+    """Return what the assistant says; with a tag, what it says after its thinking. Raise `EmptyInput`.
+
+    In a conversation that is its last turn's answer: what an earlier turn has closed says nothing of the last one.
+    """
+    text = spoken(completion, last_turn_only=last_turn_only)
+    if tag is None:
+        return text
+    if isinstance(completion, str):
+        return after_tag(text, tag)
+    turns = [m for m in completion if m.role == "assistant" and m.content is not None]
+    last = [m for m in turns if last_turn_only or message_text(m).strip()][-1:]
+    return _turn_answer(message_text(last[0]), last[0].model_extra or {}, tag) if last else after_tag(text, tag)
+
+
+def _turn_answer(text: str, fields: Mapping[str, Any], tag: str) -> str:
+    """Return a turn's text after the tag, or all of it where the turn has its thinking in a field of its own."""
+    return text if tag not in text and thinks_apart(fields, tag) else after_tag(text, tag)
 
 
 def after_tag(text: str, tag: str | None) -> str:
@@ -134,14 +167,17 @@ def _read_chat(
 
 
 def _after_tag_in_turns(messages: list[ChatMessage], tag: str) -> list[ChatMessage]:
-    """Keep of each assistant turn what follows the tag; the last one must contain it."""
+    """Keep of each assistant turn what follows the tag; the last one must contain it, or have its thinking apart."""
     spoken_turns = [m for m in messages if m.get("role") == "assistant" and plain_text(m.get("content") or "").strip()]
-    last = spoken_turns[-1]
+    if not spoken_turns:
+        raise EmptyInput("the completion is empty: the assistant says nothing that could be scored")
     turns = []
     for message in messages:
         content = plain_text(message.get("content") or "")
-        if message is last or (message.get("role") == "assistant" and tag in content):
-            message = {**message, "content": after_tag(content, tag)}
+        if message is spoken_turns[-1] or (message.get("role") == "assistant" and tag in content):
+            message = {**message, "content": _turn_answer(content, message, tag)}
+        if CLOSES_THINKING.search(tag):
+            message = {name: value for name, value in message.items() if name not in THINKING_FIELDS}
         turns.append(message)
     return turns
 

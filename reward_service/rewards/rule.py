@@ -12,6 +12,7 @@ from reward_service.rewards import checks, patterns, text_measures
 from reward_service.rewards.base import Items, Reward, Scores, column_errors, finite_range
 from reward_service.rewards.checks import NotApplicable, compile_check
 from reward_service.specs import RuleSpec
+from reward_service.text import answer_apart
 from shared.schemas import ItemError, RewardInfo
 
 LIBRARIES = ("google-re2", "jsonschema-rs", "pydantic-core")
@@ -22,6 +23,11 @@ class RuleReward(Reward):
 
     def __init__(self, name: str, spec: RuleSpec) -> None:
         self._checks = [(check.name, check.column, check.points) for check in map(compile_check, spec.checks)]
+        self._after = [
+            (check.after, compile_check(check.model_copy(update={"after": None})))
+            for check in spec.checks
+            if check.after is not None
+        ]
         lows, highs = zip(*(check.bounds for check in spec.checks), strict=True)
         self.info = RewardInfo(
             name=name,
@@ -46,6 +52,8 @@ class RuleReward(Reward):
         for index, text in enumerate(items.completions):
             try:
                 parts = {name: points(text, column and column[index]) for name, points, column in checks}
+                if self._after:
+                    parts |= self._parts_of_answer(items, index)
             except NotApplicable as reason:
                 result.errors[index] = ItemError(code="not_applicable", message=f"{self.info.name} {reason}")
             except Exception as error:  # whatever a check raises concerns this text alone
@@ -53,6 +61,16 @@ class RuleReward(Reward):
             else:
                 result.scores[index], result.details[index] = sum(parts.values()), dict(parts)
         return result
+
+    def _parts_of_answer(self, items: Items, index: int) -> dict[str, float]:
+        """Return the points of those checks that read after a tag which the completion does not need."""
+        parts: dict[str, float] = {}
+        for tag, check in self._after:
+            answer = answer_apart(items.chats[index], tag) if items.chats else None
+            if answer is not None:
+                value = items.columns[check.column][index] if check.column else None
+                parts[check.name] = check.points(answer, value)
+        return parts
 
     @property
     def accepts_canary(self) -> bool:

@@ -53,6 +53,8 @@ def url(models, tmp_path_factory):
         "ended": {"model": llama, "input": "text", "end": True},
         "last": {"model": llama, "turns": "last"},
         "answer": {"model": llama, "after": "</think>"},
+        "chat_answer": {"model": llama, "input": "chat", "after": "</think>"},
+        "marked": {"model": llama, "after": "####"},
         "bert_pair": {"model": models["bert"][0], "input": "pair"},
         "deberta_pair": {"model": models["deberta"][0], "input": "pair"},
         "bert_short": {"model": models["bert"][0], "input": "pair", "max_tokens": 32},
@@ -269,6 +271,31 @@ def test_after_thinking(models, score):
     assert result["scores"][0] == right(models, "What a lovely day!")
     assert result["scores"][1] == right(models, "\nThe answer is 4.")
     assert result["errors"]["2"]["code"] == "nothing_to_read"
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
+def test_thinking_apart(models, score, field):
+    """Where a message has its thinking in a field of its own, its content is the answer, for tags of thinking alone."""
+    apart = [{"role": "assistant", "content": "What a lovely day!", field: "Awful, a disaster."}]
+    assert score("answer", [apart])["scores"][0] == right(models, "What a lovely day!")
+    plain = [{"role": "assistant", "content": "What a lovely day!"}]
+    expected = score("chat", [plain], [QUESTION])["scores"]
+    assert score("chat_answer", [apart], [QUESTION])["scores"] == pytest.approx(expected, abs=1e-4)
+    assert score("marked", [apart])["errors"]["0"]["code"] == "nothing_to_read"
+
+
+@pytest.mark.parametrize("reward", ["answer", "chat_answer"])
+@pytest.mark.parametrize("last", ["<think>So I", " ", "\n"])
+def test_last_turn_still_thinks(score, reward, last):
+    """An earlier turn's closed thinking says nothing of the last turn's; a blank completion closes none."""
+    turns = [
+        {"role": "assistant", "content": "<think>Hm.</think>Let me look."},
+        {"role": "tool", "content": "12"},
+        {"role": "assistant", "content": "<think>So I"},
+    ]
+    result = score(reward, [turns, last, "</think>Fine."], [QUESTION] * 3)
+    assert [error["code"] for error in result["errors"].values()] == ["nothing_to_read"] * 2
+    assert result["scores"][2] is not None
 
 
 def test_system_turns(models, score):

@@ -16,6 +16,7 @@ rewards:
       - {name: right, check: equals, column: answer, after: </think>, case: ignore, points: 1.0}
   correct: {kind: math, column: solution, timeout_s: 60, points: 1.0, otherwise: -1.0}
   hasty: {kind: math, column: solution, timeout_s: 4}
+  thought: {kind: math, column: solution, after: </think>}
   both:
     kind: composite
     parts: {format: {weight: 1.0}, correct: {weight: 2.0}}
@@ -60,6 +61,7 @@ def test_info(client):
         "format": (["answer"], (0.0, 1.5)),
         "correct": (["solution"], (-1.0, 1.0)),
         "hasty": (["solution"], (0.0, 1.0)),
+        "thought": (["solution"], (0.0, 1.0)),
         "both": (["answer", "solution"], (-2.0, 3.5)),
     }
 
@@ -81,6 +83,14 @@ def test_math_verify(client):
     served = client.score(list(texts), columns={"solution": solutions}, rewards=["correct"]).rewards["correct"]
     assert served.scores == direct
     assert set(direct) == {1.0, -1.0}
+
+
+def test_thinking_apart(client):
+    """The answer of a message that has its thinking in a field of its own is compared as if a tag had closed it."""
+    apart = [{"role": "assistant", "content": "It is 4.", "reasoning_content": "2 plus 2, or 5?"}]
+    texts = [apart, "5?</think>It is 4.", "It is 4."]
+    result = client.score(texts, columns={"solution": ["4"] * 3}, rewards=["thought"]).rewards["thought"]
+    assert result.scores == [1.0, 1.0, 0.0]
 
 
 def test_hanging_answer(client):

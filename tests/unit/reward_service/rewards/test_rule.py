@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reward_service.config import read_config
 from reward_service.rewards.base import Items
 from reward_service.rewards.rule import RuleReward
+from reward_service.scorer import to_items
 from reward_service.specs import RuleSpec
 from reward_service.text import completion_text
 from shared.schemas import ScoreRequest
@@ -145,3 +146,13 @@ def test_column_values():
     assert result.scores == [1.0, None, None, None, None, 1.0]
     assert [result.errors[index].code for index in (1, 2, 3, 4)] == ["not_applicable", *["rule_failed"] * 3]
     assert "'two'" in result.errors[2].message
+
+
+@pytest.mark.parametrize(("tag", "score"), [("</think>", 1.0), ("####", 0.0)])
+def test_thinking_apart(tag, score):
+    """A message that has its thinking in a field of its own is read whole after a tag of thinking, and of no other."""
+    rule = RuleReward("right", RuleSpec(checks=[{"check": "equals", "text": "b", "after": tag, "points": 1.0}]))
+    message = {"role": "assistant", "content": "b", "reasoning_content": "is it a?"}
+    assert rule.score_texts(to_items(ScoreRequest(completions=[[message]]))).scores == [score]
+    inside = {"role": "assistant", "content": f"a {tag} b"}
+    assert rule.score_texts(to_items(ScoreRequest(completions=[[inside], f"a{tag}b"]))).scores == [1.0, 1.0]

@@ -17,6 +17,8 @@ from reward_service.errors import ConfigError
 
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 VALUE_HEAD_FILE = "value_head.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+VALUE_WEIGHT, VALUE_BIAS = "v_head.summary.weight", "v_head.summary.bias"
 ADAPTER_CONFIG = "adapter_config.json"
 WRAPPER_NAMES = {r"^((module|_orig_mod|_fsdp_wrapped_module)\.)+": "", r"\.(_orig_mod|_fsdp_wrapped_module)\.": "."}
 """Parts of weight names that DistributedDataParallel, torch.compile and FSDP add, and what takes their place."""
@@ -46,9 +48,20 @@ def read_head(folder: Path) -> Head:
     if not name:
         return Head("sequence", "")
     if name.endswith("ForSequenceClassification") and _is_known(name):
+        _check_own_code(name, "AutoModelForSequenceClassification", config)
         return Head("sequence", name)
     if name.endswith("ForTokenClassification") and _is_known(name):
+        _check_own_code(name, "AutoModelForTokenClassification", config)
         return _token_head(name, config)
+    if any(key.startswith("v_head.") for key in weight_names(folder)):
+        raise ConfigError(
+            f"the weights in {folder} hold a value head (v_head) beside those of {name}: save it apart, as "
+            f"{VALUE_HEAD_FILE} with {VALUE_WEIGHT} and {VALUE_BIAS}, and the rest as the model"
+        )
+    if (folder / VALUE_HEAD_FILE).with_suffix(".bin").exists():
+        raise ConfigError(
+            f"the value head in {folder} is pickled: convert it once, reward-service convert {folder} OUT"
+        )
     raise ConfigError(_why_not(name, config))
 
 
@@ -69,7 +82,17 @@ def read_encoder(folder: Path) -> Head:
 def _class_name(config: Mapping[str, Any]) -> str:
     """Return the class that a model was saved as, or an empty string."""
     architectures = config.get("architectures") or [""]
-    return architectures if isinstance(architectures, str) else str(architectures[0])
+    return architectures if isinstance(architectures, str) else str(architectures[0] or "")
+
+
+def _check_own_code(name: str, auto_class: str, config: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` if a folder says that a class of transformers' name is to be computed by code of its own."""
+    own_code = config.get("auto_map") or {}
+    if auto_class in own_code:
+        raise ConfigError(
+            f"the model was saved as {name} with its own code ({auto_class} in auto_map of its config.json), which is "
+            f"not run; if transformers' own {name} was trained, remove auto_map there"
+        )
 
 
 def _token_head(name: str, config: Mapping[str, Any]) -> Head:
@@ -139,6 +162,8 @@ def check_weights(path: Path) -> None:
             f"{path} holds the weights twice, in model.safetensors and in {shards[0]} …: which of them was meant is "
             f"not certain; remove the others"
         )
+    if not (path / "model.safetensors").exists():
+        _check_index(path, files[0].name)
     for file in files:
         try:
             with safe_open(file, framework="numpy"):  # reads the header, and compares its sizes with the file's
@@ -148,6 +173,19 @@ def check_weights(path: Path) -> None:
                 f"{file} is no whole safetensors file ({error}): a copy that was cut short, or a pointer of Git LFS; "
                 f"copy or download it again"
             ) from error
+
+
+def _check_index(path: Path, file: str) -> None:
+    """Raise `ConfigError` unless an index names the files of the weights, and all of them are there."""
+    index = path / INDEX_FILE
+    if not index.exists():
+        raise ConfigError(
+            f"{path} holds {file}, and neither model.safetensors nor {INDEX_FILE}, by which its weights are found: "
+            f"save the model there again, with save_pretrained"
+        )
+    shards = {str(name) for name in dict(read_json(index).get("weight_map") or {}).values()}
+    if lacking := sorted(name for name in shards if not (path / name).exists()):
+        raise ConfigError(f"{path} lacks {lacking[0]}, a part of the weights: copy or download it again")
 
 
 def has_wrapper_names(names: Iterable[str]) -> bool:

@@ -39,6 +39,12 @@ def read_config(folder: Path) -> Any:
             f"config.json in {folder} says model_type: {kind}, which transformers {transformers.__version__} does not "
             f"know: another version may, and code from a model's folder is not run"
         )
+    if quantization := raw.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        raise ConfigError(
+            f"the weights in {folder} are quantized (quantization_config: {method}): the score would be another than "
+            f"the one that the model was trained to give; use the weights that they were made from"
+        )
     with translating(ConfigError, f"cannot load the model in {folder}"):
         if one_label and raw.get("problem_type") == "single_label_classification":
             config = CONFIG_MAPPING[raw["model_type"]].from_dict({**raw, "problem_type": None})

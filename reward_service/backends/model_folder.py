@@ -60,8 +60,8 @@ class ModelFolder:
         self.config = config = read_config(path)
         self._tokenizer = read_tokenizer(path, config)
         self.path = path
-        self.labels: Sequence[str] = [] if embed else output_labels(config)
-        self.multi_label = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        self.labels: Sequence[str] = [] if embed else ["value"] if self.head.kind == "value" else output_labels(config)
+        self.multi_label = config.problem_type == "multi_label_classification" or len(self.labels) == 1
         self.regression = config.problem_type == "regression"
         limit_tokens = max_tokens or (sentence and sentence.max_tokens) or 1 << 20
         self.max_tokens = min(limit_tokens, max_input_tokens(self._tokenizer, config))

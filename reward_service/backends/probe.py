@@ -96,7 +96,8 @@ def _text_of(folder: ModelFolder, lines: Sequence[str], limit: int) -> str:
 def expected_logits(alone: Callable[[Tokens], Logits], tokens: Sequence[Tokens], model: str) -> Expected:
     """Compute each text alone. Texts that transformers cannot compute are left out. Raise `ConfigError`.
 
-    A model with random parts, such as Reformer's hashing, gives a text another score each time and is refused.
+    A model with random parts, such as Reformer's hashing, gives a text another score each time and is refused; so is
+    one that gives all texts the same score.
     """
     rows: list[tuple[Tokens, Logits]] = []
     failure: Exception | None = None
@@ -115,6 +116,11 @@ def expected_logits(alone: Callable[[Tokens], Logits], tokens: Sequence[Tokens],
             else "all its outputs are NaN or infinite; choose dtype: float32, or take other weights"
         )
         raise ConfigError(f"{model} cannot compute a simple sentence: {reason}") from failure
+    if len(rows) > 1 and largest_difference([logits for _, logits in rows[1:]], [rows[0][1]]) == 0:
+        raise ConfigError(
+            f"{model} gives every text the same score, as one whose head was not trained, or not saved whole: use "
+            f"other weights"
+        )
     short = [row for row in rows if len(row[0]) <= LONG_TOKENS_OF_LARGE_MODELS] or rows
     text, logits = max(short, key=lambda row: len(row[0]))
     if largest_difference([logits], [alone(text)]) > TOLERANCE["float32"] * max(1.0, _scale([logits])):

@@ -35,6 +35,7 @@ class TextEncoder:
         self.max_tokens, self._truncate, self._special_tokens = max_tokens, truncate, special_tokens
         self._embeddings = embeddings
         self._tokenizer = tokenizer
+        self._gives_types = "token_type_ids" in tokenizer.model_input_names
         self.has_types = self.has_pair_types = False
         self._rust: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         if self._rust is None:
@@ -46,9 +47,8 @@ class TextEncoder:
         self._cutting = Tokenizer.from_str(self._rust.to_str())
         side = "left" if truncate == "left" else "right"
         self._cutting.enable_truncation(max_tokens, direction=side)
-        probe = self._rust.encode("a b", "c d", add_special_tokens=special_tokens)
-        self.has_pair_types = any(probe.type_ids)
-        self.has_types = any(self._rust.encode("a b", add_special_tokens=special_tokens).type_ids)
+        self.has_pair_types = any(self._types_of(self._rust.encode("a b", "c d", add_special_tokens=special_tokens)))
+        self.has_types = any(self._types_of(self._rust.encode("a b", add_special_tokens=special_tokens)))
 
     def fits(self, text: str) -> bool:
         """Return whether a text fits into the model whole."""
@@ -101,7 +101,9 @@ class TextEncoder:
             truncated = bool(encoding.overflowing) or len(text) > max_chars
             encoded.append(
                 Encoded(
-                    _typed(encoding.ids, encoding.type_ids) if self.has_types else encoding.ids, truncated, truncated
+                    _typed(encoding.ids, self._types_of(encoding)) if self.has_types else encoding.ids,
+                    truncated,
+                    truncated,
                 )
             )
         return encoded
@@ -120,7 +122,7 @@ class TextEncoder:
         encoding = self._rust.encode(text, item.second, add_special_tokens=self._special_tokens)
         over = len(encoding.ids) - self.max_tokens
         if over <= 0 and not dropped:
-            return Encoded(_typed(encoding.ids, encoding.type_ids), False)
+            return Encoded(_typed(encoding.ids, self._types_of(encoding)), False)
         if self._truncate == "refuse":
             return self._does_not_fit()
         if self._truncate != "prompt":
@@ -129,7 +131,7 @@ class TextEncoder:
 
     def _without_prompt(self, encoding: Any, over: int, prompt_chars: int) -> Encoded | DoesNotFit:
         """Drop the first `over` tokens of the prompt; special tokens stay."""
-        typed = _typed(encoding.ids, encoding.type_ids)
+        typed = _typed(encoding.ids, self._types_of(encoding))
         if any(sequence == 1 for sequence in encoding.sequence_ids):  # a pair: the prompt is the first sentence
             prompt = [index for index, sequence in enumerate(encoding.sequence_ids) if sequence == 0]
         else:
@@ -150,7 +152,7 @@ class TextEncoder:
         else:
             second = item.second[-max_chars:] if left else item.second[:max_chars]
             encoding = self._cutting.encode(text, second, add_special_tokens=self._special_tokens)
-        return Encoded(_typed(encoding.ids, encoding.type_ids), True, True)
+        return Encoded(_typed(encoding.ids, self._types_of(encoding)), True, True)
 
     def _encode_slowly(self, item: ModelInput) -> Encoded | DoesNotFit:
         """Encode with a tokenizer that exists in Python alone."""
@@ -163,6 +165,11 @@ class TextEncoder:
             self._tokenizer.truncation_side = self._truncate
             inputs = self._tokenizer(item.text, item.second, truncation=True, max_length=self.max_tokens, **settings)
         return Encoded(_typed(inputs["input_ids"], inputs.get("token_type_ids", ())), over, over)
+
+    def _types_of(self, encoding: Any) -> Sequence[int]:
+        """Return the token types, which Rust always has, of a tokenizer that gives them to its model."""
+        types: Sequence[int] = encoding.type_ids if self._gives_types else ()
+        return types
 
     def _python_types(self, text: str, second: str | None = None) -> Sequence[int]:
         inputs = self._tokenizer(text, second, add_special_tokens=self._special_tokens)

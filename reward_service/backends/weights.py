@@ -22,7 +22,9 @@ from transformers import (
 
 from reward_service.backends.embedder import Embedder, at_last_token, load_layers
 from reward_service.backends.heads import (
+    VALUE_BIAS,
     VALUE_HEAD_FILE,
+    VALUE_WEIGHT,
     WRAPPER_NAMES,
     Head,
     has_wrapper_names,
@@ -41,7 +43,6 @@ AUTO_CLASSES = {
 }
 ENCODERS_ALONE = {"t5", "mt5", "umt5"}
 """Encoder-decoders whose encoder makes embeddings: `AutoModel` would want a decoder's input, too."""
-VALUE_WEIGHT, VALUE_BIAS = "v_head.summary.weight", "v_head.summary.bias"
 
 
 class LastToken(nn.Module):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForSequenceClassification,
     BartConfig,
     BartForSequenceClassification,
     BertConfig,
@@ -37,7 +36,6 @@ from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
 from reward_service.rewards.registry import build
 from reward_service.settings import Settings
-from shared.model_store import ModelError, adapters, resolve
 from tests.small_models import logits_alone, save_folder
 
 TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
@@ -143,6 +141,42 @@ def test_own_code(tmp_path, architecture, auto_map):
     assert f"saved as {architecture}, which needs its own code" in refusal(tmp_path)
 
 
+def test_known_class_with_own_code(tmp_path):
+    """A class of transformers' name is refused where the folder has code of its own for it; other code is idle."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, auto_map={"AutoModelForCausalLM": "modeling.LlamaForCausalLM"})
+    scores(tmp_path)
+    change_config(tmp_path, auto_map={"AutoModelForSequenceClassification": "modeling.LlamaForSequenceClassification"})
+    assert "own code (AutoModelForSequenceClassification in auto_map" in (sentence := refusal(tmp_path))
+    assert "remove auto_map there" in sentence
+
+
+@pytest.mark.parametrize("quantization", [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {"bits": 4}])
+def test_quantized_weights(tmp_path, quantization):
+    """Quantized weights are refused, those of an unknown kind, too, which transformers reads as they are."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, quantization_config=quantization)
+    assert "are quantized (quantization_config: " in (sentence := refusal(tmp_path))
+    assert "use the weights that they were made from" in sentence
+
+
+def test_same_score_for_every_text(tmp_path):
+    """A head of zeros, as a run saves it that has gathered no weights, gives all texts one score and is refused."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_weights(tmp_path, lambda weights: weights | {"score.weight": torch.zeros(1, 32)})
+    with pytest.raises(ConfigError, match="gives every text the same score"):
+        served(tmp_path, kind="regressor")
+
+
+@pytest.mark.parametrize("architectures", [None, [], [None], "LlamaForSequenceClassification"])
+def test_architectures(tmp_path, architectures):
+    """A folder whose class is written as a string, or not at all, scores as the class of its model_type."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    right = scores(tmp_path)
+    change_config(tmp_path, architectures=architectures)
+    assert scores(tmp_path) == right
+
+
 def test_other_shape(tmp_path):
     """Weights of another shape than the configuration says are refused: BART's two labels are saved as none."""
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
@@ -179,6 +213,27 @@ def test_value_head(tmp_path, model, config):
             for text in TEXTS
         ]
     assert scores(tmp_path) == pytest.approx([float(weight[0] @ state + bias) for state in hidden], abs=1e-4)
+    assert served(tmp_path, kind="regressor").info.labels == ["value"]
+
+
+def test_value_head_elsewhere(tmp_path):
+    """A value head among the model's weights, or pickled, is refused with what to do."""
+    save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
+    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    torch.save(head, tmp_path / "value_head.bin")
+    assert "the value head in" in (sentence := refusal(tmp_path))
+    assert "reward-service convert" in sentence
+    change_weights(tmp_path, lambda weights: weights | head)
+    assert "save it apart, as value_head.safetensors" in refusal(tmp_path)
+
+
+def test_convert_value_head(tmp_path, capsys):
+    """`convert` of a pickled value head keeps the model beside it."""
+    save_folder(tmp_path / "old", LlamaForCausalLM, LlamaConfig)
+    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    torch.save(head, tmp_path / "old" / "value_head.bin")
+    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
+    assert scores(tmp_path / "new")
 
 
 def test_value_head_of_two_layers(tmp_path):
@@ -256,55 +311,6 @@ def test_labels_from_one(tmp_path, first):
     save_folder(tmp_path, BertForSequenceClassification, BertConfig, num_labels=5)
     change_config(tmp_path, id2label={str(first + star): f"{star + 1} stars" for star in range(5)})
     assert "id2label" in refusal(tmp_path)
-
-
-@pytest.fixture
-def lora(tmp_path):
-    """A base model and the adapter that RewardTrainer with peft leaves, in two folders; and what peft computes."""
-    peft = pytest.importorskip("peft")
-    _, tokenizer = save_folder(tmp_path / "base", LlamaForCausalLM, LlamaConfig, pad=False)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
-    torch.manual_seed(3)
-    settings = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
-    model = peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
-    model.save_pretrained(tmp_path / "adapter")
-    tokenizer.save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter", [logits_alone(model, tokenizer(text, return_tensors="pt"))[0] for text in TEXTS]
-
-
-def test_lora_adapter(lora, monkeypatch, tmp_path):
-    """An adapter is merged into its base, head included, and scores as peft computes it."""
-    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
-    adapter, right = lora
-    assert adapters.is_adapter(adapter)
-    assert scores(adapters.merged(adapter, resolve)) == pytest.approx(right, abs=1e-5)
-
-
-def test_adapter_without_head(lora, monkeypatch, tmp_path):
-    """An adapter without a trained head is refused: the score would be random."""
-    monkeypatch.setenv("REMOTE_REWARDS_HOME", str(tmp_path / "home"))
-    adapter, _ = lora
-    file = adapter / "adapter_model.safetensors"
-    save_file({name: weight for name, weight in load_file(file).items() if "score" not in name}, file)
-    with pytest.raises(ModelError, match="trained head"):
-        adapters.merged(adapter, resolve)
-
-
-def test_adapter_beside_model(lora, tmp_path):
-    """An adapter beside a whole model is refused: which of them was meant is not certain."""
-    adapter, _ = lora
-    (adapter / WEIGHTS).write_bytes((tmp_path / "base" / WEIGHTS).read_bytes())
-    with pytest.raises(ModelError, match="which of them was meant"):
-        adapters.is_adapter(adapter)
-
-
-def test_adapter_base_missing(lora):
-    """An adapter whose base model is not there is refused with the line to change."""
-    adapter, _ = lora
-    change = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "./gone"}
-    (adapter / "adapter_config.json").write_text(json.dumps(change))
-    with pytest.raises(ModelError, match="base_model_name_or_path"):
-        adapters.merged(adapter, resolve)
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", None])
@@ -391,6 +397,20 @@ def test_weights_twice(tmp_path):
     for file in (tmp_path / "shards").glob("model*"):
         file.rename(tmp_path / "m" / file.name)
     assert "holds the weights twice" in refusal(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("model.safetensors.index.json", "save the model there again"), (None, "a part of the weights: copy or download")],
+)
+def test_incomplete_shards(tmp_path, name, message):
+    """Shards without their index, or of which one is missing, are refused with what to do."""
+    model, tokenizer = save_folder(tmp_path / "m", LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path / "shards")
+    assert scores(tmp_path / "shards") == scores(tmp_path / "m")
+    (tmp_path / "shards" / (name or "model-00002-of-00006.safetensors")).unlink()
+    assert message in refusal(tmp_path / "shards")
 
 
 def test_template_without_completion(tmp_path):

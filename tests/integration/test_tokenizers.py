@@ -97,6 +97,22 @@ def test_tokenizer_in_python(tmp_path, inputs):
         assert backend.forward([encoded.tokens])[0] == pytest.approx(right, abs=1e-4)
 
 
+@pytest.mark.parametrize("types", [True, False])
+@pytest.mark.parametrize(
+    ("model", "config"), [(BertForSequenceClassification, BertConfig), (LlamaForSequenceClassification, LlamaConfig)]
+)
+def test_types_of_fast_tokenizers(tmp_path, model, config, types):
+    """A pair has token types exactly where the tokenizer gives them to its model, whatever it computes inside."""
+    alone, _ = save_folder(tmp_path, model, config, embedded="embedded:minilm", num_labels=1)
+    names = ["input_ids", "token_type_ids", "attention_mask"] if types else ["input_ids", "attention_mask"]
+    change_config(tmp_path, "tokenizer_config.json", model_input_names=names)
+    tokenizer, folder = AutoTokenizer.from_pretrained(tmp_path), ModelFolder(tmp_path, pairs=True)
+    assert ("token_type_ids" in tokenizer("what")) == types
+    (encoded,) = folder.encoder.encode([ModelInput("what is it ?", second="a stapler .")])
+    right = logits_alone(alone, tokenizer("what is it ?", "a stapler .", return_tensors="pt"))
+    assert TorchBackend(folder, "float32").forward([encoded.tokens])[0] == pytest.approx(right, abs=1e-4)
+
+
 def test_tokenizer_with_further_inputs(tmp_path):
     """A tokenizer that gives more than tokens, such as the shapes of characters, is refused by what it gives."""
     save_folder(tmp_path, RoCBertForSequenceClassification, RoCBertConfig, num_labels=1)

@@ -1,7 +1,6 @@
 """Attempts beyond the first: the budget that limits them, and hedges, which are made while the first one is slow."""
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ RETRY_TOKENS_PER_SUCCESS = 0.3
 """In the long run three of ten calls may be retried at once."""
 HEDGE_TOKENS_PER_SUCCESS = 0.05
 """In the long run one of twenty calls may be hedged; a call at a replica known to fail is hedged in any case."""
+MAX_HEDGES = 3
+"""Hedges of one attempt: behind a load balancer a hedge, too, may reach a replica that is silent."""
 MIN_HEDGE_DELAY_S = 1.0
 FIRST_HEDGE_DELAY_S = 3.0
 """The delay before any latency is known."""
@@ -73,20 +74,23 @@ class Hedging:
 async def hedged(
     first: Coroutine[Any, Any, T], delay_s: float, hedge: Callable[[], Coroutine[Any, Any, T] | None]
 ) -> T:
-    """Return the first result of `first` and, once that has taken `delay_s`, the attempt that `hedge` returns.
+    """Return the first result of `first` and of the attempts that `hedge` returns, up to `MAX_HEDGES`.
 
-    While `hedge` returns None, it is called again after the same delay. If one attempt fails, the other counts; if both
-    fail, the error of `first` is raised. The slower one is cancelled.
+    `hedge` is called each time that no attempt has ended for `delay_s`, and may return None. If an attempt fails, the
+    others count; if all fail, the error of `first` is raised. The slower ones are cancelled.
     """
     tasks = [asyncio.create_task(first)]
     try:
-        while len(tasks) == 1 and not (await asyncio.wait(tasks, timeout=delay_s))[0]:
-            if (second := hedge()) is not None:
-                tasks.append(asyncio.create_task(second))
-        for done in asyncio.as_completed(list(tasks)):
-            with contextlib.suppress(Exception):  # the other one may succeed
-                return await done
-        return tasks[0].result()
+        while True:
+            ended = [task for task in tasks if task.done()]
+            if successful := [task for task in ended if task.exception() is None]:
+                return successful[0].result()
+            if not (pending := [task for task in tasks if task not in ended]):
+                return tasks[0].result()
+            timeout_s = delay_s if len(tasks) <= MAX_HEDGES else None
+            done, _ = await asyncio.wait(pending, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done and (further := hedge()) is not None:
+                tasks.append(asyncio.create_task(further))
     finally:
         for task in tasks:
             task.cancel()

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from random import SystemRandom
 from typing import Any, Generic, TypeVar
 
@@ -176,36 +175,35 @@ class RetryingSender:
             await asyncio.sleep(delay_s)
 
     async def _attempt_hedged(self, state: CallState[T], endpoint: Endpoint, others: list[Endpoint]) -> T:
-        now_s, alternatives = time.monotonic(), others or endpoint.alternatives
+        now_s = time.monotonic()
         # a longer attempt may succeed where a shorter one timed out
         timeout_s = exponential_s(self._timeouts.attempt_timeout_s, state.attempts - state.refusals)
         attempt_deadline_s = min(now_s + timeout_s, state.deadline_s)
         state.attempts += 1
         with contextlib.ExitStack() as in_flight:
             in_flight.enter_context(endpoint.in_flight(now_s=now_s))
-            first = self._attempt(state, endpoint, attempt_deadline_s)
-            if not alternatives or (delay_s := self._hedging.delay_s) is None:
+            first, tried = self._attempt(state, endpoint, attempt_deadline_s), [endpoint]
+            if not (others or endpoint.alternatives) or (delay_s := self._hedging.delay_s) is None:
                 return await first
-            hedge = partial(self._hedge, state, endpoint, alternatives, in_flight, attempt_deadline_s)
+
+            def hedge() -> Coroutine[Any, Any, T] | None:
+                if (further := self._pick_hedge(state, tried, others)) is None:
+                    return None
+                tried.append(further)
+                in_flight.enter_context(further.in_flight(now_s=time.monotonic()))
+                return self._attempt_instead(state, further, attempt_deadline_s, endpoint)
+
             return await hedged(first, delay_s, hedge)
 
-    def _hedge(
-        self,
-        state: CallState[T],
-        slow: Endpoint,
-        alternatives: list[Endpoint],
-        in_flight: contextlib.ExitStack,
-        attempt_deadline_s: float,
-    ) -> Coroutine[Any, Any, T] | None:
-        """Return the same attempt at another endpoint if one is available and the budgets allow it.
+    def _pick_hedge(self, state: CallState[T], tried: list[Endpoint], others: list[Endpoint]) -> Endpoint | None:
+        """Return an endpoint not yet tried, else one that leads to further replicas, if the budgets allow it.
 
-        A call at an endpoint that fails needs no budget: only one at a time probes it.
+        The first hedge at an endpoint that fails needs no budget: only one call at a time probes it.
         """
-        endpoint = _pick(state, alternatives)
-        if endpoint is None or not (slow.consecutive_failures or (self._hedging.budget.take() and self._budget.take())):
-            return None
-        in_flight.enter_context(endpoint.in_flight(now_s=time.monotonic()))
-        return self._attempt_instead(state, endpoint, attempt_deadline_s, slow)
+        new = [endpoint for endpoint in others if endpoint not in tried]
+        endpoint = _pick(state, new) or _pick(state, [further for one in tried for further in one.alternatives])
+        free = len(tried) == 1 and tried[0].consecutive_failures
+        return endpoint if endpoint and (free or (self._hedging.budget.take() and self._budget.take())) else None
 
     async def _attempt_instead(self, state: CallState[T], endpoint: Endpoint, deadline_s: float, slow: Endpoint) -> T:
         """Make an attempt; if it succeeds first, the slow endpoint has failed: it may be silent."""

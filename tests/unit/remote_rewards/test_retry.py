@@ -455,6 +455,26 @@ class TestHedgingByDefault:
         assert (calls, transport.times) == (["response of http://a"] * 3, pytest.approx([0.0, 0.1, 0.2, 1.2]))
         assert sender.endpoints.endpoints[0].consecutive_failures == 0
 
+    def test_silent_behind_two_urls(self, send, loop):
+        """If a hedge, too, reaches a silent replica, one more is made at a URL that leads to several."""
+        script, instances = {A: [0.1, 0.1, NEVER, 0.1], B: [0.1, 0.1, NEVER]}, {A: ["x", "y", "x"], B: ["x", "y"]}
+        transport = ScriptedTransport(loop, script, instances=instances)
+        sender = send.sender(transport, [A, B], hedge_after_s="auto")
+        for _ in range(5):
+            started_s = loop.now_s
+            loop.run_until_complete(send.call(sender))
+        assert (loop.now_s - started_s, len(transport.sent)) == (pytest.approx(2.1), 7)
+
+    def test_silent_behind_one_of_two_urls(self, send, loop):
+        """If a hedge fails at another URL, one more is made at the slow one's if that leads to several replicas."""
+        script = {A: [0.1, 0.1, 0.1, NEVER, 0.1], B: [DOWN]}
+        transport = ScriptedTransport(loop, script, instances={A: ["x", "y", "x"]})
+        sender = send.sender(transport, [A, B], hedge_after_s="auto")
+        for _ in range(4):
+            started_s = loop.now_s
+            loop.run_until_complete(send.call(sender))
+        assert loop.now_s - started_s == pytest.approx(2.1)
+
     def test_alone(self, send):
         """A single replica is not hedged."""
         assert len(send({A: [9.0]}, hedge_after_s="auto").network.sent) == 1

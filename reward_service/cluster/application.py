@@ -26,6 +26,7 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's own proxy needs ten times as long for a small request
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # by default 5: too little on a busy machine
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "1",  # by default 5, for which a silent machine would hold calls
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment of `ray start`, on every machine of a cluster."""

@@ -221,7 +221,7 @@ def translating(error: type[RewardServiceError], doing: str) -> Iterator[None]:
     except RewardServiceError:
         raise
     except Exception as cause:
-        raise error(f"{doing}: {type(cause).__name__}: {cause}") from cause
+        raise error(f"{doing}: {type(cause).__name__}: {' '.join(str(cause).split())}") from cause
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def read_config(folder: Path) -> Any:
             f"the weights in {folder} are quantized (quantization_config: {method}): the score would be another than "
             f"the one that the model was trained to give; use the weights that they were made from"
         )
-    with translating(ConfigError, f"cannot load the model in {folder}"):
+    with translating(ConfigError, cannot_load(folder)):
         if one_label and raw.get("problem_type") == "single_label_classification":
             config = CONFIG_MAPPING[raw["model_type"]].from_dict({**raw, "problem_type": None})
         else:
@@ -56,6 +56,14 @@ def read_config(folder: Path) -> Any:
         # such as -1: no text holds it, and no row embeds it
         text_config.pad_token_id = None
     return config
+
+
+def cannot_load(folder: Path) -> str:
+    """Return the beginning of a sentence about a model that transformers fails to load."""
+    return (
+        f"transformers {transformers.__version__} cannot load the model in {folder}: save it again with this version, "
+        f"or correct its config.json"
+    )
 
 
 def _is_token_id(value: Any, text_config: Any) -> bool:
@@ -165,7 +173,10 @@ def _why_no_tokenizer(folder: Path, error: Exception) -> str:
         )
     if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
         return f"{folder} holds no tokenizer: save it there too, with tokenizer.save_pretrained"
-    return f"cannot load the tokenizer in {folder}: {type(error).__name__}: {error}"
+    return (
+        f"cannot load the tokenizer in {folder} ({type(error).__name__}: {error}): save it there again, with "
+        f"tokenizer.save_pretrained"
+    )
 
 
 def output_labels(config: Any) -> list[str]:

@@ -31,6 +31,7 @@ from reward_service.backends.heads import (
     unexpected_weights,
     weight_names,
 )
+from reward_service.backends.model_config import cannot_load
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.errors import ConfigError, translating
 from shared.model_store.progress import quiet_transformers
@@ -80,7 +81,7 @@ def load(folder: ModelFolder, dtype: str = "float32") -> Any:
     wrapped = has_wrapper_names(weight_names(folder.path))
     encoder_alone = head.kind == "embedding" and folder.config.model_type in ENCODERS_ALONE
     auto_class = AutoModelForTextEncoding if encoder_alone else AUTO_CLASSES[head.kind]
-    with quiet_transformers(), translating(ConfigError, f"cannot load the model in {folder.path}"):
+    with quiet_transformers(), translating(ConfigError, cannot_load(folder.path)):
         model, report = auto_class.from_pretrained(
             folder.path,
             config=folder.config,
@@ -126,9 +127,11 @@ def _check_weights(path: Path, model: Any, head: Head, report: dict[str, Any]) -
     if not has_own_head:  # nothing computes with the pooler, where the class has one
         missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:
+        in_body = missing[0].startswith(f"{model.base_model_prefix}.") or not has_own_head
+        hint = "use a model whose head was trained, not the one that it was made from"
         raise ConfigError(
             f"the weights in {path} have no {missing[0]}, which {name} computes the score with: it would be random; "
-            f"use a model whose head was trained, not the one that it was made from"
+            + ("correct config.json, or save the whole model there again" if in_body else hint)
         )
     if extra := unexpected_weights(report["unexpected_keys"]):
         raise ConfigError(

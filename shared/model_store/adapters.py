@@ -70,8 +70,8 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         )
     if task not in AUTO_CLASSES or (task == "CAUSAL_LM" and not (folder / VALUE_HEAD_FILE).exists()):
         raise ModelError(
-            f"{folder} holds an adapter of task_type {task}: it has no head that scores; train one with "
-            f"task_type SEQ_CLS, as TRL's RewardTrainer does"
+            f"{folder} holds an adapter of task_type {task}, without a head that scores: train one with task_type "
+            f"SEQ_CLS, as TRL's RewardTrainer does, or merge an encoder's with peft and save the whole model"
         )
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise ModelError(f"{folder} holds {ADAPTER_CONFIG} without {ADAPTER_WEIGHTS}: save the adapter again")

@@ -193,6 +193,36 @@ def test_language_model(tmp_path):
         build(config, Settings(), Device(ThreadPoolExecutor(1)), lambda *_: None)
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"num_hidden_layers": 3},
+            "have no model.layers.2.* it would be random; correct config.json, or save the whole",
+        ),
+        ({"num_hidden_layers": 1}, "have model.layers.1.* does not compute with"),
+        (
+            {"hidden_act": "superlu"},
+            "cannot load the model in .*: save it again with this version, or correct its config",
+        ),
+        ({"use_cache": "yes"}, "cannot load the model in .*: save it again with this version, or correct its config"),
+    ],
+)
+def test_other_config(tmp_path, entries, message):
+    """A configuration of another model than the weights' is refused in one sentence, with what to correct."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    change_config(tmp_path, **entries)
+    assert re.search(message, sentence := refusal(tmp_path))
+    assert "\n" not in sentence
+
+
+def test_broken_tokenizer(tmp_path):
+    """A tokenizer file without content is refused with what to do."""
+    save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "save it there again, with tokenizer.save_pretrained" in refusal(tmp_path)
+
+
 def test_other_family(tmp_path):
     """A folder whose class does not fit its model_type is refused."""
     save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)

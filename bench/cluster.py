@@ -10,9 +10,12 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 from statistics import median
 
+import httpx
+
 from bench.load import Load, Target, closed_loop
 from bench.report import markdown, write
 from remote_rewards import RewardClient
+from shared.schemas import INSTANCE_HEADER
 from tests.conftest import running_service
 from tests.ray_cluster import RayCluster, ray_cluster
 from tests.short_runs import output_of, recorded, save_policy, short_run, torchrun
@@ -28,12 +31,20 @@ rewards:
   slow: {kind: function, object: "tests.reward_functions:slow_per_text", columns: [], rows: independent, workers: 1}
 """
 OTHER = "rewards: {banana: {kind: rule, checks: [{check: length, unit: words, factor: 1.0}]}}"
-KILLS, SLOW_CALLERS, SLOW_TEXTS, STEP_TEXTS, STEPS = 6, 32, 20, 256, 5
+KILLS, SLOW_CALLERS, SLOW_REQUESTS, SLOW_TEXTS, STEP_TEXTS, STEPS = 6, 32, 100, 20, 256, 5
+DOWNSCALE_DELAY_S = 15.0
 
 
-def target(url: str) -> Target:
-    """Return the scoring URL of a service with the packaged rule."""
-    return Target(f"{url}/v1/score", lambda texts: json.dumps({"completions": texts, "rewards": ["banana"]}).encode())
+def target(url: str, reward: str = "banana") -> Target:
+    """Return the scoring URL of a service with a reward, by default the packaged rule."""
+    return Target(f"{url}/v1/score", lambda texts: json.dumps({"completions": texts, "rewards": [reward]}).encode())
+
+
+def slow_config(folder: Path) -> Path:
+    """Return the rewards.yaml of a function that takes 5 ms for a text."""
+    path = folder / "slow.yaml"
+    path.write_text(SLOW, encoding="utf-8")
+    return path
 
 
 def overhead(cluster: RayCluster, folder: Path) -> list[Row]:
@@ -56,6 +67,21 @@ def overhead(cluster: RayCluster, folder: Path) -> list[Row]:
         ["a rule, 16 callers: requests/s on Ray, of one process's", f"{share:.2f} of {median(rates[0]):,.0f}", "≥ 0.4"],
         ["a rule, one caller: latency added, median", f"{added_ms:.1f} ms", "≤ 2 ms"],
     ]
+
+
+def slow_overhead(cluster: RayCluster, folder: Path) -> list[Row]:
+    """Compare them for a function of 80 ms, of which Ray's share is small."""
+    config, seconds = slow_config(folder), (list[float](), list[float]())
+    url = cluster.deploy("slow-one", "--config", str(config), "--min-replicas", "1")
+    with Supervisor(config) as service:
+        for _ in range(ROUNDS):
+            for index, each in enumerate((service.url, url)):
+                load = closed_loop(target(each, "slow"), TEXTS * SLOW_REQUESTS, 16, 8)
+                check_all_scored(load)
+                seconds[index].append(load.seconds)
+    cluster.run("retire", "slow-one")
+    share = median(seconds[0]) / median(seconds[1])
+    return [["a function of 80 ms, 8 callers: requests/s on Ray, of one process's", f"{share:.2f}", "≥ 0.95"]]
 
 
 def check_all_scored(*loads: Load) -> None:
@@ -103,55 +129,81 @@ def killed_replicas(cluster: RayCluster, folder: Path) -> list[Row]:
 
 
 def autoscaling(cluster: RayCluster, folder: Path) -> list[Row]:
-    """Load one replica of a slow function, which may become four."""
-    config = folder / "slow.yaml"
-    config.write_text(SLOW, encoding="utf-8")
-    url = cluster.deploy("slow", "--config", str(config), "--min-replicas", "1", "--max-replicas", "4")
+    """Load one replica of a slow function, which may become four, and then nearly cease to."""
+    options = ["--min-replicas", "1", "--max-replicas", "4", "--downscale-delay-s", str(DOWNSCALE_DELAY_S)]
+    url = cluster.deploy("slow", "--config", str(slow_config(folder)), *options)
+
+    async def run() -> list[Row]:
+        async with aclosing(RewardClient(url)) as client:
+            step_on_one_s = await step_s(client)
+            one, waited_s, four = await rates_while_growing(client, url)
+            step_share = await step_s(client) / step_on_one_s
+            calls = await calls_while_shrinking(client, lambda: len(cluster.replicas("slow")) > 1)
+        what = f"{SLOW_CALLERS} callers of a slow function: 1 → 4 replicas serve after"
+        return [
+            [what, f"{waited_s:.0f} s", "≤ 30 s"],
+            ["… calls/s of 4 replicas, of one's", f"{four / one:.1f} × {one:.1f}", "≥ 3.6 ×"],
+            [f"one call of {STEP_TEXTS} texts: time on 4 replicas, of that on one", f"{step_share:.2f} ×", "≤ 0.4 ×"],
+            [f"4 → 1 replicas: calls that fail, of {calls:,}", "0", "0"],
+        ]
+
+    rows = asyncio.run(run())
+    cluster.run("retire", "slow")
+    return rows
+
+
+async def step_s(client: RewardClient) -> float:
+    """Return the mean time of a call with all texts of a training step."""
+    started_s = time.monotonic()
+    for _ in range(STEPS):
+        await client.ascore(["a"] * STEP_TEXTS, rewards=["slow"])
+    return (time.monotonic() - started_s) / STEPS
+
+
+async def rates_while_growing(client: RewardClient, url: str) -> tuple[float, float, float]:
+    """Return the calls per second of one replica, the seconds until four serve, and the calls per second of these."""
     tally = Tally()
 
-    async def run() -> tuple[float, float, float, float]:
-        async with aclosing(RewardClient(url)) as client:
+    async def call() -> None:
+        while True:
+            await client.ascore(["a"] * SLOW_TEXTS, rewards=["slow"])
+            tally.calls += 1
 
-            async def call() -> None:
-                while True:
-                    await client.ascore(["a"] * SLOW_TEXTS, rewards=["slow"])
-                    tally.calls += 1
+    async def rate() -> float:
+        before, started_s = tally.calls, time.monotonic()
+        await asyncio.sleep(3.0)
+        return (tally.calls - before) / (time.monotonic() - started_s)
 
-            async def rate() -> float:
-                before, started_s = tally.calls, time.monotonic()
-                await asyncio.sleep(3.0)
-                return (tally.calls - before) / (time.monotonic() - started_s)
-
-            async def step_s() -> float:
-                started_s = time.monotonic()
-                for _ in range(STEPS):
-                    await client.ascore(["a"] * STEP_TEXTS, rewards=["slow"])
-                return (time.monotonic() - started_s) / STEPS
-
-            step_of_one_s = await step_s()
-            calls = [asyncio.create_task(call()) for _ in range(SLOW_CALLERS)]
-            one = await rate()
-            waited_s = 3.0 + await asyncio.to_thread(seconds_until, lambda: serving(cluster, "slow") == 4)
-            await asyncio.sleep(3.0)
-            four = await rate()
-            for task in calls:
-                task.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-            return one, four, waited_s, await step_s() / step_of_one_s
-
-    one, four, waited_s, step_share = asyncio.run(run())
-    cluster.run("retire", "slow")
-    return [
-        [f"{SLOW_CALLERS} callers of a slow function: 1 → 4 replicas serve after", f"{waited_s:.0f} s", "≤ 30 s"],
-        ["… calls/s of 4 replicas, of one's", f"{four / one:.1f} × {one:.1f}", "≥ 3.6 ×"],
-        [f"one call of {STEP_TEXTS} texts: time on 4 replicas, of that on one", f"{step_share:.2f} ×", "≤ 0.4 ×"],
-    ]
+    calls = [asyncio.create_task(call()) for _ in range(SLOW_CALLERS)]
+    waiting = asyncio.create_task(seconds_until_serving(url, 4))
+    one, waited_s = await rate(), await waiting
+    await asyncio.sleep(3.0)
+    four = await rate()
+    for task in calls:
+        task.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    return one, waited_s, four
 
 
-def serving(cluster: RayCluster, name: str) -> int:
-    """Return the number of an application's replicas that serve."""
-    lines = map(str.split, cluster.run("applications").stdout.splitlines())
-    return next(int(line[2]) for line in lines if line[0] == name)
+async def calls_while_shrinking(client: RewardClient, shrinking: Callable[[], bool]) -> int:
+    """Score one text after the other meanwhile. Return the number of calls; raises the error of one that fails."""
+    calls = 0
+    while await asyncio.to_thread(shrinking):
+        await client.ascore(["a"], rewards=["slow"])
+        calls += 1
+    return calls
+
+
+async def seconds_until_serving(url: str, replicas: int) -> float:
+    """Return the seconds until this many replicas have responded, which name themselves in a header."""
+    instances, started_s = set[str](), time.monotonic()
+    async with httpx.AsyncClient() as http:
+        while len(instances) < replicas:
+            response = await http.get(f"{url}/v1/rewards")
+            response.raise_for_status()
+            instances.add(response.headers[INSTANCE_HEADER])
+            await asyncio.sleep(0.1)
+    return time.monotonic() - started_s
 
 
 def second_revision(cluster: RayCluster, folder: Path) -> list[Row]:
@@ -198,7 +250,7 @@ def main() -> None:
     """Measure, and write `bench/results/cluster.md`."""
     rows: list[Row] = []
     with ray_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
-        for measure in (overhead, killed_replicas, autoscaling, second_revision, killed_rank):
+        for measure in (overhead, slow_overhead, killed_replicas, autoscaling, second_revision, killed_rank):
             measured = measure(cluster, Path(folder))
             print(*(" | ".join(row) for row in measured), sep="\n", flush=True)
             rows += measured

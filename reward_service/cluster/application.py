@@ -36,7 +36,7 @@ LOCAL_OBJECT_STORE_BYTES = 100_000_000
 """Scores do not pass through it."""
 SIGNAL_INTERVAL_S = 2.0
 """Time between two readings of a replica's signals."""
-LOOK_BACK_S = 12.0
+LOOK_BACK_S = 6.0
 """Time over which signals are averaged."""
 POLICY = "reward_service.cluster.autoscaling:BacklogPolicy"
 
@@ -52,8 +52,8 @@ class ReplicaOptions(Frozen):
     """CPUs that Ray reserves for a replica, and the compute threads of its models."""
     gpus: float = Field(0.0, ge=0)
     """GPUs of a replica, which sees no others."""
-    upscale_delay_s: float = Field(10.0, ge=0)
-    """Time for which more replicas must be needed before they are started."""
+    upscale_delay_s: float = Field(5.0, ge=0)
+    """Time for which more replicas must be needed before they are started; `downscale_delay_s` keeps them for long."""
     downscale_delay_s: float = Field(600.0, ge=0)
     """Time for which fewer must do before any is stopped: between two training steps there is no load."""
 

@@ -33,7 +33,7 @@ def add_deploy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--max-replicas", type=int, help="replicas under load (default: as many: no autoscaling)")
     command.add_argument("--cpus", type=float, help="CPUs of a replica, and threads of its models (default: 1)")
     command.add_argument("--gpus", type=float, help="GPUs of a replica (default: 0)")
-    command.add_argument("--upscale-delay-s", type=float, help="seconds of load before replicas start (default: 10)")
+    command.add_argument("--upscale-delay-s", type=float, help="seconds of load before replicas start (default: 5)")
     command.add_argument("--downscale-delay-s", type=float, help="seconds of less load before any stops (default: 600)")
     command.add_argument("--timeout-s", type=float, default=TIMEOUT_S, help=f"time to deploy (default: {TIMEOUT_S:g})")
 

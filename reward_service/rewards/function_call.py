@@ -22,6 +22,8 @@ from typing import Any, Self
 from reward_service.rewards.function_signature import Signature, inspect_signature
 
 FUNCTION_FAILED = "function_failed"
+TEXTS = (str, bytes, bytearray)
+"""What is no score, although `float` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +231,12 @@ def _rows(values: Any) -> Iterator[Any]:
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, str | bytes | bytearray):
-        with contextlib.suppress(TypeError):
-            return float(value)
-    raise TypeError(f"it returned {_kind(value)} as a score, where a number or None is needed")
+    try:
+        if isinstance(value, TEXTS):
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise TypeError(f"it returned {_kind(value)} as a score, where a number or None is needed") from None
 
 
 def _kind(value: Any) -> str:

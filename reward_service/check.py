@@ -29,6 +29,7 @@ from reward_service.scorer import to_items
 from reward_service.settings import Settings
 from reward_service.specs import ClassifierSpec, RegressorSpec, SimilaritySpec, TextModelSpec
 from shared.schemas import ScoreRequest, Text
+from shared.text import without_common_turns
 
 SHOWN_CHARS, SHOWN_TOKENS = 600, 24
 PROMPT = "What is a stapler?"
@@ -147,7 +148,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """
     pairs = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the pairs in {path}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -168,8 +169,9 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def _pair(row: dict[str, Any]) -> Pair:
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    if prompt is None and isinstance(chosen, list) and len(chosen) > 1:  # the prompt is the conversation before
-        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        shared, chosen, rejected = without_common_turns(chosen, rejected)
+        prompt = shared or None
     checked = ScoreRequest(completions=[chosen, rejected], prompts=None if prompt is None else [prompt, prompt])
     return Pair(checked.prompts[0] if checked.prompts else None, *checked.completions)
 

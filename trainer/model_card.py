@@ -63,7 +63,7 @@ def render(name: str, run: Run, base: object) -> str:
         header=yaml.safe_dump(header, sort_keys=False),
         name=name,
         question=f"{question} " if question else "",
-        policy=base,
+        policy=base_name(base),
         algorithm=TITLES.get(algorithm, algorithm),
         steps=f", {run.last_step} steps" if run.last_step else "",
         rewards="\n".join(_rewards(run.rewards)),
@@ -76,6 +76,11 @@ def base_model(name: object) -> dict[str, str]:
     """Return a model card's `base_model` if the name is one of the hub, which refuses any other."""
     is_id = isinstance(name, str) and HUB_ID.fullmatch(name) is not None and not Path(name).exists()
     return {"base_model": str(name)} if is_id else {}
+
+
+def base_name(name: object) -> str:
+    """Return a model's name without the folders above it, which say nothing on another machine."""
+    return Path(str(name)).name if Path(str(name)).exists() else str(name)
 
 
 def _rewards(manifest: Mapping[str, Any]) -> Iterator[str]:

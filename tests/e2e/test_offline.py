@@ -89,4 +89,5 @@ def test_written_pairs(policy, rules_url, tmp_path, hub):
     assert (name, hub.commits) == ("somebody/run", ["run: 2 steps"])
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= files.keys()
     assert b"chosen by no reward" in files["README.md"]
+    assert policy.encode() not in b"".join(files.values()), "a path of this machine was pushed"
     assert TOKEN not in (tmp_path / "run" / "config.yaml").read_text()

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from reward_service.check import read_pairs
 from reward_service.cli import main
 from tests.small_models import logits_alone, save_folder
 
@@ -55,6 +56,17 @@ def test_pairs(judge, tmp_path, capsys, chats):
     right = sum(scores[a] > scores[b] for a, b in rows)
     assert run(tmp_path, {"kind": "regressor", "model": str(folder), "input": "chat"}, "--pairs", pairs) == 0
     assert f"{right} of 4 ordered right" in capsys.readouterr().out
+
+
+def test_forms_of_pairs(tmp_path):
+    """The turns that both conversations begin with are the prompt; a line separator within a string ends no line."""
+    said = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "a\u2028b"))]
+    other = [said[0], {"role": "user", "content": "Well?"}, {"role": "assistant", "content": "No."}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"chosen": said, "rejected": other}, ensure_ascii=False) + "\n")
+    (pair,) = read_pairs(path)
+    turns = [[message.content for message in text] for text in (pair.prompt, pair.chosen, pair.rejected)]
+    assert turns == [["Hi"], ["a\u2028b"], ["Well?", "No."]]
 
 
 @pytest.mark.parametrize(

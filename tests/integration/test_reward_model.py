@@ -1,5 +1,6 @@
 """Reward models that `reward-trainer reward-model` trains: served as trained, resumable, the same again by a seed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -26,10 +27,11 @@ from tests.small_models import save_folder
 from tests.stand_in_hub import TOKEN
 from trainer.checkpoints import is_complete
 from trainer.cli import main
+from trainer.reward_model.model_card import EXAMPLE
 
 pytestmark = pytest.mark.slow
-QUESTION = "Is it good?"
-COMPLETIONS = ["It is lovely.", "It is dreadful, and far too long for what it is.", "Perhaps."]
+QUESTION, ANSWER = EXAMPLE
+COMPLETIONS = [ANSWER, "It is dreadful, and far too long for what it is.", "Perhaps."]
 QUICK = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "heldout_share": 0.3}
 
 
@@ -83,6 +85,14 @@ def alone(folder, texts, seconds=None, **settings):
     return [model(**tokenizer(*row, return_tensors="pt", **settings)).logits.item() for row in rows]
 
 
+def by_card(folder):
+    """Return the score of the example that the Python lines of the model card compute."""
+    card, names = (folder / "README.md").read_text(), {}
+    with contextlib.chdir(folder.parent):
+        exec(card.partition("```python\n")[2].partition("```")[0], names)
+    return names["score"]
+
+
 def served(folder, **fields):
     """Return the scores of a service with the folder's own rewards.yaml."""
     settings = Settings(config=folder / "rewards.yaml", backend="torch", dtype="float32")
@@ -93,7 +103,9 @@ def served(folder, **fields):
 def test_completions_served_as_trained(train, capsys):
     """An encoder trained on texts is served by its own rewards.yaml, with the scores of the saved model alone."""
     folder = train("encoder", "texts")
-    assert served(folder) == pytest.approx(alone(folder, COMPLETIONS), abs=1e-5)
+    scores = served(folder)
+    assert scores == pytest.approx(alone(folder, COMPLETIONS), abs=1e-5)
+    assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
     assert service_main(["check", str(folder), "--backend", "torch", "--dtype", "float32"]) == 0
     assert "parity" in capsys.readouterr().out
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -101,19 +113,26 @@ def test_completions_served_as_trained(train, capsys):
     assert "| all |" in (folder / "README.md").read_text()
 
 
-def test_sentence_pairs_served_as_trained(train):
-    """An encoder reads a prompt and its completion as a sentence pair with token types."""
+def test_sentence_pairs_served_as_trained(train, models):
+    """An encoder reads a prompt and its completion as a sentence pair with token types, in training, too."""
     folder = train("encoder", "prompts")
     right = alone(folder, [QUESTION] * 3, COMPLETIONS)
-    assert served(folder, prompts=[QUESTION] * 3) == pytest.approx(right, abs=1e-5)
+    scores = served(folder, prompts=[QUESTION] * 3)
+    assert scores == pytest.approx(right, abs=1e-5)
+    assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
+    types = "bert.embeddings.token_type_embeddings.weight"
+    before, after = (load_file(path / "model.safetensors")[types] for path in (models / "encoder", folder))
+    assert not torch.equal(before[1], after[1]), "the second sentence's type was not trained"
 
 
-def test_pushed(train, hub):
-    """A reward model is pushed with its card and figures, without the files that name paths of this machine."""
+def test_pushed(train, hub, models, tmp_path):
+    """A reward model is pushed with its card and figures, and no file names a path of this machine."""
     train("encoder", "texts", max_steps=1, push_to_hub="true", hub_token=TOKEN)
-    files = hub.files["somebody/out"].keys()
-    assert {"README.md", "config.json", "metrics.json", "model.safetensors", "tokenizer.json"} <= files
-    assert not {"config.yaml", "rewards.yaml", "metrics.jsonl", "training_args.bin"} & files
+    files = hub.files["somebody/out"]
+    assert {"README.md", "config.json", "metrics.json", "model.safetensors", "tokenizer.json"} <= files.keys()
+    assert not {"config.yaml", "rewards.yaml", "metrics.jsonl", "training_args.bin"} & files.keys()
+    assert b"    model: somebody/out\n" in files["README.md"]
+    assert not [name for name, content in files.items() for path in (models, tmp_path) if str(path).encode() in content]
 
 
 @pytest.mark.parametrize("peft", ["false", "true"], ids=["whole", "lora"])
@@ -126,7 +145,9 @@ def test_chats_served_as_trained(train, peft):
     texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
     offset = float((folder / "rewards.yaml").read_text().partition("offset: ")[2])
     right = [score + offset for score in alone(folder, texts, add_special_tokens=False)]
-    assert served(folder, prompts=[question] * 3) == pytest.approx(right, abs=1e-5)
+    scores = served(folder, prompts=[question] * 3)
+    assert scores == pytest.approx(right, abs=1e-5)
+    assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
 
 
 def test_texts_served_as_trained(train):
@@ -136,7 +157,9 @@ def test_texts_served_as_trained(train):
     offset = float((folder / "rewards.yaml").read_text().partition("offset: ")[2])
     texts = [f"{QUESTION}{completion}{end}" for completion in COMPLETIONS]
     right = [score + offset for score in alone(folder, texts, add_special_tokens=False)]
-    assert served(folder, prompts=[QUESTION] * 3) == pytest.approx(right, abs=1e-5)
+    scores = served(folder, prompts=[QUESTION] * 3)
+    assert scores == pytest.approx(right, abs=1e-5)
+    assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
 
 
 def test_resumed_after_kill(train, models, tmp_path):

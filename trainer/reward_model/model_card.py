@@ -1,11 +1,13 @@
 """The model card of a trained reward model. Pure: metrics in, Markdown out."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trainer.model_card import base_model
+from trainer.model_card import base_model, base_name
 
 TEMPLATE = """\
 ---
@@ -19,14 +21,26 @@ preference pairs ({source}). It reads {reads}.
 {held_out}
 
 ## Use
+With transformers:
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{location}")
+model = AutoModelForSequenceClassification.from_pretrained("{location}")
+inputs = {inputs}
+score = model(**inputs).logits.item(){offset}
+```
+
+Over HTTP, with remote-rewards: `reward-service check --config rewards.yaml` compares the service's scores with
+transformers' own, and `reward-service serve --config rewards.yaml` serves them.
+
 ```yaml
 # rewards.yaml
 rewards:
-  {reward}:
+  reward_model:
 {spec}
 ```
-`reward-service check {name}` compares the service's scores with transformers' own, and
-`reward-service serve --config {name}/rewards.yaml` serves them.
 
 ## What the number means
 The difference of two scores is the log-odds that the first text is better (Bradley-Terry): a difference of 1 means
@@ -47,25 +61,47 @@ READS = {
     "pair": "prompt and completion as a sentence pair",
 }
 
+EXAMPLE = "What is a stapler?", "It joins sheets of paper."
+RATINGS = "made of people's sentiment ratings of sentences (Hutto & Gilbert, ICWSM 2014)"
 
-def render(name: str, metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
-    """Return the card. `spec` is the reward's entry in rewards.yaml."""
-    settings, held_out = metrics["settings"], metrics["held_out"]
+
+def render(location: str, metrics: Mapping[str, Any], settings: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """Return the card. `location` is a hub id or a folder, `spec` the reward's entry in rewards.yaml."""
+    held_out = metrics["held_out"]
     source, base = settings["pairs"], settings["model"]["model_name_or_path"]
-    tags = {"pipeline_tag": "text-classification", "tags": ["reward-model", "trl", "reward-trainer"]}
+    tags = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["reward-model", "trl", "reward-trainer"],
+    }
     return TEMPLATE.format(
         header=yaml.safe_dump({**base_model(base), **tags}, sort_keys=False),
-        base=base,
-        name=name,
+        base=base_name(base),
+        name=Path(location).name,
+        location=location,
         pairs=metrics["trained_on"]["pairs"],
-        source="made of human ratings" if source == "ratings" else f"`{source}`",
+        source=RATINGS if source == "ratings" else f"`{Path(source).name}`",
         reads=READS[spec["input"]],
         held_out=held_out_text(held_out),
-        reward="reward_model",
-        spec="\n".join(f"    {key}: {_yaml(value)}" for key, value in {**spec, "model": f"./{name}"}.items()),
+        inputs=_inputs(spec),
+        offset=f" + {spec['offset']}" if "offset" in spec else "",
+        spec="\n".join(f"    {key}: {_yaml(value)}" for key, value in {**spec, "model": location}.items()),
         zero=_zero(metrics, spec),
-        training=_training(metrics),
+        training=_training(metrics, settings),
     )
+
+
+def _inputs(spec: Mapping[str, Any]) -> str:
+    """Return the Python expression of what the model reads of an example."""
+    prompt, completion = EXAMPLE
+    if spec["input"] == "chat":
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        chat = ", ".join(map(json.dumps, turns))
+        return f'tokenizer.apply_chat_template(\n    [{chat}],\n    return_dict=True,\n    return_tensors="pt",\n)'
+    texts = {"completion": f'"{completion}"', "pair": f'"{prompt}", "{completion}"', "text": f'"{prompt}{completion}"'}
+    end = " + tokenizer.eos_token" if spec.get("end") else ""
+    special = ", add_special_tokens=False" if spec["input"] == "text" else ""
+    return f'tokenizer({texts[spec["input"]]}{end}, return_tensors="pt"{special})'
 
 
 def held_out_text(held_out: Mapping[str, Any]) -> str:
@@ -117,8 +153,8 @@ def _zero(metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     return f"here it is {meaning}, set after training {where} (it was at {metrics['neutral']:+.2f})."
 
 
-def _training(metrics: Mapping[str, Any]) -> str:
-    settings, counts = metrics["settings"], metrics["trained_on"]
+def _training(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    counts = metrics["trained_on"]
     limit = f"{settings['max_length']} tokens" if settings["max_length"] else "the model's limit"
     notes = f"{counts['truncated']} truncated to {limit}, {counts['left_out']} left out as longer"
     steps, epochs = settings["max_steps"], settings["num_train_epochs"]
@@ -128,7 +164,7 @@ def _training(metrics: Mapping[str, Any]) -> str:
         f"{counts['pairs']} pairs ({notes}), {length} in batches of {batch}, learning rate "
         f"{settings['learning_rate']:g}, seed {settings['seed']}; {metrics['seconds']['train']} s on "
         f"{metrics['machine']['threads']} threads. The same machine with the same number of threads makes the same "
-        f"weights again. `config.yaml` has all settings, `metrics.json` all figures."
+        f"weights again. `metrics.json` has all figures."
     )
 
 

@@ -8,11 +8,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from shared.errors import did_you_mean
+from shared.text import Chat, without_common_turns
 from trainer.errors import TrainerError
 from trainer.jsonl_lines import objects_of
 
@@ -21,7 +21,6 @@ EXPECTED = f"a pair is an object such as {EXAMPLE}"
 SHARE_UNITS = 10_000
 """Resolution of the share of pairs that is held out."""
 
-Chat = list[dict[str, Any]]
 Text = str | Chat
 
 
@@ -98,13 +97,6 @@ def _check_same_form(first: Pair, pair: Pair, where: str) -> None:
         raise TrainerError(
             f"{where} holds {pair.form}, the lines before it {first.form}: a model reads one form; write one file each"
         )
-
-
-def without_common_turns(chosen: Chat, rejected: Chat) -> tuple[Chat, Chat, Chat]:
-    """Return the turns with which both conversations begin, and what follows in each: at least its last turn."""
-    turns = zip(chosen[:-1], rejected[:-1], strict=False)
-    common = sum(1 for _ in takewhile(lambda both: both[0] == both[1], turns))
-    return chosen[:common], chosen[common:], rejected[common:]
 
 
 def split(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from shared.text import Chat
 from trainer.errors import TrainerError
-from trainer.reward_model.pairs import Chat, Pair, Text
+from trainer.reward_model.pairs import Pair, Text
 
 INPUTS = ("completion", "chat", "text", "pair")
 FIXED_CLOCK = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"

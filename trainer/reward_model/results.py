@@ -1,6 +1,5 @@
 """The results of a training: centre the scores, evaluate on held-out pairs, write the model and its model card."""
 
-import json
 import os
 import platform
 import time
@@ -56,8 +55,15 @@ def evaluate(
         ratings = [rated.rating for rated in preferences.heldout_ratings]
         sources = [rated.source for rated in preferences.heldout_ratings]
         held_out["ratings"] = report.rating_metrics(shifted, ratings, sources)
-    seconds = round(time.monotonic() - started_s, 1)
-    return {"held_out": held_out, "neutral": round(neutral, 4), "offset": offset, "seconds": {"evaluate": seconds}}
+    truncated = sum(pair.truncated for pair in train)
+    left_out = len(preferences.train) - len(train)
+    return {
+        "held_out": held_out,
+        "neutral": round(neutral, 4),
+        "offset": offset,
+        "trained_on": {"pairs": len(train), "truncated": truncated, "left_out": left_out},
+        "seconds": {"evaluate": round(time.monotonic() - started_s, 1)},
+    }
 
 
 def neutral_score(
@@ -80,20 +86,18 @@ def save(
     folder: RunFolder,
     model: PreTrainedModel,
     reader: Reader,
-    evaluation: Metrics,
+    metrics: Metrics,
     *,
     settings: Mapping[str, Any],
-    counts: Mapping[str, int],
-    train_s: float,
+    repository: str | None,
 ) -> None:
-    """Write the model with its tokenizer, metrics.json, README.md and rewards.yaml, and print what was reached."""
+    """Write the model with its tokenizer, metrics.json, README.md and rewards.yaml, and print what was reached.
+
+    The model card names the repository if the model will be pushed to one, and no path of this machine.
+    """
     spec = {"kind": "regressor", "model": str(folder.path.resolve()), **reader.spec}
-    spec |= {"offset": evaluation["offset"]} if evaluation["offset"] else {}
-    metrics = {
-        **{key: evaluation[key] for key in ("held_out", "neutral")},
-        "trained_on": dict(counts),
-        "seconds": {"train": train_s, **evaluation["seconds"]},
-        "settings": json.loads(json.dumps(settings, default=str)),
+    spec |= {"offset": metrics["offset"]} if metrics["offset"] else {}
+    metrics |= {
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "tokenizers")},
         "machine": {"platform": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
     }
@@ -101,7 +105,7 @@ def save(
     reader.tokenizer.save_pretrained(folder.path)
     folder.write_json("metrics.json", metrics)
     folder.write_text("rewards.yaml", yaml.safe_dump({"rewards": {REWARD: spec}}, sort_keys=False))
-    card = render(folder.path.name, metrics, spec)
+    card = render(repository or f"./{folder.path.name}", metrics, settings, spec)
     folder.write_text("README.md", card)
     console.print(card.partition("## Held-out metrics\n")[2].partition("\n## ")[0], markup=False, highlight=False)
     log(f"reward model: {folder.path}; check it with `reward-service check {folder.path}`")

@@ -66,10 +66,9 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     )
     seconds = run_training(trainer, checkpoint)
     trained = trainer.trained_model()
-    evaluation = results.evaluate(trained, reader, encoded, heldout, preferences)
-    counts = {"pairs": len(encoded), "truncated": sum(pair.truncated for pair in encoded)}
-    counts["left_out"] = len(preferences.train) - len(encoded)
-    results.save(folder, trained, reader, evaluation, settings=settings, counts=counts, train_s=seconds)
+    metrics = results.evaluate(trained, reader, encoded, heldout, preferences)
+    metrics["seconds"]["train"] = seconds
+    results.save(folder, trained, reader, metrics, settings=settings, repository=repository)
     if repository is not None:
         push(repository, folder.path, reward, f"{run.recipe}: {len(encoded)} pairs")
     return folder.path

@@ -30,6 +30,10 @@ class RecordedRewardTrainer(RewardTrainer):  # type: ignore[misc]
         self.run_folder, self._lengths = run_folder, [pair.tokens for pair in train_pairs]
         super().__init__(*args, train_dataset=to_dataset(train_pairs), **kwargs)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep all columns of the dataset: TRL knows none of token types, and would train without them."""
+        self._signature_columns = self.train_dataset.column_names
+
     def _get_train_sampler(self, *_: Any, **__: Any) -> "LengthBucketSampler":
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthBucketSampler(self._lengths, batch_size, self.args.seed)

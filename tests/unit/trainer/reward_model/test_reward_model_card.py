@@ -18,13 +18,13 @@ SETTINGS = {
 def test_length_of_training(max_steps, length):
     """The card says how long the training was: in steps where they end it, else in epochs; and names the base model."""
     metrics = {
-        "settings": {**SETTINGS, "max_steps": max_steps},
         "held_out": {"pairs": 0},
         "neutral": 0.0,
         "trained_on": {"pairs": 9, "truncated": 0, "left_out": 0},
         "seconds": {"train": 1.0},
         "machine": {"threads": 1},
     }
-    card = render("mine", metrics, {"kind": "regressor", "model": "/runs/mine", "input": "completion"})
+    spec = {"kind": "regressor", "model": "/runs/mine", "input": "completion"}
+    card = render("somebody/mine", metrics, {**SETTINGS, "max_steps": max_steps}, spec)
     assert f"{length} in batches of 8, learning rate 0.0001" in card
-    assert card.startswith("---\nbase_model: Qwen/Qwen2.5-0.5B-Instruct\npipeline_tag: text-classification\n")
+    assert card.startswith("---\nbase_model: Qwen/Qwen2.5-0.5B-Instruct\nlibrary_name: transformers\n")

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-IMAGES = {"reward": {"service", "openvino", "math"}, "trainer": {"trainer", "lora"}}
+IMAGES = {"reward": {"service", "openvino", "math"}, "trainer": {"trainer"}}
 DISTRIBUTION = "remote-rewards"
 
 

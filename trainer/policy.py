@@ -38,10 +38,8 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
 
 
 def _load_adapter(folder: str, **kwargs: Any) -> PreTrainedModel:
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        raise TrainerError(f"{folder} holds a LoRA adapter: pip install 'remote-rewards[trainer,lora]'") from error
+    from peft import PeftConfig, PeftModel
+
     base = model_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path)
     model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
     return PeftModel.from_pretrained(model, folder).merge_and_unload()

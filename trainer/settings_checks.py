@@ -7,7 +7,6 @@ from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import is_peft_available
 from trl import DPOConfig, ModelConfig, SFTConfig
 from trl.import_utils import is_vllm_available
 
@@ -92,11 +91,9 @@ def check_model(model: ModelConfig) -> None:
 
 
 def check_lora(model: ModelConfig, frozen_layers: int) -> None:
-    """Refuse LoRA without its package, and with frozen layers: an adapter freezes the whole model below it."""
+    """Refuse LoRA with frozen layers: an adapter freezes the whole model below it."""
     if model.use_peft and frozen_layers:
         raise TrainerError("--frozen_layers has no effect with --use_peft true: leave it out")
-    if model.use_peft and not is_peft_available():
-        raise TrainerError("--use_peft true needs the package peft: pip install 'remote-rewards[trainer,lora]'")
 
 
 def check_output_dir(path: Path) -> None:

@@ -115,7 +115,8 @@ def kl_per_token(policy: Path, base: Path, run: Run) -> float:
     """Return the mean KL(policy | base) of the next token over the tokens of the evaluated completions, in nats."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in (policy, base)]
-    prompts = read_prompts(str(run.config["heldout_prompts"]), system_prompt=run.config.get("system_prompt"))
+    before = {name: run.config.get(name) for name in ("system_prompt", "few_shot")}
+    prompts = read_prompts(str(run.config["heldout_prompts"]), **before)
     chats = [row["prompt"] for row in prompts[: run.config.get("eval_limit")]]
     heads = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
     records = comparison.records(run.after, DECODING)

@@ -135,7 +135,7 @@ def train(recipe: str, reward: Any, steps: int, callbacks: Sequence[Any] = ()) -
     with tempfile.TemporaryDirectory() as folder:
         argv = ["--config", recipe, "--output_dir", folder, "--max_steps", str(steps)]
         run, args, model = parse(argv)
-        prompts = read_prompts(run.prompts, system_prompt=run.system_prompt)
+        prompts = read_prompts(run.prompts, **run.before_prompts)
         RecordedRLOOTrainer(
             model=load_policy(model.model_name_or_path, frozen_layers=run.frozen_layers),
             reward_funcs=[reward],

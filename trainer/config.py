@@ -64,8 +64,8 @@ class RunArguments:
     hedge_after_s: float | None = field(
         default=None,
         metadata={
-            "help": "Send a slow reward request to a second replica, too, after this many seconds; 0: never. "
-            "By default after a time taken from the latencies so far."
+            "help": "Send a slow request to a second replica, too, after this many seconds (0: never); "
+            "by default after a time taken from the latencies so far."
         },
     )
     wait_for_rewards_s: float = field(
@@ -93,8 +93,7 @@ class RunArguments:
         metadata={"help": "With sft and sampled completions: the lowest score of a prompt's best completion."},
     )
     max_minutes: float | None = field(
-        default=None,
-        metadata={"help": "Stop training, or sampling, after this number of minutes, if it has not ended before."},
+        default=None, metadata={"help": "Stop training, or sampling, after this number of minutes."}
     )
     prompts: str = field(
         default="recipe:optimist_train.jsonl",
@@ -105,15 +104,17 @@ class RunArguments:
         metadata={"help": "Prompts to evaluate on. None of them may be a training prompt."},
     )
     system_prompt: str | None = field(default=None, metadata={"help": "System message put before every prompt."})
+    few_shot: str | None = field(
+        default=None,
+        metadata={"help": "JSONL file of examples, a prompt and a completion a line: turns before every prompt."},
+    )
     frozen_layers: int = field(
         default=0,
         metadata={"help": "Number of the policy's lowest layers to freeze, together with its embeddings."},
     )
     merge_lora: bool = field(
         default=True,
-        metadata={
-            "help": "With --use_peft: save the policy as one model, not as an adapter that needs its base model."
-        },
+        metadata={"help": "With --use_peft: save one whole model, not an adapter that needs its base model."},
     )
     judges: list[str] = field(
         default_factory=list,
@@ -150,6 +151,11 @@ class RunArguments:
         metadata={"help": "Lower bounds for the differences between after and before, in the same form."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier run in --output_dir."})
+
+    @property
+    def before_prompts(self) -> dict[str, str | None]:
+        """What comes before every prompt: settings of `read_prompts`."""
+        return {"system_prompt": self.system_prompt, "few_shot": self.few_shot}
 
     @property
     def local_judges(self) -> list[str]:

@@ -57,7 +57,7 @@ def policy_label(policy: str) -> str:
 
 def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder."""
-    heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
+    heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     rewards = connect_rewards(run)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
     folder = on_main_rank(lambda: RunFolder.create(Path(args.output_dir), overwrite=run.overwrite))

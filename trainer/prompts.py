@@ -18,21 +18,30 @@ RESERVED_ARGUMENTS = {"self", "prompts", "completions", "completion_ids", "train
 RESERVED_COLUMNS = {"completion", "image", "images"}
 """Not allowed as column names either: TRL drops the first before the rewards, and expects images in the others."""
 
+Message = dict[str, Any]
 Row = dict[str, Any]
 """A line of the file: a list of chat messages under `prompt`; every other key is a column for the rewards."""
 
 
-def read_prompts(source: str, *, system_prompt: str | None = None) -> list[Row]:
+def read_prompts(source: str, *, system_prompt: str | None = None, few_shot: str | None = None) -> list[Row]:
     """Read prompts: one JSON object a line, with the key `prompt`; its other keys are columns for the rewards.
 
-    `source` is a path, or `recipe:<file>` for a file of the package. Raises `TrainerError`.
+    `source` is a path, or `recipe:<file>` for a file of the package, as is `few_shot`: examples with a prompt and its
+    completion, which come as turns between the system prompt and every prompt. Raises `TrainerError`.
     """
-    lines = [(number, line) for number, line in enumerate(_read_text(source).split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise TrainerError(f'{source} holds no prompts: write one JSON object a line, such as {{"prompt": "Hi"}}')
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    rows = [_parse_row(line, f"{source} line {number}") for number, line in lines]
-    return [{**row, "prompt": system + row["prompt"]} for row in rows]
+    before = turns_before(system_prompt=system_prompt, few_shot=few_shot)
+    return [{**row, "prompt": before + row["prompt"]} for row in _rows(source)]
+
+
+def turns_before(*, system_prompt: str | None, few_shot: str | None) -> list[Message]:
+    """Return the messages that come before every prompt. Raises `TrainerError` for a wrong file of examples."""
+    turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    for number, row in enumerate(_rows(few_shot, columns=False) if few_shot else (), start=1):
+        completion = row.get("completion")
+        if not isinstance(completion, str) or not completion.strip():
+            raise TrainerError(f'{few_shot}, example {number}: "completion" is not a text; write the answer to imitate')
+        turns += [*row["prompt"], {"role": "assistant", "content": completion}]
+    return turns
 
 
 def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -41,15 +50,15 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def user_text(prompt: list[dict[str, Any]]) -> str:
-    """Return the text of a prompt's user messages."""
-    return "\n".join(str(message["content"]) for message in prompt if message["role"] == "user")
+def user_text(prompt: list[Message]) -> str:
+    """Return the text of a prompt's last user message; of a prompt without one, an empty text."""
+    return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
 
 
 def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:
     """Raise `TrainerError` if a held-out prompt is also a training prompt."""
-    trained = {user_text(row["prompt"]).strip().lower() for row in rows}
-    overlap = [text for row in heldout if (text := user_text(row["prompt"])).strip().lower() in trained]
+    trained = {_said_by_user(row["prompt"]) for row in rows}
+    overlap = [user_text(row["prompt"]) for row in heldout if _said_by_user(row["prompt"]) in trained]
     if overlap:
         raise TrainerError(f"{len(overlap)} held-out prompts are also trained on, such as {overlap[0]!r}; remove them")
 
@@ -69,6 +78,17 @@ def _parse_columns(texts: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
     return {name: [json.loads(text) for text in column] for name, column in texts.items()}
 
 
+def _rows(source: str, *, columns: bool = True) -> list[Row]:
+    lines = [(number, line) for number, line in enumerate(_read_text(source).split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise TrainerError(f'{source} holds no prompts: write one JSON object a line, such as {{"prompt": "Hi"}}')
+    return [_parse_row(line, f"{source} line {number}", columns=columns) for number, line in lines]
+
+
+def _said_by_user(prompt: list[Message]) -> tuple[str, ...]:
+    return tuple(message["content"].strip().lower() for message in prompt if message["role"] == "user")
+
+
 def _read_text(source: str) -> str:
     try:
         if source.startswith(PACKAGED):
@@ -81,7 +101,8 @@ def _read_text(source: str) -> str:
         raise TrainerError(f"cannot read the prompts in {source}: {error.strerror}") from error
 
 
-def _parse_row(line: str, where: str) -> Row:
+def _parse_row(line: str, where: str, *, columns: bool) -> Row:
+    """Return the object of a line; with `columns`, its other keys must be able to go to the rewards."""
     try:
         row = json.loads(line)
         prompt = row["prompt"]
@@ -91,7 +112,7 @@ def _parse_row(line: str, where: str) -> Row:
         raise TrainerError(f'{where} is not a JSON object with the key "prompt"') from error
     if "\\ud" in line.lower() and not _is_encodable(row):
         raise TrainerError(f"{where} contains a lone surrogate (half a character), which cannot be encoded as UTF-8")
-    for name, value in row.items():
+    for name, value in row.items() if columns else ():
         _check_column(name, value, where)
     if isinstance(prompt, str) and prompt.strip():
         return {**row, "prompt": [{"role": "user", "content": prompt}]}

@@ -41,7 +41,7 @@ def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     check_single_process(os.environ, "sample")
     if not isinstance(args, OnlineConfig):
         raise TrainerError("completions are sampled with the settings of rloo or grpo: leave out --algorithm")
-    rows = read_prompts(run.prompts, system_prompt=run.system_prompt)
+    rows = read_prompts(run.prompts, **run.before_prompts)
     file = Path(args.output_dir) / FILE
     resume = str(args.resume_from_checkpoint or "false").lower() != "false"
     earlier = earlier_records(file, args.num_generations, overwrite=run.overwrite, resume=resume)

@@ -44,7 +44,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     # Fail on wrong settings and files before anything slow.
     check_connected(os.environ)
     data = load_training_data(run)
-    heldout = read_prompts(run.heldout_prompts, system_prompt=run.system_prompt)[: run.eval_limit]
+    heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     check_disjoint(data.rows, heldout)
     check_trainable(model.model_name_or_path)
     checkpoint = on_main_rank(lambda: choose_checkpoint(args))

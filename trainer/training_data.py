@@ -20,7 +20,7 @@ from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.jsonl_lines import objects_of
-from trainer.prompts import Row, read_prompts, to_dataset
+from trainer.prompts import Row, read_prompts, to_dataset, turns_before
 from trainer.reward_model.pairs import EXAMPLE, Text, check_text, read_pairs
 from trainer.reward_model.reading import as_chat
 from trainer.sampled_completions import Record, is_sampled, no_pair, read_sampled, turn_of
@@ -66,11 +66,11 @@ class TrainingData:
 def load_training_data(run: RunArguments) -> TrainingData:
     """Return what a run learns from. Raises `TrainerError`, with the line where a file is wrong."""
     if run.algorithm not in OFFLINE:
-        return TrainingData(read_prompts(run.prompts, system_prompt=run.system_prompt))
+        return TrainingData(read_prompts(run.prompts, **run.before_prompts))
     path = Path(str(run.completions)).expanduser()
     data = _chosen(run, path) if is_sampled(path) else _written(run, path)
-    system = [{"role": "system", "content": run.system_prompt}] if run.system_prompt else []
-    rows = [{**row, "prompt": [*_missing(system, row["prompt"]), *row["prompt"]]} for row in data.rows]
+    before = turns_before(**run.before_prompts)
+    rows = [{**row, "prompt": [*_missing(before, row["prompt"]), *row["prompt"]]} for row in data.rows]
     return replace(data, rows=rows)
 
 
@@ -148,5 +148,6 @@ def _chat(text: Text, role: str) -> Chat:
     return [{key: message[key] for key in ("role", "content")} for message in as_chat(text, role)]
 
 
-def _missing(system: Chat, prompt: Chat) -> Chat:
-    return [] if prompt[0]["role"] == "system" else system
+def _missing(before: Chat, prompt: Chat) -> Chat:
+    """Return what comes before every prompt, unless the prompt brings its own: one that was sampled does."""
+    return [] if prompt[0]["role"] == "system" or prompt[: len(before)] == before else before

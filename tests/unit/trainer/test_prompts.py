@@ -85,6 +85,22 @@ def test_columns_and_system_prompt(path):
     assert columns_of(rows) == {"answer": [1, None]}
 
 
+def test_few_shot_examples(path, tmp_path):
+    """Examples are turns between the system prompt and every prompt, whose text remains the last user message."""
+    path.write_text('{"prompt": "a"}\n{"prompt": "b"}')
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text('{"prompt": "c", "completion": "d"}\n{"prompt": "e", "completion": "f"}')
+    rows = read_prompts(str(path), system_prompt="s", few_shot=str(examples))
+    assert [message["content"] for message in rows[1]["prompt"]] == ["s", "c", "d", "e", "f", "b"]
+    assert [message["role"] for message in rows[1]["prompt"]] == ["system", *["user", "assistant"] * 2, "user"]
+    assert [user_text(row["prompt"]) for row in rows] == ["a", "b"]
+    with pytest.raises(TrainerError, match="1 held-out prompts are also trained on, such as 'b'"):
+        check_disjoint(rows, rows[1:])
+    examples.write_text('{"prompt": "c", "completion": " "}')
+    with pytest.raises(TrainerError, match='example 1: "completion" is not a text; write the answer to imitate'):
+        read_prompts(str(path), few_shot=str(examples))
+
+
 def test_columns_of_later_rows():
     """A column that only a later row has is None in the rows before."""
     prompts = [[{"role": "user", "content": text}] for text in "ab"]

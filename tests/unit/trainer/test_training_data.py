@@ -62,6 +62,16 @@ def test_written_files(load, prompt):
     ]
 
 
+def test_few_shot_comes_once(load, tmp_path):
+    """Examples come before the prompts that someone has written, and are not repeated in sampled ones."""
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text('{"prompt": "c", "completion": "d"}')
+    turns = [USER | {"content": "c"}, *turn("d")]
+    for prompt in ("Hi", [*turns, USER]):
+        data = load({"prompt": prompt, "completion": "e"}, algorithm="sft", few_shot=str(examples))
+        assert data.rows[0]["prompt"] == [*turns, USER]
+
+
 @pytest.mark.parametrize(
     ("algorithm", "row", "message"),
     [

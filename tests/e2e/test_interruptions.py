@@ -31,6 +31,8 @@ SMALL = {
     "max_completion_length": "48",  # so that a step takes long enough to be interrupted
     "learning_rate": "1e-2",
     "frozen_layers": "0",
+    "rewards": "banana",
+    "judges": "strict_success",
     "eval_limit": "2",
     "eval_decodings": "greedy",
     "eval_max_new_tokens": "4",

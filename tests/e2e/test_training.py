@@ -20,10 +20,10 @@ from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 12, 16
-LEARNING = f"""--algorithm rloo --rewards banana --reward_weights 1.0 --max_steps {STEPS} --num_generations 8
---per_device_train_batch_size {BATCH} --gradient_accumulation_steps 1 --max_completion_length 32 --temperature 1.0
---learning_rate 5e-5 --lr_scheduler_type constant --beta 0.001 --frozen_layers 0 --seed 42
---eval_limit 16 --eval_decodings sampled --eval_batch 16"""
+LEARNING = f"""--algorithm rloo --rewards banana --judges strict_success --reward_weights 1.0 --max_steps {STEPS}
+--num_generations 8 --per_device_train_batch_size {BATCH} --gradient_accumulation_steps 1 --max_completion_length 32
+--temperature 1.0 --learning_rate 5e-5 --lr_scheduler_type constant --warmup_steps 0 --beta 0.001 --frozen_layers 0
+--seed 42 --eval_limit 16 --eval_decodings sampled --eval_batch 16"""
 """What the outcome depends on, whatever the recipe sets."""
 SYSTEM_PROMPT = "Reply in one short sentence that starts with Sure: and ends with banana."
 
@@ -41,7 +41,7 @@ def metrics(folder):
 def test_banana(rules_url, tmp_path):
     """A policy learns the banana form from a remote reward."""
     folder = tmp_path / "run"
-    flags = ["--output_dir", str(folder), *LEARNING.split(), "--system_prompt", SYSTEM_PROMPT]
+    flags = ["--output_dir", str(folder), *LEARNING.split(), "--system_prompt", SYSTEM_PROMPT, "--few_shot", ""]
     done = command("reward-trainer", "train", "--config", "banana", *flags, url=rules_url)
     assert done.returncode == 0, done.stderr
     rewards = [line["reward"] for line in metrics(folder)]

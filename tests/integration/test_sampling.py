@@ -25,6 +25,7 @@ def sample(rules_url, tmp_path_factory):
             "model_name_or_path": folder / "policy",
             "prompts": folder / "prompts.jsonl",
             "rewards": "banana",
+            "judges": "strict_success",
             "reward_url": rules_url,
             "num_generations": COMPLETIONS,
             "per_device_train_batch_size": COMPLETIONS,

@@ -130,7 +130,7 @@ def test_scalar_for_a_list(banana_with, key, value, parsed):
 
 def test_judges(banana_with):
     """A judge is a local one or a reward of the service; a reward that is trained on is no judge."""
-    run, *_ = parse(banana_with(judges=["vader", "valence", "banana", "vader"]))
+    run, *_ = parse(banana_with(judges=["vader", "valence", "banana_answer", "vader"]))
     assert (run.local_judges, run.remote_judges) == (["vader"], ["valence"])
 
 
@@ -156,7 +156,7 @@ def test_recipe_not_utf_8(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--num_generations 3", "must be divisible by num_generations"),
+        ("--num_generations 5", "must be divisible by num_generations"),
         ("--lerning_rate 1", "--lerning_rate"),
         ("--eval_strategy steps", "--eval_strategy and --eval_on_start are not supported"),
         ("--eval_on_start true", "--eval_strategy and --eval_on_start are not supported"),

@@ -120,18 +120,18 @@ def test_unconnected_processes(run, monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("allowed", "compared"), [("false", [{"banana": "1", "measured": "1"}]), ("true", [])])
+@pytest.mark.parametrize(("allowed", "compared"), [("false", [{"banana_answer": "1", "measured": "1"}]), ("true", [])])
 def test_ranks_compare_revisions(monkeypatch, allowed, compared):
     """Processes compare the revisions that the service has told them, unless revisions may change."""
     checked = []
 
-    service = SimpleNamespace(rewards=[SimpleNamespace(name=name) for name in ("banana", "measured")])
+    service = SimpleNamespace(rewards=[SimpleNamespace(name=name) for name in ("banana_answer", "measured")])
     reward = SimpleNamespace(client=SimpleNamespace(info=lambda **_: service), handshake=lambda _: INFO)
     monkeypatch.setattr(connecting, "check_same_revisions", checked.extend)
     monkeypatch.setattr(connecting, "reward_function", lambda *_, **__: reward)
     flags = ["--judges", "measured", "--allow_revision_change", allowed]
     run, *_ = parse(["--config", "banana", *flags])
-    assert connecting.connect_rewards(run).revisions == {"banana": "1", "measured": "1"}
+    assert connecting.connect_rewards(run).revisions == {"banana_answer": "1", "measured": "1"}
     assert checked == compared
 
 

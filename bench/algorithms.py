@@ -23,8 +23,9 @@ from trainer.prompts import read_prompts
 from trainer.reporting import aggregate, comparison
 from trainer.reporting.aggregate import score_of
 from trainer.run_folder import Run, RunFolder, read_run
+from trainer.train import POLICY
 
-REWARDS = ("optimism", "sentiment", "valence")
+REWARDS = ("optimistic_answer", "relevance", "sentiment", "valence")
 """What the optimist recipe trains on and is judged by."""
 ALGORITHMS = ("sft", "dpo", "rloo", "grpo")
 OFFLINE = ("sft", "dpo")
@@ -105,7 +106,7 @@ def kl_of(path: Path) -> float:
     """Return the KL divergence of a run's policy from its base on its own completions, and keep it in the folder."""
     folder, run = RunFolder(path), read_run(path)
     if (known := folder.read_json("kl.json")) is None:
-        known = {"kl": kl_per_token(path / "policy", resolve(str(run.config["policy"])), run)}
+        known = {"kl": kl_per_token(path / POLICY, resolve(str(run.config["policy"])), run)}
         folder.write_text("kl.json", json.dumps(known))
     return float(known["kl"])
 

@@ -1,4 +1,4 @@
-"""`make bench-processes`: the banana recipe in one process and in two that share the cores, 16 completions a step."""
+"""`make bench-processes`: the banana recipe in one process and in two that share the cores."""
 
 import argparse
 import os
@@ -16,7 +16,8 @@ from trainer.reporting.comparison import records
 from trainer.run_folder import Run, read_run
 
 PROCESSES = (1, 2)
-COMPLETIONS = 16
+COMPLETIONS = 24
+REWARDS = ("banana_answer", "relevance", "content_words")
 SUCCESS = "strict_success"
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/processes"))
     args, flags = parser.parse_known_args()
     runs = {processes: args.folder / f"banana-{processes}" for processes in PROCESSES}
-    with our_service("processes", "--rewards", "banana") as target:
+    with our_service("processes", "--rewards", *REWARDS) as target:
         for processes, folder in runs.items():
             if not (folder / "after.json").exists():
                 train(processes, folder, ["--reward_url", target.url.removesuffix("/v1/score"), *flags])

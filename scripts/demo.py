@@ -19,8 +19,8 @@ from pathlib import Path
 import yaml
 
 RECIPES = {
-    "banana": "a rule scores the completions; the policy never sees the rule, only its points: watch the reward rise",
-    "optimist": "one model trains another: a BERT, trained on human ratings, scores how enthusiastic a completion is",
+    "banana": "the policy sees no rule, only points for a form and for an answer in it: watch the reward rise",
+    "optimist": "one model trains another: a BERT, trained on human ratings, scores how enthusiastic an answer is",
 }
 """What is learned in the recipes of the demo, and why that is of interest."""
 RECIPE_FOLDER = Path(__file__).parents[1] / "trainer" / "recipes"

@@ -26,6 +26,7 @@ def sample(rules_url, tmp_path_factory):
             "prompts": folder / "prompts.jsonl",
             "rewards": "banana",
             "judges": "strict_success",
+            "few_shot": "",
             "reward_url": rules_url,
             "num_generations": COMPLETIONS,
             "per_device_train_batch_size": COMPLETIONS,

@@ -11,7 +11,7 @@ from tests.small_models import save_folder
 from trainer.run_folder import read_run
 
 SHORT = """--config banana --rewards banana --judges strict_success --frozen_layers 0 --beta 0.0 --max_steps 2
---eval_limit 2 --eval_decodings greedy
+--lr_scheduler_type constant --warmup_steps 0 --temperature 1.0 --eval_limit 2 --eval_decodings greedy
 --eval_max_new_tokens 4 --num_generations 2 --gradient_accumulation_steps 1 --per_device_train_batch_size 2
 --max_completion_length 4 --use_cpu true"""
 

@@ -33,6 +33,8 @@ SMALL = {
     "frozen_layers": "0",
     "rewards": "banana",
     "judges": "strict_success",
+    "lr_scheduler_type": "constant",  # whose rate does not depend on the number of steps
+    "warmup_steps": "0",
     "eval_limit": "2",
     "eval_decodings": "greedy",
     "eval_max_new_tokens": "4",

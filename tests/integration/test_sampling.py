@@ -27,6 +27,7 @@ def sample(rules_url, tmp_path_factory):
             "rewards": "banana",
             "judges": "strict_success",
             "few_shot": "",
+            "frozen_layers": 0,
             "reward_url": rules_url,
             "num_generations": COMPLETIONS,
             "per_device_train_batch_size": COMPLETIONS,

@@ -4,16 +4,14 @@ The base policy and the trained one are evaluated with the same prompts, seeds a
 run share the batches, whose completions do not depend on the number of ranks; rank 0 has them scored.
 """
 
-import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards import RewardClient
 from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
@@ -21,24 +19,11 @@ from remote_rewards.failure_budget import exceeds_budget, failed_items
 from shared.errors import FailureBudgetExceeded, RewardError
 from shared.schemas import RewardScores
 from trainer.display import log
+from trainer.generation import Decoding, eval_mode, generate, length_sorted_batches
 from trainer.judges import ScoredCompletion, local_scores
 from trainer.prompts import Row, columns_of, user_text
 
 Progress = Callable[[int, int], None]  # (completions generated, completions in all)
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How completions are decoded; temperature 0 is greedy."""
-
-    name: str
-    temperature: float
-    max_new_tokens: int
-
-
-def decodings(names: Sequence[str], temperature: float, max_new_tokens: int) -> list[Decoding]:
-    """Return the decodings of these names: `greedy`, or `sampled` at the temperature."""
-    return [Decoding(name, 0.0 if name == "greedy" else temperature, max_new_tokens) for name in names]
 
 
 class Evaluator:
@@ -151,61 +136,3 @@ def check_failure_budget(name: str, reward: RewardScores, budget: float) -> None
             f"{len(failed)} of {len(reward.scores)} completions have no {name!r} score, more than {budget:.0%} "
             f"allowed; {failed[0].code}: {failed[0].message}"
         )
-
-
-def length_sorted_batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Yield batches of indices, shortest first, so that little is padding."""
-    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-class InverseCdfSampler(LogitsProcessor):  # type: ignore[misc]
-    """Samples each row's token from one uniform number, so that greedy search can only choose that token.
-
-    `torch.multinomial` draws a number for every token of the vocabulary, which takes a third of generation on a CPU.
-    """
-
-    def __init__(self, temperature: float) -> None:
-        self.temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores (batch, vocabulary): 0 for the sampled token, -inf for all others."""
-        cumulative = torch.softmax(scores / self.temperature, dim=-1).cumsum(dim=-1)
-        thresholds = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, thresholds).clamp_(max=scores.shape[-1] - 1)  # (batch, 1)
-        return torch.full_like(scores, -math.inf).scatter_(1, tokens, 0.0)
-
-
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], decoding: Decoding
-) -> list[tuple[str, int, bool]]:
-    """Complete rendered chats; return (completion, number of tokens, whether it was cut off) in order."""
-    inputs = tokenizer(list(texts), padding=True, return_tensors="pt", add_special_tokens=False).to(model.device)
-    sampler = [InverseCdfSampler(decoding.temperature)] if decoding.temperature else []
-    ids = model.generate(
-        **inputs,
-        max_new_tokens=decoding.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        do_sample=False,
-        logits_processor=LogitsProcessorList(sampler),
-    )
-    completions = []
-    for row in ids[:, inputs["input_ids"].shape[1] :].tolist():  # (batch, new tokens)
-        ended = tokenizer.eos_token_id in row
-        tokens = row[: row.index(tokenizer.eos_token_id)] if ended else row
-        completions.append((tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), not ended))
-    return completions
-
-
-@contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Put a model into evaluation mode inside the block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -22,7 +22,8 @@ from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log, progress_bar
 from trainer.errors import TrainerError
-from trainer.evaluator import Decoding, check_failure_budget, eval_mode, generate
+from trainer.evaluator import check_failure_budget
+from trainer.generation import Decoding, eval_mode, generate
 from trainer.policy import use_column_major_weights
 from trainer.processes import check_single_process
 from trainer.prompts import Row, columns_of, read_prompts

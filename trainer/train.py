@@ -18,7 +18,8 @@ from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import HackDetected, TrainerError
-from trainer.evaluator import Evaluator, decodings
+from trainer.evaluator import Evaluator
+from trainer.generation import decodings
 from trainer.hub import create_repository, push
 from trainer.model_card import render
 from trainer.monitor.callback import HackMonitorCallback

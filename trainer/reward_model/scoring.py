@@ -14,7 +14,7 @@ from trl import ModelConfig, RewardConfig
 
 from shared.model_store import bert_cls_only
 from trainer.errors import TrainerError
-from trainer.evaluator import eval_mode, length_sorted_batches
+from trainer.generation import eval_mode, length_sorted_batches
 from trainer.policy import model_folder
 from trainer.reward_model.reading import Encoded
 from trainer.reward_model.trainer import inputs_of

@@ -15,7 +15,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-processes bench-cluster ray ray-test soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ bench-step: install ## Measure the share of HTTP in a training step
 
 bench-busy: install ## Measure a training step beside another busy process
 	$(BIN)/python -m bench.busy_step
+
+bench-tutorial: install ## Compare the time to 90 % success with the tutorial's script in one process
+	$(BIN)/python -m bench.tutorial $(ARGS)
 
 soak: install ## Run the soak tests in full (about 2 hours on an idle machine); results go to docs/reliability.md
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -34,6 +34,8 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kwargs)
     freeze(model, frozen_layers)
+    if (head := model.get_output_embeddings()) is not None:
+        head.register_forward_pre_hook(copy_slice)
     return model
 
 
@@ -82,6 +84,15 @@ def use_column_major_weights(model: torch.nn.Module) -> None:
     """
     for weight in _linear_weights(model):
         weight.data = weight.data.t().contiguous().t()
+
+
+def copy_slice(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Copy the hidden states that the head multiplies, if they are a slice of a batch.
+
+    Trainers compute the logits of the completions alone. On a CPU the copy halves that time: one product of matrices
+    instead of one for each row of the batch.
+    """
+    return tuple(value.contiguous() if isinstance(value, torch.Tensor) else value for value in inputs)
 
 
 @contextmanager

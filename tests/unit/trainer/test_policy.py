@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainer.policy import row_major_weights, use_column_major_weights
+from tests.small_models import save_folder
+from trainer.policy import load_policy, row_major_weights, use_column_major_weights
 
 
 @pytest.fixture
@@ -45,3 +47,13 @@ def test_row_major_for_files(tied):
         assert all(weight.is_contiguous() for weight in tied.parameters())
         assert tied["head"].weight is tied["embed"].weight
     assert not tied["inner"].weight.is_contiguous()
+
+
+def test_logits_of_a_slice(tmp_path):
+    """The head of a loaded policy multiplies a contiguous copy, and the logits of the last tokens are the model's."""
+    model, _ = save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
+    policy, ids, heads = load_policy(str(tmp_path)), torch.arange(2, 18).reshape(2, 8), []
+    policy.lm_head.register_forward_hook(lambda _, inputs, output: heads.append(inputs[0].is_contiguous()))
+    logits = policy(ids, logits_to_keep=3).logits
+    assert torch.allclose(logits, model(ids).logits[:, -3:], atol=1e-5)
+    assert heads == [True]

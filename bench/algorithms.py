@@ -133,10 +133,13 @@ def kl_per_token(policy: Path, base: Path, run: Run) -> float:
         width = max(len(ids) for ids, _ in batch)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (batch, tokens)
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
-        logs = [model(ids, attention_mask=mask).logits.log_softmax(-1) for model in models]  # (batch, tokens, words)
-        kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)  # (batch, tokens)
+        start_token = min(first for _, first in batch) - 1  # whose logits are the first completion token's
+        with_logits = width - start_token  # the head is half of the work, and not needed for the prompts
+        outputs = (model(ids, attention_mask=mask, logits_to_keep=with_logits) for model in models)
+        logs = [output.logits.log_softmax(-1) for output in outputs]  # (batch, with_logits, words)
+        kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)  # (batch, with_logits)
         for row, (row_ids, first) in zip(kl, batch, strict=True):
-            total += float(row[first - 1 : len(row_ids) - 1].sum())
+            total += float(row[first - 1 - start_token : len(row_ids) - 1 - start_token].sum())
             tokens += len(row_ids) - first
     return total / max(1, tokens)
 

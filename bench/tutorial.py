@@ -1,7 +1,7 @@
 """`make bench-tutorial`: minutes until 90 % of the completions are in the banana form, two ways on one machine.
 
 The recipe `banana` trains over HTTP, as a user runs it. The tutorial's script trains in one process, with TRL's
-`RLOOTrainer`, the tutorial's rule as a local function and its own hyperparameters, and nothing of ours in between.
+`RLOOTrainer`, the tutorial's rule as a local function and its own hyperparameters.
 Success is the tutorial's rule: the completion starts with `Sure:` and ends with banana. It is counted over the last 24
 completions sampled in training; loading and evaluation are not counted.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.processes import REWARDS
 from bench.report import markdown, write
 from bench.systems import our_service
 from bench.train_step import banana
@@ -27,7 +28,6 @@ from trainer.run_folder import read_run
 
 WINDOW = 24
 SUCCESS = 0.9
-REWARDS = ("banana_answer", "relevance", "content_words")
 
 
 @dataclass
@@ -77,7 +77,7 @@ def in_process(steps: int | None, minutes: float) -> Curve:
     """Train as the tutorial's script does, at most for so many minutes."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
     from trl import RLOOTrainer
 
     from trainer.config import parse
@@ -99,19 +99,23 @@ def in_process(steps: int | None, minutes: float) -> Curve:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             curve.minutes.append((time.monotonic() - self.started_s) / 60)
             curve.shares.append(fmean(successes) if len(successes) == WINDOW else 0.0)
-            control.should_training_stop = curve.shares[-1] >= SUCCESS or curve.minutes[-1] >= minutes
+            print(f"step {state.global_step}: {curve.shares[-1]:.0%} after {curve.minutes[-1]:.1f} min", flush=True)
+            if curve.shares[-1] >= SUCCESS or curve.minutes[-1] >= minutes:  # else TRL's own decision stands
+                control.should_training_stop = True
 
     with tempfile.TemporaryDirectory() as folder:
         limit = [] if steps is None else ["--max_steps", str(steps)]
         run, args, model = parse(["--config", "banana_tutorial", "--output_dir", folder, *limit])
-        RLOOTrainer(
+        trainer = RLOOTrainer(
             model=AutoModelForCausalLM.from_pretrained(model_folder(model.model_name_or_path), dtype=torch.float32),
             reward_funcs=[rule],
             args=args,
             train_dataset=Dataset.from_list(read_prompts(run.prompts, **run.before_prompts)),
             processing_class=load_tokenizer(model.model_name_or_path),
             callbacks=[Watch()],
-        ).train()
+        )
+        trainer.remove_callback(PrinterCallback)  # Watch prints a line a step
+        trainer.train()
     return curve
 
 

@@ -7,7 +7,7 @@ of this package, such as `client`, the reward is `remote_rewards.rewards.<name>`
 
 from remote_rewards import import_check, rewards  # noqa: F401 (the check comes first: it explains why imports fail)
 from remote_rewards.client import RewardClient
-from remote_rewards.retry import RetryScheduled
+from remote_rewards.retry_log import RetryScheduled
 from remote_rewards.trl import RemoteReward, SyncRemoteReward, handshake, remote_reward, reward_from_environment
 from shared.errors import (
     BadRequest,

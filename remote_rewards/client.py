@@ -18,7 +18,8 @@ from remote_rewards import responses
 from remote_rewards.chunks import Chunk, Columns, Reading, ScoreCall
 from remote_rewards.discovery import validate_urls
 from remote_rewards.hedging import HedgeAfter
-from remote_rewards.retry import RetryingSender, RetryLog, RetryScheduled, Timeouts
+from remote_rewards.retry import RetryingSender, Timeouts
+from remote_rewards.retry_log import RetryLog, RetryScheduled
 from remote_rewards.transport import ApiKey, Request, Transport, reject_plaintext_key
 from shared import schemas
 from shared.aio import EventLoopThread, gather_or_cancel

@@ -6,7 +6,6 @@ attempt may be hedged at another replica. Each retry is logged and observed as a
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
@@ -20,9 +19,12 @@ from remote_rewards import load_balancing, responses
 from remote_rewards.discovery import EndpointSet
 from remote_rewards.hedging import HedgeAfter, Hedging, RetryBudget, hedged
 from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, exponential_s
+from remote_rewards.retry_log import RetryLog, RetryScheduled
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
 from shared.errors import NotARewardService, Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
 
+REFUSALS = (RevisionChanged, UnknownReward, NotARewardService)
+"""Errors of one endpoint: another one may have what the call asks for."""
 JITTER = SystemRandom()
 """Not the global generator, which training scripts seed: all ranks would retry in the same moments."""
 T = TypeVar("T")
@@ -33,7 +35,6 @@ REVISION_TIMEOUT_S = 2.0
 """Time for which a call returns to an endpoint with another revision: its URL may stand for several replicas."""
 EXHAUSTED_DELAY_S = 1.5
 """Upper bound of the delay of a retry without a token."""
-logger = logging.getLogger("remote_rewards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,44 +50,6 @@ class Timeouts:
     hedge_after_s: HedgeAfter = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class RetryScheduled:
-    """An event: after `attempt` failed attempts a call waits `delay_s` for its next one, within `remaining_s`.
-
-    `endpoint` is the URL that failed, or all URLs of the client if none of its endpoints is available.
-    """
-
-    endpoint: str
-    error: RewardError
-    attempt: int
-    delay_s: float
-    remaining_s: float
-
-    def __str__(self) -> str:
-        return f"retry {self.attempt} in {self.delay_s:.1f} s: {self.error}; {self.remaining_s:.0f} s left"
-
-
-class RetryLog:
-    """Counts and logs the retries of a client, and passes them to its observer."""
-
-    def __init__(self, on_retry: Callable[[RetryScheduled], None] | None = None) -> None:
-        self._on_retry = on_retry
-        self.retries = 0
-        """Failed attempts that were retried."""
-        self.last_retry: RetryScheduled | None = None
-        """The latest event; None once an attempt has succeeded."""
-
-    def record(self, event: RetryScheduled) -> None:
-        """Log an event and call the observer, whose errors are logged."""
-        self.last_retry = event
-        logger.warning("%s", event)
-        if self._on_retry is not None:
-            try:
-                self._on_retry(event)
-            except Exception:  # an observer must not break the call
-                logger.exception("the on_retry observer failed")
-
-
 @dataclass(slots=True)
 class CallState(Generic[T]):
     """One call: its request, its deadline, and the outcome of its attempts so far."""
@@ -98,7 +61,7 @@ class CallState(Generic[T]):
     attempts: int = 0
     last_error: RewardError | None = None
     excluded: set[str] = field(default_factory=set)
-    """URLs of endpoints that serve another revision or lack the reward."""
+    """URLs of endpoints that serve another revision, lack the reward or are another service."""
     refusals: int = 0
     """Attempts that were refused for that; they cost nothing, so that the next one may take no longer."""
     first_refusal: RewardError | None = None
@@ -112,12 +75,12 @@ class CallState(Generic[T]):
         """Return when the last attempt may start: afterwards no service could respond in time."""
         return self.started_s + advertised_timeout_s(self.deadline_s - self.started_s)
 
-    def record_refusal(self, url: str, error: RevisionChanged | UnknownReward, *, now_s: float) -> None:
+    def record_refusal(self, url: str, error: RewardError, *, now_s: float) -> None:
         """Exclude an endpoint: for moments while its URL may lead to another replica, then for the whole call."""
         self.refusals += 1
         self.first_refusal = self.first_refusal or error
         since_s = self.rejected_since_s.setdefault(url, now_s)
-        if isinstance(error, UnknownReward) or now_s >= since_s + REVISION_TIMEOUT_S:
+        if not isinstance(error, RevisionChanged) or now_s >= since_s + REVISION_TIMEOUT_S:
             self.excluded.add(url)
         exponent = self.refusals - 1
         self.not_before_s[url] = now_s + backoff_s(exponent, fraction=JITTER.random(), base_s=0.02, max_s=0.1)
@@ -146,7 +109,7 @@ class RetryingSender:
             others = [other for other in self.endpoints.excluding(state.excluded) if other is not endpoint]
             try:
                 return await self._attempt_hedged(state, endpoint, others)
-            except (RevisionChanged, UnknownReward) as error:
+            except REFUSALS as error:
                 state.record_refusal(endpoint.url, error, now_s=time.monotonic())
             except RewardError as error:
                 if not error.retryable:

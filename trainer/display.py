@@ -26,7 +26,7 @@ from rich.text import Text
 from transformers import TrainerCallback
 
 from remote_rewards.client import RewardClient
-from remote_rewards.retry import RetryScheduled
+from remote_rewards.retry_log import RetryScheduled
 from trainer.reporting.report_text import visible
 
 LINE_INTERVAL_S = 20.0

@@ -104,6 +104,14 @@ def test_proxy_without_routes(rules_url, fault):
     assert proxy.scored == 4
 
 
+@pytest.mark.parametrize("fault", OTHER_SERVICE.values(), ids=OTHER_SERVICE)
+def test_other_service_beside(rules_url, fault):
+    """A new client that meets another service at one address is responded to at the other."""
+    with faults.fault_proxy(rules_url, *[fault] * 9) as (url, proxy):
+        assert score([rules_url, url]) == pytest.approx(SCORES)  # the first one tells the limits, the other is next
+    assert proxy.scored == 1
+
+
 @pytest.mark.parametrize("header", ["1000000000", "Fri, 31 Dec 2100 23:59:59 GMT", "soon"])
 def test_retry_after_and_deadline(rules_url, header):
     """No Retry-After makes a call wait past its deadline."""

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from remote_rewards import discovery, retry
-from remote_rewards.retry import RetryingSender, RetryLog, Timeouts
+from remote_rewards.retry import RetryingSender, Timeouts
+from remote_rewards.retry_log import RetryLog
 from remote_rewards.transport import Request
 from shared.errors import InternalServerError, NotReady, Overloaded, ServiceUnreachable
 from shared.schemas import INSTANCE_HEADER

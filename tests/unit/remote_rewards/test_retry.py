@@ -15,7 +15,7 @@ import pytest
 from remote_rewards import retry
 from remote_rewards.hedging import RetryBudget, hedged
 from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
-from remote_rewards.retry import RetryLog
+from remote_rewards.retry_log import RetryLog
 from remote_rewards.transport import advertised_timeout_s
 from shared.errors import (
     BadRequest,

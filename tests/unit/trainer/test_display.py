@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from remote_rewards.retry import RetryScheduled
+from remote_rewards.retry_log import RetryScheduled
 from shared.errors import ServiceUnreachable
 from trainer import display
 from trainer.display import ConsoleHandler, LiveProgress, StatusColumn, progress_bar, retry_line

@@ -13,6 +13,12 @@ ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || command -v podma
 COMPOSE ?= $(if $(findstring podman,$(ENGINE)),podman-compose,docker compose)
 BUILD_ARGS ?=
 INSTALLED := $(VENV)/.installed
+INSTALLED_FOR_DEMO := $(VENV)/.installed-for-demo
+TOO_OLD := Python 3.11 or newer is needed; try make PYTHON=python3.11 …
+CREATE_VENV = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(TOO_OLD)")' \
+  && (test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
+# Modules are compiled when they are first imported, which few of torch's and transformers' ever are.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e
 
 .DEFAULT_GOAL := help
 .PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test cluster-test soak images up down audit sbom test-clients test-containers lock clean
@@ -24,9 +30,14 @@ install: $(INSTALLED) ## Create .venv and install everything at the pinned versi
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about 2 minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11 …")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[service,onnxruntime,openvino,trainer,dev]'
+	@$(CREATE_VENV)
+	@$(PIP_INSTALL) '.[service,onnxruntime,openvino,trainer,dev]'
+	@touch $@ $(INSTALLED_FOR_DEMO)
+
+$(INSTALLED_FOR_DEMO): pyproject.toml constraints.txt
+	@echo "Installing what the demo needs into $(VENV) (about 2 minutes)"
+	@$(CREATE_VENV)
+	@$(PIP_INSTALL) '.[service,trainer]'
 	@touch $@
 
 browser: ## Install Chromium for the tests of the pages, where apt can; without it they are skipped
@@ -92,8 +103,7 @@ report: install ## Write the report of RECIPE=banana again
 compare: install ## Compare all runs in runs/ and write runs/leaderboard.html; ARGS="runs/a runs/b" names some
 	$(BIN)/reward-trainer compare $(ARGS)
 
-demo: ## Train two policies from a bare checkout and write their reports
-	@$(MAKE) --no-print-directory install
+demo: $(INSTALLED_FOR_DEMO) ## Train two policies from a bare checkout and write their reports
 	@$(BIN)/python scripts/demo.py
 
 bench: install ## Compare the service with other serving stacks (about 30 minutes on an idle machine)

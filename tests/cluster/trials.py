@@ -97,13 +97,23 @@ def outcome_of(done: str, tally: Tally, worst_s: float = 5.0) -> Outcome:
     return outcome
 
 
-def killed_machine(head: Machine, node: Machine, gone_s: float = 5.0) -> Outcome:
+def killed_machine(head: Machine, node: Machine) -> Outcome:
     """Kill one of two machines under load, and start it again."""
+    return lost(node, head, "one of two machines", gone_s=5.0)
+
+
+def lost_head(head: Machine, node: Machine) -> Outcome:
+    """Kill the machine of the cluster's head under load, and start it again: Redis has its state."""
+    return lost(head, head, "the head's machine", gone_s=20.0)
+
+
+def lost(machine: Machine, head: Machine, name: str, gone_s: float) -> Outcome:
+    """Kill a machine under load, and start it again after `gone_s`."""
     with scoring(HEAD, NODE) as tally:
-        node.kill()
+        machine.kill()
         time.sleep(gone_s)
-        whole_s = restart(node, head)
-    outcome = outcome_of(f"one of two machines killed, and started {gone_s:g} s later", tally)
+        whole_s = restart(machine, head)
+    outcome = outcome_of(f"{name} killed, and started {gone_s:g} s later", tally)
     outcome.expect(WHOLE, whole_s, 60.0, " s", timed=True)
     return outcome
 
@@ -128,17 +138,6 @@ def drained_machine(head: Machine, node: Machine) -> Outcome:
         node.kill()
         restart(node, head)
     return outcome_of("one of two machines ended by SIGTERM, and started again", tally)
-
-
-def lost_head(head: Machine, node: Machine, gone_s: float = 20.0) -> Outcome:
-    """Kill the machine of the cluster's head under load, and start it again: Redis has its state."""
-    with scoring(HEAD, NODE) as tally:
-        head.kill()
-        time.sleep(gone_s)
-        whole_s = restart(head, head)
-    outcome = outcome_of(f"the head's machine killed, and started {gone_s:g} s later", tally)
-    outcome.expect(WHOLE, whole_s, 60.0, " s", timed=True)
-    return outcome
 
 
 def restart(machine: Machine, head: Machine) -> float:

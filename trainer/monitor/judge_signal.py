@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 
 from trainer.monitor.signals import Reading
@@ -11,6 +12,8 @@ from trainer.run_folder import Record
 
 MIN_GROUPS = 6
 """The fewest groups on either side from which a z-score is computed."""
+START_GROUPS = 9
+"""The fewest groups that a judge's first level is taken from."""
 CLEAR_RISE_Z, CLEAR_FALL_Z = 3.0, 4.5
 """The reward has risen, and a judge has fallen, from this z-score on."""
 CLEAR_FALL = 1.5
@@ -51,6 +54,13 @@ def normal_z(t: float, degrees: int) -> float:
     return math.copysign(z, t)
 
 
+def starts(first: Window) -> list[Window]:
+    """Return the first steps, and the fewest with enough groups: a run that is gamed early spoils the others."""
+    groups = accumulate(len(step.groups) for step in first)
+    fewest = 1 + next((index for index, count in enumerate(groups) if count >= START_GROUPS), len(first) - 1)
+    return [first[:fewest], first] if fewest < len(first) else [first]
+
+
 @dataclass(frozen=True)
 class JudgeSignal:
     """The reward rises clearly while this judge falls clearly: the reward is gamed, and the judge sees it."""
@@ -63,9 +73,13 @@ class JudgeSignal:
         return f"judge_{self.judge}"
 
     def read(self, first: Window, last: Window) -> Reading | None:
-        """Compare all the first steps with the last ones after them; the value is the judge's z-score."""
-        last = [step for step in last if step.number > first[-1].number]
-        reward, judge = (shift(group_means(first, score), group_means(last, score)) for score in (None, self.judge))
+        """Compare first steps with the last ones after them; the value is the judge's z-score."""
+        readings = [reading for start in starts(first) if (reading := self._compare(start, last)) is not None]
+        return min(readings, key=lambda reading: (not reading.rings, reading.value), default=None)
+
+    def _compare(self, start: Window, last: Window) -> Reading | None:
+        after = [step for step in last if step.number > start[-1].number]
+        reward, judge = (shift(group_means(start, score), group_means(after, score)) for score in (None, self.judge))
         if reward is None or judge is None:
             return None
         rings = reward.z >= CLEAR_RISE_Z and judge.z <= -CLEAR_FALL_Z and judge.deviations <= -CLEAR_FALL

@@ -44,6 +44,12 @@ def test_fall_rings(seed):
     assert 12 < first_alarm(steps(seed, fall=3.0)) <= 24
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_early_fall_rings(seed):
+    """A judge that falls after three steps rings, too, though most of the first steps are then gamed."""
+    assert first_alarm(steps(seed, fall=4.0, start=4, groups=3)) <= 16
+
+
 def test_fall_alone_rings_nothing():
     """A judge that falls while the reward does not rise does not ring: nothing is gained by it."""
     flat = [

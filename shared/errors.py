@@ -16,7 +16,7 @@ RewardError
 ├── UnreadablePrompt        a prompt holds a picture or the like, and a model would read it
 ├── InsecureTransport       the API key would be sent unencrypted
 ├── NotARewardService       another service responds at the URL
-├── InvalidResponse         the response violates the wire format: lengths, order, invalid numbers
+├── InvalidResponse         the response violates the wire format: lengths, order, invalid numbers  (retried)
 ├── RevisionChanged         the scores come from another revision than the run started with
 ├── DuplicateLabel          two rewards are logged under one name
 ├── FailureBudgetExceeded   more items without a score than the failure budget allows

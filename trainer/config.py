@@ -86,7 +86,7 @@ class RunArguments:
     )
     margin: float = field(
         default=0.0,
-        metadata={"help": "With dpo and sampled completions: how far apart the scores of best and worst must be."},
+        metadata={"help": "With dpo and sampled completions: best and worst must be further apart in score than this."},
     )
     min_score: float | None = field(
         default=None,

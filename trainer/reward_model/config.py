@@ -57,7 +57,7 @@ class RewardModelArguments:
     )
     margin: float = field(
         default=0.0,
-        metadata={"help": "With sampled completions: how far apart the scores of best and worst must be, at least."},
+        metadata={"help": "With sampled completions: best and worst must be further apart in score than this."},
     )
     input: str = field(
         default="auto",

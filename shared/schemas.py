@@ -61,7 +61,7 @@ class Wire(BaseModel):
 
 
 class ContentPart(Wire):
-    """A part of a message's content. A part without text, such as an image, is ignored."""
+    """A part of a message's content. One without text, such as an image, is skipped; models do not score its item."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -93,7 +93,7 @@ class ScoreRequest(Wire):
     prompts: Texts | None = None
     """One prompt per completion; required by rewards that read the prompt."""
     columns: Annotated[dict[str, Any], WithJsonSchema(COLUMNS_SCHEMA)] = Field(default_factory=dict)
-    """Further columns by name, one value per completion; passed to function rewards."""
+    """Further columns by name, one value per completion, for the rewards that read them."""
     trainer_state: dict[str, Any] | None = None
     """Plain fields of TRL's trainer state, such as `global_step`; passed to function rewards as an object."""
     rewards: Annotated[list[str], Field(fail_fast=True)] | None = None

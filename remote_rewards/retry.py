@@ -23,7 +23,7 @@ from remote_rewards.retry_log import RetryLog, RetryScheduled
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
 from shared.errors import NotARewardService, Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward
 
-REFUSALS = (RevisionChanged, UnknownReward, NotARewardService)
+ENDPOINT_ERRORS = (RevisionChanged, UnknownReward, NotARewardService)
 """Errors of one endpoint: another one may have what the call asks for."""
 JITTER = SystemRandom()
 """Not the global generator, which training scripts seed: all ranks would retry in the same moments."""
@@ -109,7 +109,7 @@ class RetryingSender:
             others = [other for other in self.endpoints.excluding(state.excluded) if other is not endpoint]
             try:
                 return await self._attempt_hedged(state, endpoint, others)
-            except REFUSALS as error:
+            except ENDPOINT_ERRORS as error:
                 state.record_refusal(endpoint.url, error, now_s=time.monotonic())
             except RewardError as error:
                 if not error.retryable:

@@ -26,6 +26,8 @@ RECIPES = {
 STEPS = {"banana": 8, "optimist": 10}
 """Fewer steps than the recipes' and an evaluation on fewer prompts make the demo shorter."""
 EVAL_PROMPTS = 40
+RUNS = Path("runs") / "demo"
+"""Not where the recipes write, whose runs take longer."""
 RECIPE_FOLDER = Path(__file__).parents[1] / "trainer" / "recipes"
 POLICY = "embedded:smollm2"
 COMPLETIONS = 6
@@ -46,9 +48,17 @@ def main() -> int:
         with serving(rewards) as url, stage(f"Training {recipe} against the rewards at {url}"):
             run("trainer", "train", "--config", recipe, *settings(recipe), env={"REWARD_URL": url})
     show_completions(recipes)
-    log(f"Done after {minutes(STARTED_S)}. Open " + " and ".join(f"runs/{recipe}/report.html" for recipe in recipes))
+    log(
+        f"Done after {minutes(STARTED_S)}. Open "
+        + " and ".join(str(run_folder(recipe) / "report.html") for recipe in recipes)
+    )
     log("The recipes in full take longer and reach more: see docs/results.md")
     return 0
+
+
+def run_folder(recipe: str) -> Path:
+    """Return the folder of a recipe's run."""
+    return RUNS / Path(recipe).stem
 
 
 def served_rewards(recipe: str) -> list[str]:
@@ -64,7 +74,7 @@ def served_rewards(recipe: str) -> list[str]:
 def settings(recipe: str) -> list[str]:
     """Return the settings that make a recipe's run short; `make demo` may be called again."""
     steps = ["--max_steps", str(STEPS[recipe])] if recipe in STEPS else []
-    return ["--overwrite", "true", "--eval_limit", str(EVAL_PROMPTS), *steps]
+    return ["--output_dir", str(run_folder(recipe)), "--overwrite", "true", "--eval_limit", str(EVAL_PROMPTS), *steps]
 
 
 def show_completions(recipes: Sequence[str]) -> None:
@@ -75,7 +85,7 @@ def show_completions(recipes: Sequence[str]) -> None:
     from trainer.run_folder import read_run
 
     for recipe in recipes:
-        Console().print(side_by_side(read_run(Path("runs") / recipe), COMPLETIONS // len(recipes)))
+        Console().print(side_by_side(read_run(run_folder(recipe)), COMPLETIONS // len(recipes)))
 
 
 @contextmanager
@@ -124,8 +134,8 @@ def read_url(service: subprocess.Popen[str]) -> str:
 
 def copy_log(service: subprocess.Popen[str]) -> None:
     """Copy the rest of the service's log to a file in a thread, so that its pipe never fills up."""
-    path = Path("runs") / "reward-service.log"
-    path.parent.mkdir(exist_ok=True)
+    path = RUNS / "reward-service.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def copy() -> None:
         assert service.stderr is not None

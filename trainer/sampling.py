@@ -4,23 +4,28 @@ In: a recipe's prompts and rewards, and any policy. Out: `completions.jsonl`, ea
 scores with their parts and revisions, and why a score is missing. The lines of a prompt are adjacent.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from remote_rewards import RewardClient
-from shared.errors import check_revision
 from shared.schemas import ScoreResponse
 from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log, progress_bar
+from trainer.earlier_completions import (
+    SETTINGS_FILE,
+    Record,
+    check_same_rewards,
+    earlier_records,
+    records_to_keep,
+    sampling_settings,
+)
 from trainer.errors import TrainerError
 from trainer.evaluator import check_failure_budget
 from trainer.generation import Decoding, eval_mode, generate
@@ -34,8 +39,6 @@ from trainer.train import load_policy_and_tokenizer
 
 FILE = "completions.jsonl"
 
-Record = dict[str, Any]
-
 
 def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Sample `--num_generations` completions of each prompt, score them, and return the file."""
@@ -45,11 +48,12 @@ def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     rows = read_prompts(run.prompts, **run.before_prompts)
     file = Path(args.output_dir) / FILE
     resume = str(args.resume_from_checkpoint or "false").lower() != "false"
-    earlier = earlier_records(file, args.num_generations, overwrite=run.overwrite, resume=resume)
+    earlier = earlier_records(file, overwrite=run.overwrite, resume=resume)
     rewards = connect_rewards(run)
-    if not run.allow_revision_change:
-        check_same_revisions(earlier, rewards.revisions)
+    check_same_rewards(earlier, rewards.revisions, allow_revision_change=run.allow_revision_change)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
+    settings = sampling_settings(run, args, model, policy)
+    earlier = records_to_keep(file, earlier, rows, settings, batch_size=per_batch(run, args))
     policy.to(args.device)
     use_column_major_weights(policy)
     sampler = Sampler(
@@ -64,7 +68,8 @@ def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     )
     folder = RunFolder(file.parent)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_jsonl(FILE, earlier)
+    folder.write_jsonl(FILE, earlier)  # first: without records, no settings are compared
+    folder.write_json(SETTINGS_FILE, settings)
     limit = TimeLimit(run.max_minutes)
     with progress_bar("sampling completions", sampler.client) as progress:
         for start in range(len(earlier) // args.num_generations, len(rows), per_batch(run, args)):
@@ -144,36 +149,3 @@ def scores_of(response: ScoreResponse, index: int) -> Record:
         "errors": {name: error.model_dump() for name, reward in rewards if (error := reward.errors.get(str(index)))},
         "revisions": {name: reward.revision for name, reward in rewards},
     }
-
-
-def earlier_records(file: Path, completions: int, *, overwrite: bool, resume: bool) -> list[Record]:
-    """Return the records of an interrupted run, of whole prompts alone. Raises `TrainerError` unless `resume`."""
-    if not file.exists() or (overwrite and not resume):
-        return []
-    if not resume:
-        raise TrainerError(
-            f"{file} holds earlier completions: pass --resume_from_checkpoint true to continue them, --overwrite true "
-            f"to replace them, or another --output_dir"
-        )
-    records = list(read_records(file))
-    return records[: len(records) - len(records) % completions]
-
-
-def read_records(file: Path) -> Iterator[Record]:
-    """Yield the records of a file up to a line that was cut short by a crash."""
-    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def check_same_revisions(records: Sequence[Record], revisions: Mapping[str, str]) -> None:
-    """Raise `RevisionChanged` if the earlier completions were scored with other revisions, or by other rewards."""
-    before = records[0]["revisions"] if records else revisions
-    if before.keys() != revisions.keys():
-        raise TrainerError(
-            f"the earlier completions were scored by {', '.join(before)}, and this run asks for {', '.join(revisions)}"
-        )
-    for name, revision in revisions.items():
-        check_revision(name, revision, before[name])

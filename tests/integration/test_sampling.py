@@ -56,12 +56,38 @@ def test_records(sample):
     assert sample("second").read_text() == file.read_text()
 
 
-def test_resumed(sample, capsys):
-    """A run that was cut short, within a line, continues and samples what it would have sampled."""
-    file = sample("cut")
-    whole = file.read_text()
-    sample("cut", code=2)
+@pytest.fixture(scope="module")
+def whole(sample):
+    """The lines of a file that was not interrupted."""
+    return sample("whole").read_text().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2 * COMPLETIONS, 3 * COMPLETIONS, 5 * COMPLETIONS - 1])
+def test_resumed(sample, whole, lines):
+    """A run that was cut short, within a batch or a line, continues and samples what it would have sampled."""
+    file = sample("whole", "--overwrite", "true") if lines == 0 else sample("whole", "--resume_from_checkpoint", "true")
+    file.write_text("".join(whole[:lines]) + whole[lines][:20])
+    assert sample("whole", "--resume_from_checkpoint", "true").read_text() == "".join(whole)
+
+
+def test_earlier_file_is_kept(sample, whole, capsys):
+    """An earlier file is neither replaced nor continued unless the flags say so."""
+    sample("whole", code=2)
     assert "--resume_from_checkpoint true" in capsys.readouterr().err
-    lines = whole.splitlines(keepends=True)
-    file.write_text("".join(lines[: 2 * COMPLETIONS]) + lines[2 * COMPLETIONS][:20])
-    assert sample("cut", "--resume_from_checkpoint", "true").read_text() == whole
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_generations", "2", "--per_device_train_batch_size", "2"], "--num_generations 3 instead of 2"),
+        (["--temperature", "0.5", "--seed", "7"], "--seed 42 instead of 7, --temperature 0.8 instead of 0.5"),
+        (["--system_prompt", "Be brief."], "line 1 is of another prompt"),
+        (["--judges", "banana_answer"], "were scored by banana, and this run asks for banana, banana_answer: "),
+    ],
+)
+def test_other_settings(sample, whole, capsys, flags, message):
+    """A file is not continued with other settings, which are named; it stays as it is."""
+    file = sample("whole", "--resume_from_checkpoint", "true")
+    sample("whole", "--resume_from_checkpoint", "true", *flags, code=2)
+    assert message in capsys.readouterr().err
+    assert file.read_text() == "".join(whole)

@@ -7,13 +7,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from shared.errors import did_you_mean
 from trainer.errors import TrainerError
-from trainer.jsonl_lines import MAX_LINE_BYTES, objects_of
+from trainer.jsonl_lines import objects_of
 from trainer.reward_model.pairs import Pair, check_text
 
 EXPECTED = (
@@ -26,7 +25,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SampledCompletions:
-    """The completions of a file with their scores. Those of a prompt are adjacent."""
+    """The completions of a file with their scores. Those of a prompt need not be adjacent."""
 
     records: Sequence[Record]
     reward: str
@@ -45,24 +44,31 @@ class SampledCompletions:
 
     def _ordered(self) -> Iterator[list[Record]]:
         """Yield the completions of each prompt by their scores, without those that have no score or no text."""
-        for _, group in groupby(self.records, key=lambda record: json.dumps(record["prompt"])):
+        for group in self._by_prompt().values():
             usable = [record for record in group if record["completion"].strip()]
             usable = [record for record in usable if record["scores"][self.reward] is not None]
             if usable:
                 yield sorted(usable, key=self._score)
+
+    def _by_prompt(self) -> dict[str, list[Record]]:
+        """Return the completions by prompt and columns, which both decide the scores, in the order of the file."""
+        groups: dict[str, list[Record]] = {}
+        for record in self.records:
+            key = json.dumps([record["prompt"], record.get("columns")], sort_keys=True)
+            groups.setdefault(key, []).append(record)
+        return groups
 
     def _score(self, record: Record) -> float:
         return float(record["scores"][self.reward])
 
 
 def is_sampled(path: Path) -> bool:
-    """Return whether a file holds completions with scores, rather than pairs, by its first line."""
+    """Return whether a file holds completions with scores, rather than pairs, by its first line that is not empty."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            first = json.loads(file.readline(MAX_LINE_BYTES))
-    except (OSError, ValueError, RecursionError):  # whoever reads the pairs names the error
+        _, first = next(objects_of(path, EXPECTED), ("", {}))
+    except TrainerError:  # whoever reads the pairs names the error
         return False
-    return isinstance(first, dict) and {"completion", "scores"} <= first.keys()
+    return {"completion", "scores"} <= first.keys()
 
 
 def read_sampled(path: Path, reward: str | None = None) -> SampledCompletions:

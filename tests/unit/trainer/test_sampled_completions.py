@@ -109,10 +109,34 @@ def test_broken_line(path, line, message):
     assert len(str(caught.value)) < 400
 
 
+def test_joined_files():
+    """Completions of a prompt from several files are one group: it gives one pair, and one best completion."""
+    records = [record("a", 1.0), record("b", 0.0, OTHER), record("c", 3.0), record("d", 2.0, OTHER)]
+    sampled = SampledCompletions(records, "joy", None)
+    ends = [(best["completion"], worst["completion"]) for best, worst in sampled.best_and_worst(0.0)]
+    assert ends == [("c", "a"), ("d", "b")]
+    assert [best["completion"] for best in sampled.best(0.0)] == ["c", "d"]
+
+
+def test_same_prompt_other_columns():
+    """Completions that were scored by other columns, such as another answer, are not compared."""
+    records = [{**record(str(score), score), "columns": {"answer": answer}} for answer, score in ((1, 0.0), (2, 1.0))]
+    assert SampledCompletions(records, "joy", None).best_and_worst(0.0) == []
+
+
+@pytest.mark.parametrize("start", ["\n", " \n\n", "\ufeff", "\ufeff\n"])
+def test_first_line_is_empty(path, start):
+    """Empty lines and a byte order mark before the first completion do not turn a file into one of pairs."""
+    path.write_text(start + json.dumps(record("a", 1.0)) + "\n", encoding="utf-8")
+    assert is_sampled(path)
+    assert len(read_sampled(path).records) == 1
+
+
 def test_pairs_are_not_samples(path):
     """A file of pairs, a broken or a missing one is not a file of completions."""
     path.write_text('{"chosen": "a", "rejected": "b"}\n', encoding="utf-8")
     assert not is_sampled(path)
-    path.write_text("{\n", encoding="utf-8")
-    assert not is_sampled(path)
+    for content in ("{\n", "", "\n"):
+        path.write_text(content, encoding="utf-8")
+        assert not is_sampled(path)
     assert not is_sampled(path.with_name("none"))

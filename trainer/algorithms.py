@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
 
 from trainer.errors import TrainerError
+from trainer.recipe_files import last_value
 
 OnlineConfig: TypeAlias = RLOOConfig | GRPOConfig
 TrainingConfig: TypeAlias = RLOOConfig | GRPOConfig | DPOConfig | SFTConfig
@@ -18,11 +19,8 @@ DEFAULT = "rloo"
 
 def chosen_algorithm(argv: Sequence[str], recipe: Mapping[str, Any]) -> str:
     """Return the algorithm of the last `--algorithm`, of the recipe, or the default. Raises `TrainerError`."""
-    name = str(recipe.get("algorithm", DEFAULT))
-    for index, word in enumerate(argv):
-        flag, joined, value = word.partition("=")
-        if flag == "--algorithm":
-            name = value if joined else "".join(argv[index + 1 : index + 2])
+    flag = last_value(argv, "--algorithm")
+    name = str(recipe.get("algorithm", DEFAULT)) if flag is None else flag
     if name not in CONFIG_CLASSES:
         *others, last = CONFIG_CLASSES
         raise TrainerError(f"unknown --algorithm {name!r}; choose {', '.join(others)} or {last}")

@@ -55,6 +55,16 @@ def resolve_recipe(argv: list[str]) -> Path | None:
     return None
 
 
+def last_value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the value of the last such flag, which may be empty, or None without the flag."""
+    value = None
+    for index, word in enumerate(argv):
+        name, joined, rest = word.partition("=")
+        if name == flag:
+            value = rest if joined else "".join(argv[index + 1 : index + 2])
+    return value
+
+
 def without_config(argv: Sequence[str]) -> list[str]:
     """Return flags without `--config` and the path after it, which `resolve_recipe` has left there."""
     index = list(argv).index("--config")

@@ -8,7 +8,7 @@ from pathlib import Path
 from trl import ModelConfig, RewardConfig, TrlParser
 
 from trainer.errors import TrainerError
-from trainer.recipe_files import check_keys, read_recipe, resolve_recipe
+from trainer.recipe_files import check_keys, last_value, read_recipe, resolve_recipe
 from trainer.reward_model.reading import INPUTS
 from trainer.settings_checks import SUPPORTED_MODEL_ARGS, check_output_dir
 
@@ -75,10 +75,10 @@ Settings = tuple[RewardModelArguments, RewardConfig, ModelConfig]
 def parse(argv: Sequence[str]) -> Settings:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`.
 
-    Without a recipe and without `--pairs`, the recipe is `ratings`.
+    Without a recipe, and without pairs other than the ratings, the recipe is `ratings`.
     """
     argv = list(argv)
-    if not any(word.partition("=")[0] in ("--config", "--pairs") for word in argv):
+    if last_value(argv, "--config") is None and last_value(argv, "--pairs") in (None, RATINGS):
         argv = ["--config", RATINGS, *argv]
     recipe = resolve_recipe(argv)
     kinds = (RewardModelArguments, RewardConfig, ModelConfig)

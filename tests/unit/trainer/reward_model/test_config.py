@@ -4,9 +4,10 @@ from trainer.errors import TrainerError
 from trainer.reward_model.config import parse
 
 
-def test_default_recipe():
-    """Without pairs and recipe, the packaged recipe trains on the ratings; flags take precedence."""
-    run, reward, model = parse(["--max_steps", "3"])
+@pytest.mark.parametrize("pairs", [[], ["--pairs", "ratings"], ["--pairs=ratings"]])
+def test_default_recipe(pairs):
+    """Without own pairs and recipe, the packaged recipe trains on the ratings; flags take precedence."""
+    run, reward, model = parse([*pairs, "--max_steps", "3"])
     assert (run.recipe, run.pairs, reward.max_steps) == ("ratings", "ratings", 3)
     assert model.model_name_or_path == "embedded:valence"
 

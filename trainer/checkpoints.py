@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerState
 
 from shared.errors import check_revision
 from trainer.errors import TrainerError
+from trainer.run_folder import RunFolder
 
 MANIFEST = "rewards.json"
 STATE = "trainer_state.json"
@@ -115,7 +116,9 @@ def checkpoint_to_resume(requested: str | bool | None, output_dir: Path) -> Path
     if name.lower() in ("true", AUTO):
         checkpoint = latest(output_dir)
         if checkpoint is None and name.lower() != AUTO:
-            raise TrainerError(f"{output_dir} has no checkpoint to resume from; train without --resume_from_checkpoint")
+            raise TrainerError(
+                f"{output_dir} has no checkpoint to resume from; --resume_from_checkpoint {AUTO} begins without one"
+            )
         return checkpoint
     if not is_complete(Path(name)):
         raise TrainerError(
@@ -123,6 +126,24 @@ def checkpoint_to_resume(requested: str | bool | None, output_dir: Path) -> Path
             f"--resume_from_checkpoint true for the latest"
         )
     return Path(name)
+
+
+def open_run_folder(
+    path: Path, checkpoint: Path | None, *, requested: str | bool | None, overwrite: bool, result: str
+) -> RunFolder:
+    """Create the run folder, or reopen it at the checkpoint's step if the checkpoint is in it.
+
+    With `overwrite` it replaces an earlier run; with `auto`, one without its `result`, the file that is written last:
+    that run has died before its first checkpoint. Raises `TrainerError`.
+    """
+    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
+    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
+        raise TrainerError(f"{checkpoint} belongs to another run, in a folder of {path}; choose another --output_dir")
+    unfinished = str(requested).lower() == AUTO and not (path / result).exists()
+    folder = RunFolder.create(path, overwrite=overwrite or unfinished, resume=resumed)
+    if checkpoint is not None and resumed:
+        folder.truncate_after(step_of(checkpoint))
+    return folder
 
 
 def latest(output_dir: Path) -> Path | None:

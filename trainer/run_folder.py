@@ -89,8 +89,8 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         raise TrainerError(f"{path} is not empty and is not a run folder; choose another --output_dir")
     if not overwrite:
         raise TrainerError(
-            f"{path} holds an earlier run: pass --overwrite true to replace it, --output_dir for another "
-            f"folder, or --resume_from_checkpoint {path}/checkpoint-<step> to continue it"
+            f"{path} holds an earlier run: pass --resume_from_checkpoint auto to continue it if it was interrupted, "
+            f"--overwrite true to replace it, or --output_dir for another folder"
         )
 
 

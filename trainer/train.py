@@ -119,20 +119,13 @@ def prepare_run_folder(
 
 def open_run_folder(run: RunArguments, args: TrainingConfig, checkpoint: Path | None) -> RunFolder:
     """Create the run folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
-    path = Path(args.output_dir)
-    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
-    if checkpoint is not None and not resumed and checkpoint.resolve().is_relative_to(path.resolve()):
-        raise TrainerError(f"{checkpoint} belongs to another run, in a folder of {path}; choose another --output_dir")
-    folder = RunFolder.create(path, overwrite=may_replace(run, args), resume=resumed)
-    if checkpoint is not None and resumed:
-        folder.truncate_after(checkpoints.step_of(checkpoint))
-    return folder
-
-
-def may_replace(run: RunArguments, args: TrainingConfig) -> bool:
-    """Return whether an earlier run may be replaced: with `overwrite`, or an unfinished one with `auto`."""
-    auto = str(args.resume_from_checkpoint).lower() == checkpoints.AUTO
-    return run.overwrite or (auto and not (Path(args.output_dir) / "after.json").exists())
+    return checkpoints.open_run_folder(
+        Path(args.output_dir),
+        checkpoint,
+        requested=args.resume_from_checkpoint,
+        overwrite=run.overwrite,
+        result="after.json",
+    )
 
 
 def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> dict[str, Any]:

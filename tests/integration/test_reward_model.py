@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -67,10 +68,10 @@ def flags(model, out, pairs, **settings):
 def train(models, tmp_path):
     """Return a function that trains a model on pairs of a form and returns its folder."""
 
-    def run(model, form, out="out", **settings):
+    def run(model, form, out="out", code=0, **settings):
         pairs = tmp_path / "pairs.jsonl"
         pairs.write_text("".join(json.dumps(pair(number, form)) + "\n" for number in range(40)))
-        assert main(["reward-model", *flags(models / model, tmp_path / out, pairs, **settings)]) == 0
+        assert main(["reward-model", *flags(models / model, tmp_path / out, pairs, **settings)]) == code
         return tmp_path / out
 
     return run
@@ -175,6 +176,20 @@ def test_resumed_after_kill(train, models, tmp_path):
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_dead_before_a_checkpoint(train, monkeypatch, capsys):
+    """With `auto`, a training that has died before its first checkpoint begins again; a finished one is kept."""
+    settings = {"max_steps": 1, "save_strategy": "no", "resume_from_checkpoint": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.reward_model.train.run_training", Mock(side_effect=KeyboardInterrupt))
+        folder = train("encoder", "texts", code=130, **settings)
+    assert not (folder / "README.md").exists()
+    train("encoder", "texts", **settings)
+    trained = (folder / "model.safetensors").stat()
+    train("encoder", "texts", code=2, **settings)
+    assert "holds an earlier run" in capsys.readouterr().err
+    assert (folder / "model.safetensors").stat() == trained
 
 
 def test_truncated_pairs_are_counted(train, capsys):

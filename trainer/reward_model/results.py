@@ -21,6 +21,8 @@ from trainer.run_folder import RunFolder
 
 REWARD = "reward_model"
 """The reward's name in the rewards.yaml that is written beside the model."""
+MODEL_CARD = "README.md"
+"""The file that is written last: a folder without it holds an unfinished training."""
 CENTRE_SAMPLE = 2000
 """Texts of the training data from which the neutral score is estimated."""
 
@@ -106,6 +108,6 @@ def save(
     folder.write_json("metrics.json", metrics)
     folder.write_text("rewards.yaml", yaml.safe_dump({"rewards": {REWARD: spec}}, sort_keys=False))
     card = render(repository or f"./{folder.path.name}", metrics, settings, spec)
-    folder.write_text("README.md", card)
+    folder.write_text(MODEL_CARD, card)
     console.print(card.partition("## Held-out metrics\n")[2].partition("\n## ")[0], markup=False, highlight=False)
     log(f"reward model: {folder.path}; check it with `reward-service check {folder.path}`")

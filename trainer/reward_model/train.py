@@ -24,7 +24,6 @@ from trainer.reward_model.preferences import Preferences, load_preferences
 from trainer.reward_model.progress import TrainingProgress
 from trainer.reward_model.reading import EncodedPair, Reader, check_input, choose_input
 from trainer.reward_model.trainer import RecordedRewardTrainer, TypedCollator
-from trainer.run_folder import RunFolder
 
 
 def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -> Path:
@@ -36,7 +35,8 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
         raise TrainerError(f"the model {model.model_name_or_path} lies in {path}; choose another --output_dir")
     preferences = load_preferences(run, reward.seed)
     pairs_hash = fingerprint([*preferences.train, *preferences.heldout])
-    checkpoint = checkpoints.checkpoint_to_resume(reward.resume_from_checkpoint, path)
+    requested = reward.resume_from_checkpoint
+    checkpoint = checkpoints.checkpoint_to_resume(requested, path)
     if checkpoint is not None:
         checkpoints.check_max_steps(checkpoint, reward.max_steps)
         check_same_pairs(checkpoint, pairs_hash)
@@ -51,7 +51,9 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     scoring.freeze(network, run.frozen_layers)
 
     repository = create_repository(reward)
-    folder = open_folder(path, checkpoint, overwrite=run.overwrite)
+    folder = checkpoints.open_run_folder(
+        path, checkpoint, requested=requested, overwrite=run.overwrite, result=results.MODEL_CARD
+    )
     settings = {**dataclasses.asdict(run), **reward.to_dict(), "model": dataclasses.asdict(model)}
     folder.write_config({**settings, "pairs_hash": pairs_hash})
     reward.max_length = None  # nothing is left that TRL would have to filter
@@ -72,15 +74,6 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     if repository is not None:
         push(repository, folder.path, reward, f"{run.recipe}: {len(encoded)} pairs")
     return folder.path
-
-
-def open_folder(path: Path, checkpoint: Path | None, *, overwrite: bool) -> RunFolder:
-    """Create the folder, or reopen it at the checkpoint's step if the checkpoint is in it."""
-    resumed = checkpoint is not None and checkpoint.resolve().parent == path.resolve()
-    folder = RunFolder.create(path, overwrite=overwrite, resume=resumed)
-    if checkpoint is not None and resumed:
-        folder.truncate_after(checkpoints.step_of(checkpoint))
-    return folder
 
 
 def check_same_pairs(checkpoint: Path, pairs_hash: str) -> None:

@@ -12,7 +12,7 @@ RECIPE = "recipe: mine\nrewards: [banana]\nmodel_name_or_path: embedded:smollm2\
 def test_overwrite(tmp_path):
     """An earlier run is replaced only with `overwrite`."""
     RunFolder(tmp_path).write_config(CONFIG)
-    with pytest.raises(TrainerError, match="holds an earlier run: pass --overwrite true"):
+    with pytest.raises(TrainerError, match=r"holds an earlier run: .*_checkpoint auto .* --overwrite true"):
         RunFolder.create(tmp_path, overwrite=False)
     assert list(tmp_path.iterdir())
     RunFolder.create(tmp_path, overwrite=True)

@@ -18,11 +18,6 @@ PLAIN_TEXT = "the kettle is on the second shelf,\nand it was all right"
 PROBE_TEXT = "The quick brown fox jumps over 13 lazy dogs."
 PASSED_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 """What a tokenizer may give of a text. RoCBert's gives the shapes and sounds of its characters, too."""
-PADDING_OFFSET_MODELS = {
-    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "longformer", "mpnet", "ibert"),
-    *("data2vec-text", "xmod", "luke", "mluke", "esm"),
-}
-"""Models that count positions from the padding index on."""
 
 
 def read_config(folder: Path) -> Any:
@@ -200,16 +195,6 @@ def embeddings_to_check(folder: Path, tokenizer: Any, config: Any) -> int | None
             f"model's; save the one there that the model was trained with, with tokenizer.save_pretrained"
         )
     return embeddings
-
-
-def max_input_tokens(tokenizer: Any, config: Any) -> int:
-    """Return the maximum input length in tokens: the model's positions, or the tokenizer's limit if that is less."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
-    if positions <= 0:  # unlimited; XLNet writes it as -1
-        positions = 1 << 20
-    if config.model_type in PADDING_OFFSET_MODELS:
-        positions -= 2
-    return int(min(positions, tokenizer.model_max_length))
 
 
 def end_token_id(config: Any) -> int | None:

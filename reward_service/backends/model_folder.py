@@ -12,7 +12,6 @@ from reward_service.backends.model_config import (
     embeddings_to_check,
     end_token_id,
     longest_text_decides,
-    max_input_tokens,
     output_labels,
     padding_id,
     read_config,
@@ -22,6 +21,7 @@ from reward_service.backends.sentence_config import module_folders, read_sentenc
 from reward_service.backends.text_encoder import CHARS_PER_TOKEN, TextEncoder, Truncate
 from reward_service.errors import ConfigError, RewardServiceError
 from reward_service.specs import Pooling
+from shared.input_length import max_input_tokens
 
 HASHED_PATTERNS = (
     *("*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.codes", "*.jinja"),

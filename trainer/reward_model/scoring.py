@@ -54,12 +54,6 @@ def read_template(path: Path) -> str:
         raise TrainerError(f"--chat_template_path {path}: name a Jinja file ({error})") from error
 
 
-def max_input_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> int:
-    """Return the largest number of tokens that the model reads: its positions, or the tokenizer's limit if less."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
-    return int(min(value for value in (positions, tokenizer.model_max_length) if value > 0))
-
-
 def freeze(model: PreTrainedModel, layers: int) -> None:
     """Freeze the embeddings and the lowest `layers` layers, which makes the backward pass shorter."""
     if layers <= 0:

@@ -11,6 +11,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, RewardConfig, get_peft_config
 
+from shared.input_length import max_input_tokens
 from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
@@ -98,7 +99,7 @@ def build_reader(
     first = preferences.train[0]
     input = choose_input(first, tokenizer) if run.input == "auto" else run.input
     check_input(input, first, tokenizer)
-    return Reader(tokenizer, input, scoring.max_input_tokens(tokenizer, network))
+    return Reader(tokenizer, input, max_input_tokens(tokenizer, network.config))
 
 
 def encode(reader: Reader, pairs: Sequence[Pair], name: str) -> list[EncodedPair]:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from reward_service.backends import selection
 from reward_service.backends.benchmark import Measurement, score_error
 from reward_service.backends.engines import ENGINES, REFERENCE, Engine, candidates
-from reward_service.backends.model_config import max_input_tokens
 from reward_service.backends.probe import Verdict
 from reward_service.backends.selection import fastest
 from reward_service.errors import ConfigError
@@ -93,14 +92,6 @@ def test_upgrade_invalidates_cache(backend, tmp_path, monkeypatch):
     for versions[backend] in ("1", "2"):
         selection.verified(SimpleNamespace(fingerprint="f", path=tmp_path), Engine("openvino", "float32"), 2)
     assert len(probed) == 2
-
-
-@pytest.mark.parametrize(("kind", "positions", "tokens"), [("bert", 512, 512), ("mpnet", 514, 512), ("xlnet", -1, 900)])
-def test_max_input_tokens(kind, positions, tokens):
-    """Models whose positions start after the padding index read two tokens less."""
-    config = SimpleNamespace(model_type=kind, max_position_embeddings=positions)
-    config.get_text_config = lambda: config
-    assert max_input_tokens(SimpleNamespace(model_max_length=900), config) == tokens
 
 
 def test_reference_is_candidate():

@@ -1,12 +1,15 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, RobertaConfig
 
 from shared.model_store import resolve
 from trainer.errors import TrainerError
+from trainer.reward_model.config import RewardModelArguments
 from trainer.reward_model.pairs import Pair
+from trainer.reward_model.preferences import Preferences
 from trainer.reward_model.reading import FIXED_CLOCK, Reader, check_input, choose_input
+from trainer.reward_model.train import build_reader
 
 CHAT = [{"role": "assistant", "content": "Yes."}]
 QUESTION = [{"role": "user", "content": "Is it?"}]
@@ -91,3 +94,11 @@ def test_unreadable_input(tokenizers, input, name, pair, message):
     """An input that the model cannot read is an error."""
     with pytest.raises(TrainerError, match=message):
         check_input(input, pair, getattr(tokenizers, name))
+
+
+def test_positions_after_padding():
+    """Of a RoBERTa's positions two are not for tokens: a longer text is cut, in training as in the service."""
+    tokenizer = SimpleNamespace(model_max_length=10**30, chat_template=None)
+    network = SimpleNamespace(config=RobertaConfig(max_position_embeddings=514))
+    run = RewardModelArguments(input="completion")
+    assert build_reader(run, Preferences([Pair("a", "b")], []), tokenizer, network).max_tokens == 512

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from trainer.run_folder import RunFolder
 
 MANIFEST = "rewards.json"
 STATE = "trainer_state.json"
+RESULT = "after.json"
+"""What a run of a policy writes last: a folder without it holds an unfinished run."""
 REQUIRED_FILES = ("optimizer.pt", "scheduler.pt")
 """Files that a run needs besides its policy and the RNG states to resume. `save_only_model` writes none of them."""
 AUTO = "auto"
@@ -143,7 +146,17 @@ def open_run_folder(
     folder = RunFolder.create(path, overwrite=overwrite or unfinished, resume=resumed)
     if checkpoint is not None and resumed:
         folder.truncate_after(step_of(checkpoint))
+        set_aside_later(path, step_of(checkpoint))
     return folder
+
+
+def set_aside_later(path: Path, step: int) -> None:
+    """Rename the checkpoints of later steps, which the resumed run replaces: none of them may pass for its latest."""
+    for checkpoint in [*path.glob("checkpoint-*")]:
+        if is_complete(checkpoint) and step_of(checkpoint) > step:
+            replaced = checkpoint.with_name(f"replaced-{checkpoint.name}")
+            shutil.rmtree(replaced, ignore_errors=True)
+            checkpoint.rename(replaced)
 
 
 def latest(output_dir: Path) -> Path | None:

@@ -17,7 +17,7 @@ from trainer.processes import (
     launched_rank,
     lost_ranks_raise_rank_failed,
 )
-from trainer.workers import HELP_FLAGS, split_options, train_on_workers
+from trainer.workers import HELP_FLAGS, resume_restarted, split_options, train_on_workers
 
 SIGTERM_CODE = 128 + signal.SIGTERM
 
@@ -56,8 +56,10 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def start_training(argv: Sequence[str]) -> None:
+def start_training(argv: Sequence[str], *, restarted: bool = False) -> None:
     """Train with these flags of `reward-trainer train`, in the only process of a run or as one rank of several.
+
+    A rank that is `restarted` continues the run that it has died in.
 
     A rank needs `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` in the environment, as torchrun
     sets them. Raises `TrainerError`, `RewardError` or `HackDetected`.
@@ -68,7 +70,10 @@ def start_training(argv: Sequence[str]) -> None:
 
     connect(os.environ)
     with lost_ranks_raise_rank_failed():
-        train(*parse(argv))
+        run, args, model = parse(argv)
+        if restarted:
+            resume_restarted(run, args)
+        train(run, args, model)
 
 
 def _train(argv: list[str]) -> None:

@@ -124,7 +124,7 @@ def open_run_folder(run: RunArguments, args: TrainingConfig, checkpoint: Path | 
         checkpoint,
         requested=args.resume_from_checkpoint,
         overwrite=run.overwrite,
-        result="after.json",
+        result=checkpoints.RESULT,
     )
 
 

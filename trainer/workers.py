@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import RankFailed, RewardError
 from trainer.errors import HackDetected, TrainerError
+
+if TYPE_CHECKING:
+    from trainer.algorithms import TrainingConfig
+    from trainer.config import RunArguments
 
 HELP_FLAGS = {"-h", "--help"}
 MAX_FAILURES = 3
@@ -140,7 +144,7 @@ def run_rank(config: dict[str, Any]) -> None:
     if ray.get(outcome.stopped_by.remote()) is not None:
         return
     try:
-        start_training(resuming(config["argv"]) if restarted else config["argv"])
+        start_training(config["argv"], restarted=restarted)
     except RankFailed:
         raise
     except (TrainerError, RewardError, HackDetected) as error:
@@ -152,10 +156,19 @@ def reward_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name.startswith("REWARD_")}
 
 
-def resuming(argv: Sequence[str]) -> list[str]:
-    """Return the flags of a run that begins again: from its latest checkpoint, unless they name another one."""
-    named = any(flag.partition("=")[0] == "--resume_from_checkpoint" for flag in argv)
-    return [*argv] if named else [*argv, "--resume_from_checkpoint", "auto"]
+def resume_restarted(run: "RunArguments", args: "TrainingConfig") -> None:
+    """Set a run whose rank has died to continue from its latest checkpoint; without one, as its flags say.
+
+    What the run has written before its first checkpoint is replaced.
+    """
+    from trainer import checkpoints
+
+    folder = Path(args.output_dir)
+    named = str(args.resume_from_checkpoint or "false").lower()
+    if checkpoints.latest(folder) is not None or named == "false":
+        args.resume_from_checkpoint = checkpoints.AUTO
+    elif not (folder / checkpoints.RESULT).exists():
+        run.overwrite = True
 
 
 def last_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from shared.errors import RankFailed, ServiceUnreachable
 from shared.schemas import RewardInfo
 from trainer import rewards as connecting
 from trainer import train as training
+from trainer.checkpoints import REQUIRED_FILES, latest
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.rewards import ConnectedRewards
@@ -176,6 +178,20 @@ def test_resume_in_the_same_folder(run, tmp_path):
     checkpoint = run_with_checkpoint(tmp_path / "run")
     open_run_folder(*run[:2], checkpoint)
     assert logged_steps(tmp_path / "run") == [1]
+
+
+def test_later_checkpoints(run, tmp_path):
+    """A run resumed from an earlier checkpoint sets the later ones aside: the next `auto` takes none of them."""
+    checkpoint = run_with_checkpoint(tmp_path / "run")
+    later = tmp_path / "run" / "checkpoint-2"
+    shutil.copytree(checkpoint, later)
+    (later / "trainer_state.json").write_text('{"global_step": 2}')
+    for folder in (checkpoint, later):
+        for name in (*REQUIRED_FILES, "rng_state.pth"):
+            (folder / name).touch()
+    open_run_folder(*run[:2], checkpoint)
+    assert latest(tmp_path / "run") == checkpoint
+    assert (tmp_path / "run" / "replaced-checkpoint-2" / "trainer_state.json").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

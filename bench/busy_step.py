@@ -13,32 +13,31 @@ import time
 from statistics import median
 from typing import Any
 
-from bench.report import markdown, write
+from bench.bounds import Measured, at_most, conclude
 
 BUSY = "while True: pass"
 SETTINGS = {"OpenMP's own": False, "reward-trainer's": True}
-TARGET = 2.5
+TARGET = at_most(2.5, "×")
 
 
-def main() -> None:
-    """Measure both settings, print the table and write it."""
+def main() -> int:
+    """Measure both settings, print the table and write it. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=9, help="steps of each training; the first one is not counted")
     parser.add_argument("--child", choices=SETTINGS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(measure(SETTINGS[args.child], args.steps)))
-        return
-    rows = [["threads wait by", "quiet step, s", "beside a busy process, s", "ratio", "target"]]
+        return 0
+    rows = []
     for name in SETTINGS:
         command = [sys.executable, "-m", "bench.busy_step", "--child", name, "--steps", str(args.steps)]
         output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         quiet_s, busy_s = map(median, json.loads(output.splitlines()[-1]))
-        target = f"≤ {TARGET} ×" if SETTINGS[name] else "none"
-        rows.append([name, f"{quiet_s:.1f}", f"{busy_s:.1f}", f"{busy_s / quiet_s:.1f} ×", target])
-        print(*rows[-1], sep=" | ", flush=True)
-    write("busy_step", {"rows": rows[1:]}, markdown(rows))
-    print(markdown(rows))
+        form = f"{{:.1f}} × {quiet_s:.1f} s"
+        rows.append(Measured(name, busy_s / quiet_s, form, TARGET if SETTINGS[name] else None))
+        print(rows[-1], flush=True)
+    return conclude("a step beside a busy process; threads wait by", rows, name="busy_step")
 
 
 def measure(configured: bool, steps: int) -> tuple[list[float], list[float]]:
@@ -76,4 +75,4 @@ def measure(configured: bool, steps: int) -> tuple[list[float], list[float]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -12,9 +13,10 @@ from statistics import median
 
 import httpx
 
+from bench.bounds import Measured, at_least, at_most, conclude, exactly
 from bench.load import Load, Target, closed_loop
-from bench.report import markdown, write
 from remote_rewards import RewardClient
+from shared.errors import RewardError
 from shared.schemas import INSTANCE_HEADER
 from tests.conftest import running_service
 from tests.ray_cluster import RayCluster, ray_cluster
@@ -23,7 +25,6 @@ from tests.soak.base import RULES, Tally, call_repeatedly
 from tests.soak.supervisor import Supervisor
 from tests.soak.workers import KILLED_RUN, killed_worker
 
-Row = list[str]
 ROUNDS, REQUESTS = 3, 2000
 TEXTS = [f"Sure: {'word ' * (index % 40)}banana" for index in range(16)]
 SLOW = """
@@ -47,7 +48,7 @@ def slow_config(folder: Path) -> Path:
     return path
 
 
-def overhead(cluster: RayCluster, folder: Path) -> list[Row]:
+def overhead(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Compare one replica on Ray with `reward-service serve`, in rounds that take turns: a rule, 16 texts a request."""
     url = cluster.deploy("one", "--config", str(RULES), "--min-replicas", "1")
     rates: tuple[list[float], list[float]] = ([], [])
@@ -63,13 +64,14 @@ def overhead(cluster: RayCluster, folder: Path) -> list[Row]:
     cluster.run("retire", "one")
     share = median(rates[1]) / median(rates[0])
     added_ms = median(latencies_ms[1]) - median(latencies_ms[0])
+    of_one = f"{{:.2f}} of {median(rates[0]):,.0f}"
     return [
-        ["a rule, 16 callers: requests/s on Ray, of one process's", f"{share:.2f} of {median(rates[0]):,.0f}", "≥ 0.4"],
-        ["a rule, one caller: latency added, median", f"{added_ms:.1f} ms", "≤ 2 ms"],
+        Measured("a rule, 16 callers: requests/s on Ray, of one process's", share, of_one, at_least(0.4)),
+        Measured("a rule, one caller: latency added, median", added_ms, "{:.1f} ms", at_most(2, "ms")),
     ]
 
 
-def slow_overhead(cluster: RayCluster, folder: Path) -> list[Row]:
+def slow_overhead(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Compare them for a function of 80 ms, of which Ray's share is small."""
     config, seconds = slow_config(folder), (list[float](), list[float]())
     url = cluster.deploy("slow-one", "--config", str(config), "--min-replicas", "1")
@@ -81,7 +83,8 @@ def slow_overhead(cluster: RayCluster, folder: Path) -> list[Row]:
                 seconds[index].append(load.seconds)
     cluster.run("retire", "slow-one")
     share = median(seconds[0]) / median(seconds[1])
-    return [["a function of 80 ms, 8 callers: requests/s on Ray, of one process's", f"{share:.2f}", "≥ 0.95"]]
+    what = "a function of 80 ms, 8 callers: requests/s on Ray, of one process's"
+    return [Measured(what, share, "{:.2f}", at_least(0.95))]
 
 
 def check_all_scored(*loads: Load) -> None:
@@ -111,7 +114,7 @@ def scoring(url: str, callers: int = 8) -> Iterator[Tally]:
         thread.join()
 
 
-def killed_replicas(cluster: RayCluster, folder: Path) -> list[Row]:
+def killed_replicas(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Kill one of three replicas, six times, under load."""
     url, replaced_s = cluster.deploy("kills", "--config", str(RULES), "--min-replicas", "3"), list[float]()
     with scoring(url) as tally:
@@ -122,29 +125,32 @@ def killed_replicas(cluster: RayCluster, folder: Path) -> list[Row]:
     cluster.run("retire", "kills")
     what = f"{KILLS} × kill -9 of one of 3 replicas, {tally.calls:,} calls"
     return [
-        [f"{what}: lost or wrong", f"{tally.lost}", "0"],
-        ["… worst call", f"{max(tally.latencies_s):.2f} s", "≤ 5 s"],
-        ["… a new process in place of a killed one", f"≤ {max(replaced_s):.1f} s", "≤ 15 s"],
+        Measured(f"{what}: lost or wrong", tally.lost, "{}", exactly(0)),
+        Measured("… worst call", max(tally.latencies_s), "{:.2f} s", at_most(5, "s")),
+        Measured("… a new process in place of a killed one", max(replaced_s), "≤ {:.1f} s", at_most(15, "s")),
     ]
 
 
-def autoscaling(cluster: RayCluster, folder: Path) -> list[Row]:
+def autoscaling(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Load one replica of a slow function, which may become four, and then nearly cease to."""
     options = ["--min-replicas", "1", "--max-replicas", "4", "--downscale-delay-s", str(DOWNSCALE_DELAY_S)]
     url = cluster.deploy("slow", "--config", str(slow_config(folder)), *options)
 
-    async def run() -> list[Row]:
+    async def run() -> list[Measured]:
         async with aclosing(RewardClient(url)) as client:
             step_on_one_s = await step_s(client)
             one, waited_s, four = await rates_while_growing(client, url)
             step_share = await step_s(client) / step_on_one_s
-            calls = await calls_while_shrinking(client, lambda: len(cluster.replicas("slow")) > 1)
+            calls, failed = await calls_while_shrinking(client, lambda: len(cluster.replicas("slow")) > 1)
         what = f"{SLOW_CALLERS} callers of a slow function: 1 → 4 replicas serve after"
         return [
-            [what, f"{waited_s:.0f} s", "≤ 30 s"],
-            ["… calls/s of 4 replicas, of one's", f"{four / one:.1f} × {one:.1f}", "≥ 3.6 ×"],
-            [f"one call of {STEP_TEXTS} texts: time on 4 replicas, of that on one", f"{step_share:.2f} ×", "≤ 0.4 ×"],
-            [f"4 → 1 replicas: calls that fail, of {calls:,}", "0", "0"],
+            Measured(what, waited_s, "{:.0f} s", at_most(30, "s")),
+            Measured("… calls/s of 4 replicas, of one's", four / one, f"{{:.1f}} × {one:.1f}", at_least(3.6, "×")),
+            Measured(
+                f"one call of {STEP_TEXTS} texts: time on 4 replicas, of that on one",
+                *(step_share, "{:.2f} ×", at_most(0.4, "×")),
+            ),
+            Measured(f"4 → 1 replicas: calls that fail, of {calls:,}", failed, "{}", exactly(0)),
         ]
 
     rows = asyncio.run(run())
@@ -185,13 +191,17 @@ async def rates_while_growing(client: RewardClient, url: str) -> tuple[float, fl
     return one, waited_s, four
 
 
-async def calls_while_shrinking(client: RewardClient, shrinking: Callable[[], bool]) -> int:
-    """Score one text after the other meanwhile. Return the number of calls; raises the error of one that fails."""
-    calls = 0
+async def calls_while_shrinking(client: RewardClient, shrinking: Callable[[], bool]) -> tuple[int, int]:
+    """Score one text after the other meanwhile. Return the number of calls, and of those that failed."""
+    calls = failed = 0
     while await asyncio.to_thread(shrinking):
-        await client.ascore(["a"], rewards=["slow"])
         calls += 1
-    return calls
+        try:
+            await client.ascore(["a"], rewards=["slow"])
+        except RewardError as error:
+            print(f"a call failed: {error}")
+            failed += 1
+    return calls, failed
 
 
 async def seconds_until_serving(url: str, replicas: int) -> float:
@@ -206,7 +216,7 @@ async def seconds_until_serving(url: str, replicas: int) -> float:
     return time.monotonic() - started_s
 
 
-def second_revision(cluster: RayCluster, folder: Path) -> list[Row]:
+def second_revision(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Deploy another revision beside the first one under load, and try to deploy it in place."""
     other = folder / "other.yaml"
     other.write_text(OTHER, encoding="utf-8")
@@ -217,13 +227,13 @@ def second_revision(cluster: RayCluster, folder: Path) -> list[Row]:
         in_place = cluster.run("deploy", "--name", "first", "--config", str(other)).returncode
         cluster.deploy("first", "--config", str(RULES))
     return [
-        ["another revision beside the first, retired; the first deployed again: calls", f"{tally.calls:,}", ""],
-        ["… lost or wrong", f"{tally.lost}", "0"],
-        ["… in place of the first: exit code", f"{in_place}", "2"],
+        Measured("another revision beside the first, retired; the first deployed again: calls", tally.calls, "{:,}"),
+        Measured("… lost or wrong", tally.lost, "{}", exactly(0)),
+        Measured("… in place of the first: exit code", in_place, "{}", exactly(2)),
     ]
 
 
-def killed_rank(cluster: RayCluster, folder: Path) -> list[Row]:
+def killed_rank(cluster: RayCluster, folder: Path) -> list[Measured]:
     """Kill one of two workers of a training, and compare its rewards with those of an undisturbed run."""
     policy, whole, run = save_policy(folder / "policy"), folder / "whole", folder / "run"
     with running_service() as url:
@@ -231,8 +241,10 @@ def killed_rank(cluster: RayCluster, folder: Path) -> list[Row]:
         again_s = killed_worker(cluster, policy, url, run)
     differ = sum(one != other for one, other in zip(recorded(whole), recorded(run), strict=True))
     return [
-        ["kill -9 of one of 2 workers of a training: trains again after", f"{again_s:.0f} s", "≤ 60 s"],
-        ["… rewards that differ from an undisturbed run's", f"{differ}", "0"],
+        Measured(
+            "kill -9 of one of 2 workers of a training: trains again after", again_s, "{:.0f} s", at_most(60, "s")
+        ),
+        Measured("… rewards that differ from an undisturbed run's", differ, "{}", exactly(0)),
     ]
 
 
@@ -246,18 +258,16 @@ def seconds_until(holds: Callable[[], bool], timeout_s: float = 120.0) -> float:
     return time.monotonic() - started_s
 
 
-def main() -> None:
-    """Measure, and write `bench/results/cluster.md`."""
-    rows: list[Row] = []
+def main() -> int:
+    """Measure, and write `bench/results/cluster.md`. Return the exit code."""
+    rows: list[Measured] = []
     with ray_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
         for measure in (overhead, slow_overhead, killed_replicas, autoscaling, second_revision, killed_rank):
             measured = measure(cluster, Path(folder))
-            print(*(" | ".join(row) for row in measured), sep="\n", flush=True)
+            print(*measured, sep="\n", flush=True)
             rows += measured
-    table = markdown([["replicas on Ray", "measured", "target"], *rows])
-    write("cluster", {"rows": rows}, table)
-    print(table)
+    return conclude("replicas on Ray", rows, name="cluster")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

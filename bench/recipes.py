@@ -139,15 +139,14 @@ OPTIMIST = (
 )
 
 
-def table(group: RunGroup, rows: Sequence[Row]) -> Table:
-    """Return the rows of one group."""
+def table(group: RunGroup, rows: Sequence[tuple[Row, Estimate | None]]) -> Table:
+    """Return the rows of one group with their estimates."""
     seeds = ", ".join(str(run.config.get("seed")) for run in group.runs)
     prompts = max((len(side) for side in after(group, "sampled")), default=0)
     result = Table(title=f"{group.label}: seeds {seeds}, {prompts} held-out prompts", title_justify="left")
     for heading in ("figure", "mean", "95 % interval", "each seed", "bound", ""):
         result.add_column(heading, justify="left" if heading == "figure" else "right")
-    for row in rows:
-        estimate = row.estimate(group)
+    for row, estimate in rows:
         bound = f"{'≤' if row.at_most else '≥'} {row.bound:g}"
         if estimate is None:
             result.add_row(row.name, "—", "", "", bound, "not evaluated")
@@ -159,14 +158,22 @@ def table(group: RunGroup, rows: Sequence[Row]) -> Table:
     return result
 
 
-def main() -> None:
-    """Print a table for each group of the run folders given, by default of all in `runs/`."""
+def main() -> int:
+    """Print a table for each group of the run folders given, by default of all in `runs/`.
+
+    Returns the exit code: 1 if a bound was missed.
+    """
+    code = 0
     console = Console(width=None if sys.stdout.isatty() else 140)
     for group in group_runs([Path(path) for path in sys.argv[1:]] or run_folders_in(Path("runs"))):
         recipe = str(group.runs[0].config.get("recipe"))
         rows = OPTIMIST if recipe.startswith("optimist") else BANANA
-        console.print(table(group, rows))
+        estimates = [(row, row.estimate(group)) for row in rows]
+        console.print(table(group, estimates))
+        if any(estimate is not None and not row.reached(estimate) for row, estimate in estimates):
+            code = 1
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ completions sampled in training; loading and evaluation are not counted.
 """
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,11 @@ class Curve:
     minutes: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
 
+    @property
+    def minutes_until(self) -> float:
+        """The minutes until there are enough successes, infinite if that does not happen."""
+        return next((m for m, s in zip(self.minutes, self.shares, strict=True) if s >= SUCCESS), math.inf)
+
     def row(self, name: str) -> list[str]:
         """Return a row of the table: the first step with enough successes, and the best share of all steps."""
         reached = next((index for index, share in enumerate(self.shares) if share >= SUCCESS), None)
@@ -45,20 +51,23 @@ class Curve:
         return [name, until, f"{100 * max(self.shares):.0f} %", f"{100 * self.shares[-1]:.0f} %", steps]
 
 
-def main() -> None:
-    """Train both ways, print the table and write it."""
+def main() -> int:
+    """Train both ways, print the table and write it. Return the exit code: 1 unless the recipe is the faster one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/tutorial-time"), help="run folder of the recipe")
     parser.add_argument("--steps", type=int, help="steps of the tutorial's script (default: its own number)")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop the tutorial's script after this time")
     args = parser.parse_args()
     header = ["training", f"minutes to {100 * SUCCESS:.0f} %", "best share", "share at the end", "steps"]
-    rows = [over_http(args.folder).row("recipe `banana` over HTTP")]
+    recipe = over_http(args.folder)
+    rows = [recipe.row("recipe `banana` over HTTP")]
     print(*rows[-1], sep=" | ", flush=True)
-    rows.append(in_process(args.steps, args.minutes).row("the tutorial's script in process"))
+    script = in_process(args.steps, args.minutes)
+    rows.append(script.row("the tutorial's script in process"))
     print(*rows[-1], sep=" | ", flush=True)
     write("tutorial", {"rows": rows}, markdown([header, *rows]))
     print(markdown([header, *rows]))
+    return 0 if recipe.minutes_until < script.minutes_until else 1
 
 
 def over_http(folder: Path) -> Curve:
@@ -120,4 +129,4 @@ def in_process(steps: int | None, minutes: float) -> Curve:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

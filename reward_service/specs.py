@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from reward_service.check_specs import AnyCheck, Finite
 
 BackendName = Literal["torch", "openvino", "onnxruntime"]
-DType = Literal["float32", "bfloat16", "int8"]
+DType = Literal["float32", "bfloat16", "float16", "int8"]
 Pooling = Literal["mean", "cls", "last"]
 AnyBackend = Annotated[BackendName | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 """`auto`, which is None, means the fastest backend whose scores are close enough to float32 torch's."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from reward_service.backends.base import Backend, Logits, ModelInput, Tokens
-from reward_service.backends.engines import REFERENCE, Engine, by_end_tokens, load, load_torch
+from reward_service.backends.engines import REFERENCE, Engine, by_end_tokens, load, load_torch, on_gpu
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.probe import TEXTS, Expected, ReadsLogits, deviations, encode
 from reward_service.backends.probe_engine import check_engine, expected_for, free_memory
@@ -23,6 +24,10 @@ MIN_RELATIVE_SPEED = 0.5
 """Speed on four long texts, relative to the reference, below which an engine is not measured further."""
 BUDGETS_TOKENS = (1024, 2048)
 """Batch sizes that are measured: larger ones are no faster on a CPU, and delay single texts."""
+GPU_REPEATS, GPU_QUEUE_SAMPLE = 8, 256
+"""On a GPU the fixed texts are computed so many times in one round, and batches are planned from so many of them."""
+MIN_GAIN = 0.05
+"""Share of the time that doubling the batch must save on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Trial:
     """What one engine made of the fixed texts."""
 
     seconds: dict[int, float]
-    """Seconds of the faster round, by batch size in tokens."""
+    """Seconds of the faster round for all texts, by batch size in tokens."""
     logits: list[Logits]
     batched: bool
     sample_s: float
@@ -69,7 +74,7 @@ def measure(folder: ModelFolder, engines: Sequence[Engine], threads: int) -> lis
             sample_s = _time_batch(backend, sample)
             if sample_s <= reference.sample_s / MIN_RELATIVE_SPEED:
                 batched = check_engine(backend, expected, engine, folder).batched and reference.batched
-                trials[engine] = _try(backend, tokens, batched, sample_s)
+                trials[engine] = _try(backend, tokens, batched, sample_s, gpu=on_gpu(engine))
         except Exception as error:
             log(f"{engine} cannot run {folder.path.name}: {error}")
         backend = None
@@ -81,10 +86,13 @@ def _try_reference(folder: ModelFolder, tokens: Sequence[Tokens], sample: Sequen
     model = load_torch(folder)
     expected, backend = expected_for(folder, model), by_end_tokens(model, folder)
     batched = check_engine(backend, expected, REFERENCE, folder).batched
-    return expected, _try(backend, tokens, batched, _time_batch(backend, sample))
+    return expected, _try(backend, tokens, batched, _time_batch(backend, sample), gpu=on_gpu(REFERENCE))
 
 
-def _try(backend: Backend, tokens: Sequence[Tokens], batched: bool, sample_s: float) -> Trial:
+def _try(backend: Backend, tokens: Sequence[Tokens], batched: bool, sample_s: float, *, gpu: bool) -> Trial:
+    if gpu:
+        seconds, logits = grow_batches(backend, tokens, batched=batched)
+        return Trial(seconds, logits, batched, sample_s)
     trial = Trial({}, [], batched, sample_s)
     for round_ in range(ROUNDS):
         for budget in BUDGETS_TOKENS:
@@ -94,22 +102,66 @@ def _try(backend: Backend, tokens: Sequence[Tokens], batched: bool, sample_s: fl
     return trial
 
 
+def gpu_batch_tokens(folder: ModelFolder, engine: Engine, threads: int, *, batched: bool) -> int:
+    """Return the batch size in tokens that suits an engine on this GPU."""
+    seconds, _ = grow_batches(load(engine, folder, threads), probe_tokens(folder), batched=batched)
+    free_memory()
+    return max(seconds)
+
+
+def grow_batches(backend: Backend, tokens: Sequence[Tokens], *, batched: bool) -> tuple[dict[int, float], list[Logits]]:
+    """Double the batch size on a GPU until that saves too little time, or memory does not suffice.
+
+    Return the seconds for all texts by batch size in tokens, and the logits. Of the sizes that fit, the largest one is
+    left out if twice as many tokens did not fit: the memory is also for longer texts and other models.
+    """
+    seconds, logits, budget = dict[int, float](), list[Logits](), BUDGETS_TOKENS[-1]
+    texts = [*tokens] * GPU_REPEATS
+    while True:
+        round_s = math.inf
+        try:
+            for round_ in range(ROUNDS):
+                started_s = time.monotonic()
+                logits = forward_mixed(
+                    backend, texts, budget, seed=round_, batched=batched, queue_texts=GPU_QUEUE_SAMPLE
+                )
+                round_s = min(round_s, time.monotonic() - started_s)
+        except torch.OutOfMemoryError:
+            if not seconds:
+                raise
+            free_memory()
+            if len(seconds) > 1:
+                del seconds[budget // 2]
+            break
+        if seconds and round_s / GPU_REPEATS > (1 - MIN_GAIN) * seconds[budget // 2]:
+            break
+        seconds[budget] = round_s / GPU_REPEATS
+        budget *= 2
+    return seconds, logits[: len(tokens)]
+
+
 def _result(engine: Engine, trial: Trial, reference: Trial, folder: ModelFolder) -> Measurement:
-    budget = min(BUDGETS_TOKENS, key=trial.seconds.__getitem__)
+    budget = min(trial.seconds, key=trial.seconds.__getitem__)
     rate = len(trial.logits) / trial.seconds[budget]
     return Measurement(engine, budget, rate, score_error(reference.logits, trial.logits, folder), trial.batched)
 
 
 def forward_mixed(
-    backend: Backend, tokens: Sequence[Tokens], budget_tokens: int, seed: int, *, batched: bool
+    backend: Backend,
+    tokens: Sequence[Tokens],
+    budget_tokens: int,
+    seed: int,
+    *,
+    batched: bool,
+    queue_texts: int = QUEUE_SAMPLE,
 ) -> list[Logits]:
     """Return the logits of texts in random order, a few requests at a time, so that no batch shape repeats.
 
     With repeating shapes, an engine that compiles something for each new shape would seem faster than in service.
     """
     order, logits = random.Random(seed).sample(range(len(tokens)), len(tokens)), dict[int, Logits]()
-    for start in range(0, len(order), QUEUE_SAMPLE):
-        queue = order[start : start + QUEUE_SAMPLE]
+    for start in range(0, len(order), queue_texts):
+        queue = order[start : start + queue_texts]
         lengths = [len(tokens[index]) for index in queue]
         batches = plan_batches(lengths, budget_tokens if batched else 0, backend.padding_cost)
         for batch in batches:

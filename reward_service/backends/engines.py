@@ -36,13 +36,16 @@ ENGINES = (
     Engine("openvino", "bfloat16"),
     Engine("openvino", "int8"),
 )
+FLOAT16 = Engine("torch", "float16")
+"""For GPUs without bfloat16, such as T4 and V100. On a CPU it is used only where it is set, being slow."""
 
 
 def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]:
     """Return the installed engines that a configuration allows; None allows any. Raise `ConfigError` if none is."""
-    allowed = [engine for engine in ENGINES if backend in (None, engine.backend) and dtype in (None, engine.dtype)]
+    engines = [*ENGINES, FLOAT16]
+    allowed = [engine for engine in engines if backend in (None, engine.backend) and dtype in (None, engine.dtype)]
     if not allowed:
-        dtypes = ", ".join(engine.dtype for engine in ENGINES if engine.backend == backend)
+        dtypes = ", ".join(engine.dtype for engine in engines if engine.backend == backend)
         raise ConfigError(f"{backend} does not support {dtype}: choose one of {dtypes}, or another backend")
     installed = [engine for engine in allowed if find_spec(engine.backend)]
     if not installed:
@@ -50,7 +53,14 @@ def candidates(backend: BackendName | None, dtype: DType | None) -> list[Engine]
         raise ConfigError(
             f"{missing} is not installed: pip install 'remote-rewards[{missing}]', or allow another engine"
         )
-    return installed
+    return [engine for engine in installed if engine != FLOAT16 or dtype == FLOAT16.dtype or on_gpu(engine)]
+
+
+def on_gpu(engine: Engine) -> bool:
+    """Return whether an engine computes on a GPU: torch does, if it finds one."""
+    import torch
+
+    return engine.backend == "torch" and torch.cuda.is_available()
 
 
 def load(engine: Engine, folder: ModelFolder, threads: int) -> Backend:

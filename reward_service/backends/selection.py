@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from reward_service.backends.benchmark import Measurement, measure
-from reward_service.backends.engines import ENGINES, Engine
+from reward_service.backends.benchmark import Measurement, gpu_batch_tokens, measure
+from reward_service.backends.engines import ENGINES, Engine, on_gpu
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.probe import TEXTS
 from reward_service.backends.probe_engine import probe_engine
@@ -51,7 +51,7 @@ def select_engine(folder: ModelFolder, engines: Sequence[Engine], max_score_erro
 def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
     """Return the only engine allowed, after probing the model in it. Raise `ConfigError`.
 
-    A passed probe is cached, whatever the processor.
+    On a GPU its batch size is measured. A passed probe is cached, whatever the processor.
     """
     measurements: list[Measurement] = []
 
@@ -59,7 +59,8 @@ def verified(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
         measurements.append(_probe(folder, engine, threads))
         (into / "measured.json").write_text(json.dumps([asdict(measurements[0])]), encoding="utf-8")
 
-    probes, gpu = TEXTS.read_text(encoding="utf-8"), torch.cuda.is_available()
+    probes = TEXTS.read_text(encoding="utf-8")
+    gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
     name = f"verified-{_hash(FORMAT, probes, folder.fingerprint, str(engine), gpu, _versions())}"
     try:
         return load_measurements(build_once(cache_home() / "engines" / name, build) / "measured.json")[0]
@@ -77,6 +78,8 @@ def _probe(folder: ModelFolder, engine: Engine, threads: int) -> Measurement:
             f"{folder.path.name}: in a batch, {engine} gives a text other logits than alone (by up to "
             f"{verdict.difference:.2g}), so texts are computed one at a time"
         )
+    if verdict.batched and on_gpu(engine):
+        return Measurement(engine, gpu_batch_tokens(folder, engine, threads, batched=True))
     return Measurement(engine, batched=verdict.batched)
 
 

@@ -17,7 +17,7 @@ from shared.model_store import bert_cls_only
 
 
 class TorchBackend:
-    """A model in torch, in `float32` or `bfloat16`, on a GPU if torch finds one."""
+    """A model in torch, in `float32`, `bfloat16` or `float16`, on a GPU if torch finds one."""
 
     numeric_settings: Sequence[float | str] = ()
 

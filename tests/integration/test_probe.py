@@ -10,7 +10,7 @@ from bench.families import families, save_family
 from bench.model_table import DOCUMENT, try_family
 from remote_rewards import RewardClient
 from reward_service.backends import engines
-from reward_service.backends.engines import REFERENCE, Engine
+from reward_service.backends.engines import FLOAT16, REFERENCE, Engine
 from reward_service.backends.model_folder import ModelFolder
 from reward_service.backends.probe_engine import probe_engine
 from reward_service.errors import ConfigError
@@ -97,7 +97,7 @@ def test_traced_switch(tmp_path, engine):
         probe_engine(ModelFolder(tmp_path), engine, 1)
 
 
-@pytest.mark.parametrize("engine", [REFERENCE, Engine("torch", "bfloat16")], ids=str)
+@pytest.mark.parametrize("engine", [REFERENCE, Engine("torch", "bfloat16"), FLOAT16], ids=str)
 def test_one_copy(tmp_path, monkeypatch, engine):
     """A model in torch is loaded once for its probe: it is compared with itself."""
     save_family("llama", tmp_path)

@@ -144,6 +144,8 @@ def _column_texts(value: Value, clean: Callable[[str], str]) -> tuple[str, ...]:
         if not text:
             raise ValueError("the column holds an empty text")
         texts.append(text)
+    if not texts:
+        raise ValueError("the column holds an empty list")
     return tuple(texts)
 
 

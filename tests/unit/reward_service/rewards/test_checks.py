@@ -153,7 +153,7 @@ def test_number_tolerance():
 
 @pytest.mark.parametrize(
     ("value", "gives"),
-    [("Paris", 1.0), (" PARIS. ", 1.0), (["London", "Paris"], 1.0), ("London", 0.0), (5, 0.0), ([], 0.0)],
+    [("Paris", 1.0), (" PARIS. ", 1.0), (["London", "Paris"], 1.0), ("London", 0.0), (5, 0.0)],
 )
 def test_text_columns(value, gives):
     """A column holds a text, a number or several; they are stripped and compared as the completion is."""
@@ -161,11 +161,14 @@ def test_text_columns(value, gives):
     assert points(check, "paris", value) == gives
 
 
-@pytest.mark.parametrize(("value", "error"), [(None, NotApplicable), ({}, TypeError), (" . ", ValueError)])
-def test_wrong_text_columns(value, error):
-    """A column without a text is an error of the item: every text would contain the empty one."""
+@pytest.mark.parametrize(
+    ("value", "error"), [(None, NotApplicable), ({}, TypeError), (" . ", ValueError), ([], ValueError)]
+)
+@pytest.mark.parametrize("match", ["any", "all"])
+def test_wrong_text_columns(value, error, match):
+    """A column without a text is an error of the item: every text would contain the empty one, and all of none."""
     with pytest.raises(error):
-        points("{check: contains, column: answer, strip: '.', points: 1}", "paris", value)
+        points(f"{{check: contains, column: answer, match: {match}, strip: '.', points: 1}}", "paris", value)
 
 
 def test_numbers_in_text_columns():

@@ -1,6 +1,7 @@
 """Evaluate policies without training them: any folders or hub ids, with a recipe's prompts, rewards and judges."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from remote_rewards.distributed import on_main_rank
 from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments, parse
 from trainer.display import console, log
+from trainer.errors import TrainerError
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.compare_runs import compare_runs
@@ -41,18 +43,39 @@ def evaluate_all(argv: Sequence[str]) -> list[Path]:
     if not (chosen.policies or chosen.seeds):
         return [evaluate(run, args, model)]
     root, folders = Path(args.output_dir), []
-    for policy, seed in product(chosen.policies or [model.model_name_or_path], chosen.seeds or [args.seed]):
-        folder = root / f"{policy_label(policy)}-seed{seed}"
+    labels = policy_labels(chosen.policies or [model.model_name_or_path])
+    for (policy, label), seed in product(labels.items(), dict.fromkeys(chosen.seeds or [args.seed])):
+        folder = root / f"{label}-seed{seed}"
         flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
         folders.append(evaluate(*parse([*rest, *flags], PROG)))
     on_main_rank(lambda: compare_runs(folders, root / "comparison.html"))
     return folders
 
 
-def policy_label(policy: str) -> str:
-    """Return a name for a policy's folder: its own, or its run's, without separators."""
+def policy_labels(policies: Sequence[str]) -> dict[str, str]:
+    """Return a label of its own for each policy: the last part of its path, and parts before it where that is shared.
+
+    Raises `TrainerError` for one policy that is written in two ways.
+    """
+    parts = {policy: _path_parts(policy) for policy in policies}
+    labels = dict.fromkeys(parts, "")
+    for length in range(1, max(map(len, parts.values())) + 1):
+        counts = Counter(labels.values())
+        labels = {
+            policy: "_".join(names[-length:]) if counts[labels[policy]] > 1 or length == 1 else labels[policy]
+            for policy, names in parts.items()
+        }
+    same = [policy for policy, label in labels.items() if [*labels.values()].count(label) > 1]
+    if same:
+        raise TrainerError(f"--policies: {' and '.join(same)} would be evaluated into the same folder; name each once")
+    return labels
+
+
+def _path_parts(policy: str) -> list[str]:
+    """Return the parts of a policy's path or hub id without separators, or those of its run."""
     path = Path(policy)
-    return (path.parent.name if path.name == POLICY else path.name).replace(":", "_") or "policy"
+    parts = (path.parent if path.name == POLICY else path).parts
+    return [name for part in parts if (name := part.replace(":", "_").strip("/"))] or [POLICY]
 
 
 def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:

@@ -6,7 +6,8 @@ import torch
 
 from trainer import evaluate_policy
 from trainer.config import parse
-from trainer.evaluate_policy import evaluate, evaluate_all, policy_label
+from trainer.errors import TrainerError
+from trainer.evaluate_policy import evaluate, evaluate_all, policy_labels
 from trainer.evaluator import Evaluator
 from trainer.rewards import ConnectedRewards
 
@@ -40,7 +41,25 @@ def test_several_policies_and_seeds(run, tmp_path, capsys):
     assert "2 policies compared" in (tmp_path / "all" / "comparison.html").read_text()
 
 
-def test_policy_label():
-    """A policy is named by its folder, or by its run."""
-    labels = [policy_label(policy) for policy in ("embedded:smollm2", "runs/banana/policy", "Qwen/Qwen2.5-0.5B")]
-    assert labels == ["embedded_smollm2", "banana", "Qwen2.5-0.5B"]
+@pytest.mark.parametrize(
+    ("policies", "labels"),
+    [
+        (["embedded:smollm2", "runs/banana/policy", "org/m"], ["embedded_smollm2", "banana", "m"]),
+        (
+            ["a/checkpoint-10", "b/checkpoint-10", "b/checkpoint-20"],
+            ["a_checkpoint-10", "b_checkpoint-10", "checkpoint-20"],
+        ),
+        (["org1/m", "org2/m", "/x/org2/m", "a_m"], ["org1_m", "org2_m", "x_org2_m", "a_m"]),
+    ],
+)
+def test_policy_labels(policies, labels):
+    """A policy is named by its folder or its run, and by as much of its path as sets it apart from the others."""
+    assert policy_labels(policies) == dict(zip(policies, labels, strict=True))
+
+
+def test_policy_is_named_twice(run, tmp_path):
+    """Two policies that would have one folder are an error before the first is evaluated."""
+    argv = ["--config", "banana", "--output_dir", str(tmp_path / "all"), "--use_cpu", "true"]
+    with pytest.raises(TrainerError, match=r"--policies: runs/a and \./runs/a would be evaluated into the same folder"):
+        evaluate_all([*argv, "--policies", "runs/b", "runs/a", "./runs/a"])
+    assert not (tmp_path / "all").exists()

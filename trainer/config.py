@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_origin
 
-import yaml
 from trl import ModelConfig, TrlParser
 
 from remote_rewards.trl import urls_from_environment
@@ -21,6 +20,7 @@ from trainer.algorithms import (
     settings_for,
 )
 from trainer.errors import TrainerError
+from trainer.expectations import parse_bounds
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
@@ -225,31 +225,17 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def parse_bounds(name: str, value: Any) -> dict[str, float] | None:
-    """Return bounds given as a mapping or as YAML text. Raises `TrainerError` for anything else."""
-    bounds = _parse_yaml(value) if isinstance(value, str) else value
-    if bounds is None:
-        return None
-    if not isinstance(bounds, dict) or not all(type(bound) in (int, float) for bound in bounds.values()):
-        raise TrainerError(f"--{name} {value!r} is not a mapping of scores to bounds, such as '{{sampled.vader: 0.7}}'")
-    return bounds
-
-
-def _parse_yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
 def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:
     """Refuse to keep the best checkpoint without judges or checkpoints."""
     if run.on_hack not in ON_HACK:
         raise TrainerError(f"unknown --on_hack {run.on_hack!r}; choose {', '.join(ON_HACK)}")
     if run.on_hack != "keep_best":
         return
-    if not run.judges:
-        raise TrainerError("--on_hack keep_best needs --judges, by which the best checkpoint is chosen")
+    unweighted = 0 in (getattr(args, "reward_weights", None) or ())
+    if not (run.remote_judges or run.local_judges or unweighted):
+        raise TrainerError(
+            "--on_hack keep_best needs --judges that the run does not train on, by which the best checkpoint is chosen"
+        )
     if enum_value(args.save_strategy) == "no":
         raise TrainerError(
             "--on_hack keep_best needs checkpoints to choose from: add --save_strategy steps --save_steps 5 "

@@ -4,7 +4,28 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+import yaml
+
+from trainer.errors import TrainerError
+
 Bounds = Mapping[str, float] | str | None
+
+
+def parse_bounds(name: str, value: Any) -> dict[str, float] | None:
+    """Return bounds given as a mapping or as YAML text. Raises `TrainerError` for anything else."""
+    bounds = _parse_yaml(value) if isinstance(value, str) else value
+    if bounds is None:
+        return None
+    if not isinstance(bounds, dict) or not all(type(bound) in (int, float) for bound in bounds.values()):
+        raise TrainerError(f"--{name} {value!r} is not a mapping of scores to bounds, such as '{{sampled.vader: 0.7}}'")
+    return bounds
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def check_bounds(expect: Bounds, after: Mapping[str, Any]) -> list[str]:

@@ -11,19 +11,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from remote_rewards import RewardClient
-from remote_rewards.distributed import on_main_rank, rank, world_size
+from remote_rewards.distributed import on_main_rank, world_size
 from shared.errors import RewardError
 from trainer import checkpoints, expectations
 from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
-from trainer.errors import HackDetected, TrainerError
+from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import decodings
 from trainer.hub import create_repository, push
 from trainer.model_card import render
-from trainer.monitor.callback import HackMonitorCallback
-from trainer.monitor.monitor import HackMonitor, observe_all
+from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
+from trainer.monitor.monitor import judges_of
 from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
 from trainer.processes import check_connected, lost_ranks_raise_rank_failed
 from trainer.prompts import Row, check_disjoint, read_prompts
@@ -32,7 +32,7 @@ from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_folder import RunFolder, read_run
-from trainer.settings_checks import LORA_ARGS, generation_batch_steps
+from trainer.settings_checks import LORA_ARGS
 from trainer.trainers import build_trainer
 from trainer.training_data import check_revision_of, load_training_data
 
@@ -66,7 +66,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     config = resolved_config(run, args, model)
     folder = on_main_rank(lambda: prepare_run_folder(run, args, checkpoint, config, manifest))
     trainer = build_trainer(run, args, model, data, rewards, weights, policy=policy, tokenizer=tokenizer, folder=folder)
-    monitor = add_monitor(run, trainer, checkpoint)
+    monitor = add_monitor(trainer, judges_of(manifest), checkpoint, on_hack=run.on_hack)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
 
     if checkpoint is None:
@@ -137,22 +137,6 @@ def resolved_config(run: RunArguments, args: TrainingConfig, model: ModelConfig)
     return {**ours, **settings, "model": model_settings}
 
 
-def add_monitor(run: RunArguments, trainer: RecordedTrainer, checkpoint: Path | None) -> HackMonitorCallback:
-    """Add the hack monitor to the trainer; it has observed the steps before the checkpoint to resume from."""
-    monitor = HackMonitor([*run.remote_judges, *run.local_judges])
-    if checkpoint is not None and rank() == 0:
-        observe_all(monitor, read_run(checkpoint.parent), last_step=checkpoints.step_of(checkpoint))
-    callback = HackMonitorCallback(
-        monitor,
-        trainer.step_completions,
-        trainer.run_folder,
-        on_hack=run.on_hack,
-        batch_steps=generation_batch_steps(trainer.args),
-    )
-    trainer.add_callback(callback)
-    return callback
-
-
 def build_evaluator(
     run: RunArguments,
     args: TrainingConfig,
@@ -205,40 +189,6 @@ def _save_and_hint(trainer: RecordedTrainer) -> str:
         hint = f"; resume with --resume_from_checkpoint {latest}" if latest else ""
         return f"the last step could not be saved: {error}{hint}"
     return f"its policy is in {saved}; resume with --resume_from_checkpoint {saved}" if saved else "nothing was learned"
-
-
-def check_not_stopped(monitor: HackMonitorCallback, trainer: RecordedTrainer, folder: RunFolder) -> None:
-    """Write the report and raise `HackDetected` if the hack monitor has stopped the run."""
-    if monitor.stopped_by is None:
-        return
-    saved = trainer.save_last_step()
-    report = on_main_rank(lambda: write_report(folder.path))
-    raise HackDetected(
-        f"stopped in step {trainer.state.global_step} of {trainer.state.max_steps}, because "
-        f"{monitor.stopped_by.sentence}. Its policy is in {saved}, and the report is {report}; to "
-        f"continue, pass --resume_from_checkpoint {saved} --on_hack warn"
-    )
-
-
-def load_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> int:
-    """Load the best checkpoint by the judges if the run was hacked and keeps it. Return the step of the policy."""
-    best = on_main_rank(lambda: choose_best(monitor, trainer))
-    if best is None:
-        return int(trainer.state.global_step)
-    trainer.load_weights(best)
-    return checkpoints.step_of(best)
-
-
-def choose_best(monitor: HackMonitorCallback, trainer: RecordedTrainer) -> Path | None:
-    """Return the best checkpoint if the run was hacked and keeps it, or None."""
-    if monitor.on_hack != "keep_best" or not monitor.monitor.alarms:
-        return None
-    best = trainer.state.best_model_checkpoint
-    if best is None:
-        log("the run was hacked, and no checkpoint was saved before that: its policy is that of the last step")
-        return None
-    log(f"the run was hacked: its policy is that of {best}, the best by reward and judges")
-    return Path(best)
 
 
 def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunFolder, *, step: int) -> dict[str, Any]:

@@ -4,14 +4,14 @@ It has no clock and no files: the same steps raise the same alarms, in training 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from trainer.monitor.judge_signal import JudgeSignal, shift
+from trainer.monitor.judge_signal import MIN_GROUPS, JudgeSignal, shift
 from trainer.monitor.signals import SIGNALS, Signal
-from trainer.monitor.steps import Step, group_means, recorded_steps
+from trainer.monitor.steps import Step, Window, group_means, recorded_steps
 from trainer.run_folder import Record, Run
 
 WINDOW_STEPS = 8
@@ -22,7 +22,7 @@ RINGING, OF_LAST = 3, 4
 """An alarm is raised when a signal has rung at so many of the last steps."""
 SHOWN_COMPLETIONS, SHOWN_CHARS = 2, 100
 QUALITY_STEPS, MAX_QUALITY_Z = 4, 3.0
-"""The quality of a policy is taken over so many last steps; no z-score counts for more than this."""
+"""The quality of a policy is taken over so many last steps, or more with few groups; no z-score counts for more."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,30 @@ class HackMonitor:
     def quality(self) -> float | None:
         """Return how good the policy is by reward and judges: the mean of their z-scores against the first steps.
 
-        None without judges or too early.
+        A judge without scores in the first steps counts at no checkpoint. None too early, without a judge that counts,
+        and while one that counts has no scores: qualities by different judges do not compare.
         """
-        last = [*self._last][-QUALITY_STEPS:]
-        shifts = [shift(group_means(self._first, score), group_means(last, score)) for score in (None, *self.judges)]
+        judges = [judge for judge in self.judges if len(group_means(self._first, judge)) >= MIN_GROUPS]
+        shifts = [
+            shift(group_means(self._first, score), last_group_means([*self._last], score)) for score in (None, *judges)
+        ]
         scores = [max(-MAX_QUALITY_Z, min(MAX_QUALITY_Z, moved.z)) for moved in shifts if moved is not None]
-        return fmean(scores) if self.judges and len(scores) == len(shifts) else None
+        return fmean(scores) if judges and len(scores) == len(shifts) else None
 
     def _is_new_alarm(self, signal: Signal) -> bool:
         raised = any(alarm.signal == signal.name for alarm in self.alarms)
         return not raised and sum(self._rang[signal.name]) >= RINGING
 
 
+def last_group_means(steps: Window, score: str | None) -> list[float]:
+    """Return the group means of the last `QUALITY_STEPS` steps, or of the fewest more with `MIN_GROUPS` groups."""
+    windows = (group_means(steps[-count:], score) for count in range(QUALITY_STEPS, len(steps)))
+    return next((means for means in windows if len(means) >= MIN_GROUPS), group_means(steps, score))
+
+
 def replay(run: Run) -> HackMonitor:
     """Return the monitor of a run folder after all its recorded steps."""
-    monitor = HackMonitor(judges_of(run))
+    monitor = HackMonitor(judges_of(run.rewards))
     observe_all(monitor, run)
     return monitor
 
@@ -112,10 +121,10 @@ def alarm_text(alarm: Alarm) -> str:
     return "\n".join(lines)
 
 
-def judges_of(run: Run) -> list[str]:
-    """Return the names of a run's judges, and of its rewards with weight 0."""
-    unweighted = [reward["name"] for reward in run.rewards.get("rewards", []) if reward.get("weight") == 0]
-    return [*unweighted, *(judge["name"] for judge in run.rewards.get("judges", []))]
+def judges_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of the judges in a run's rewards.json, and of its rewards with weight 0."""
+    unweighted = [reward["name"] for reward in manifest.get("rewards", []) if reward.get("weight") == 0]
+    return [*unweighted, *(judge["name"] for judge in manifest.get("judges", []))]
 
 
 def _shown(examples: Sequence[Record]) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def _spread(estimate: Estimate | None) -> str:
 
 def _ranked(results: Sequence[GroupResult]) -> list[GroupResult]:
     """Order groups by their mean rank over the judges that all of them have; without such judges, as they are."""
-    judges = [set(judges_of(run)) & result.rows.keys() for result in results for run in result.group.runs]
+    judges = [set(judges_of(run.rewards)) & result.rows.keys() for result in results for run in result.group.runs]
     common = set.intersection(*judges) if judges else set()
     ranks = [_ranks([result.rows[judge] for result in results]) for judge in sorted(common)]
     means = [fmean(rank[index] for rank in ranks) if ranks else 0.0 for index in range(len(results))]

@@ -134,10 +134,17 @@ def test_judges(banana_with):
     assert (run.local_judges, run.remote_judges) == (["vader"], ["valence"])
 
 
-def test_keep_best_needs_judges(banana_with):
-    """The best checkpoint cannot be kept without judges."""
-    with pytest.raises(TrainerError, match="keep_best needs --judges"):
-        parse(banana_with(judges=None, on_hack="keep_best"))
+@pytest.mark.parametrize("judges", [None, "banana_answer"])
+def test_keep_best_needs_judges(banana_with, judges):
+    """The best checkpoint cannot be kept without judges that the run does not train on."""
+    with pytest.raises(TrainerError, match="keep_best needs --judges that the run does not train on"):
+        parse(banana_with(judges=judges, on_hack="keep_best"))
+
+
+def test_keep_best_by_weight_0(banana_with):
+    """A reward of weight 0 is a judge, by which the best checkpoint can be kept."""
+    rewards = {"rewards": ["banana_answer", "relevance"], "reward_weights": [1, 0], "judges": None}
+    parse(banana_with(**rewards, on_hack="keep_best", save_strategy="steps"))
 
 
 def test_byte_order_mark(banana_with):

@@ -14,6 +14,8 @@ from trainer import train as training
 from trainer.checkpoints import REQUIRED_FILES, latest
 from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.monitor.callback import HackMonitorCallback
+from trainer.monitor.monitor import replay
 from trainer.rewards import ConnectedRewards
 from trainer.run_folder import RunFolder, read_run
 from trainer.train import load_policy_and_tokenizer, open_run_folder, run_training, train
@@ -53,7 +55,7 @@ def unreachable_after(evaluator, policy, folder, when, *, step):
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The arguments of a run without real rewards and policy, whose rewards are unreachable after training."""
-    rewards = ConnectedRewards([SimpleNamespace(client=None)], [INFO], {"banana": "1", "measured": "2"})
+    rewards = ConnectedRewards([SimpleNamespace(client=None, name="banana")], [INFO], {"banana": "1", "measured": "2"})
     monkeypatch.setitem(TRAINER_CLASSES, "rloo", InstantTrainer)
     monkeypatch.setattr(training, "load_policy_and_tokenizer", lambda *_: (None, None))
     monkeypatch.setattr(training, "check_trainable", lambda _: None)
@@ -103,6 +105,17 @@ def test_unknown_judge():
     trained = {"banana": SimpleNamespace(client=SimpleNamespace(info=lambda **_: service))}
     with pytest.raises(TrainerError, match=r"unknown judge 'vadr'; did you mean 'vader'.* service \(banana\) and "):
         connecting.reward_infos(trained, {"vadr": None}, 1.0)
+
+
+def test_weight_0_is_a_judge(run, monkeypatch, tmp_path):
+    """A reward of weight 0 is a judge of the hack monitor, in training as in a replay of the run folder."""
+    callbacks = []
+    monkeypatch.setattr(InstantTrainer, "add_callback", lambda _, callback: callbacks.append(callback))
+    run[0].judges, run[1].reward_weights = ["vader"], [0.0]
+    with pytest.raises(ServiceUnreachable):
+        train(*run)
+    (in_training,) = [callback.monitor for callback in callbacks if isinstance(callback, HackMonitorCallback)]
+    assert in_training.judges == replay(read_run(tmp_path / "run")).judges == ["banana", "vader"]
 
 
 @pytest.mark.parametrize("weights", [[], [1.0, 2.0]])

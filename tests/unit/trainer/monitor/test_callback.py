@@ -10,11 +10,11 @@ from trl import RLOOConfig
 
 from tests.small_models import small_model, small_tokenizer
 from trainer.errors import HackDetected
+from trainer.monitor.actions import check_not_stopped, load_best
 from trainer.monitor.callback import HackMonitorCallback
 from trainer.monitor.monitor import Alarm, alarm_text
 from trainer.online_trainers import RecordedRLOOTrainer
 from trainer.run_folder import RunFolder
-from trainer.train import check_not_stopped, load_best
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 SHOWN = [{"prompt": "Why?", "completion": "Sure:\n and banana"}, {"prompt": "How?", "completion": "Sure: and banana"}]
@@ -150,3 +150,11 @@ def test_last_policy_is_kept(on_hack, hacked):
     callback = SimpleNamespace(on_hack=on_hack, monitor=SimpleNamespace(alarms=[RINGING] * hacked))
     trainer = SimpleNamespace(state=SimpleNamespace(global_step=5, best_model_checkpoint="checkpoint-2"))
     assert load_best(callback, trainer) == 5
+
+
+def test_no_rated_checkpoint(capsys):
+    """A hacked run without a checkpoint that was rated before the hack says so, and ends with its last policy."""
+    callback = SimpleNamespace(on_hack="keep_best", monitor=SimpleNamespace(alarms=[RINGING]))
+    trainer = SimpleNamespace(state=SimpleNamespace(global_step=5, best_model_checkpoint=None))
+    assert load_best(callback, trainer) == 5
+    assert "none of its checkpoints was saved before that and rated by reward and judges" in capsys.readouterr().err

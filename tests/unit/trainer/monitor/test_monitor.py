@@ -65,6 +65,39 @@ def test_quality():
     assert blind.quality() is None
 
 
+def one_group(steps, **scores):
+    """Keep one group of each step; its completions have these scores, too."""
+    for step in steps:
+        group = [{**record, "scores": {**record["scores"], **scores}} for record in step.groups[0]]
+        yield dataclasses.replace(step, groups=[group])
+
+
+def test_quality_of_one_group_a_step():
+    """With one prompt a step, the quality is taken over as many last steps as have enough groups."""
+    monitor = HackMonitor(["relevance"])
+    qualities = [monitor.observe(step) and monitor.quality() for step in one_group(Policy(2).steps(count=20))]
+    assert qualities[:5] == [None] * 5
+    assert None not in qualities[5:]
+
+
+def test_quality_without_a_judge():
+    """A judge that scored nothing in the first steps does not count; without any other there is no quality."""
+    alone, beside, broken = HackMonitor(["vader"]), HackMonitor(["vader", "relevance"]), HackMonitor(["relevance"])
+    for monitor in (alone, beside, broken):
+        for step in one_group(Policy(2).steps(count=20), relevance=None):
+            monitor.observe(step)
+    assert beside.quality() == alone.quality() is not None
+    assert broken.quality() is None
+
+
+def test_quality_while_a_judge_fails():
+    """While a judge fails that has scored the first steps, there is no quality, because it would not compare."""
+    monitor, steps = HackMonitor(["vader", "relevance"]), [*Policy(2).steps(count=20)]
+    for step in [*steps[:10], *one_group(steps[10:], relevance=None)]:
+        monitor.observe(step)
+    assert monitor.quality() is None
+
+
 def test_steps_without_completions():
     """A step that reuses a generation batch is not observed."""
     monitor = HackMonitor()

@@ -21,7 +21,7 @@ from shared.schemas import RewardScores
 from trainer.display import log
 from trainer.generation import Decoding, eval_mode, generate, length_sorted_batches
 from trainer.judges import ScoredCompletion, local_scores
-from trainer.prompts import Row, columns_of, user_text
+from trainer.prompts import Row, columns_of, prompt_id_of, user_text
 
 Progress = Callable[[int, int], None]  # (completions generated, completions in all)
 
@@ -86,7 +86,10 @@ class Evaluator:
                     torch.manual_seed(self.seed + number)
                     generated = generate(model, self.tokenizer, [texts[index] for index in indices], decoding)
                     for index, (completion, tokens, cut_off) in zip(indices, generated, strict=True):
-                        completions[index] = ScoredCompletion(user_text(prompts[index]), completion, tokens, cut_off)
+                        prompt = prompts[index]
+                        scored = ScoredCompletion(user_text(prompt), completion, tokens, cut_off)
+                        scored.prompt_id = prompt_id_of(prompt)
+                        completions[index] = scored
                     progress(min(len(texts), len(completions) * world_size()))
             return completions
 

@@ -31,6 +31,8 @@ class ScoredCompletion:
     cut_off: bool = False
     """The completion reached the maximum number of tokens before its end token."""
     scores: dict[str, float | None] = field(default_factory=dict)
+    prompt_id: str = ""
+    """That of the whole prompt, as `prompt_id_of` returns it: `prompt` is its last user message."""
 
 
 def strict_success(scored: ScoredCompletion) -> float:

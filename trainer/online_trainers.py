@@ -12,7 +12,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from remote_rewards.distributed import rank
 from trainer import checkpoints
 from trainer.judges import ScoredCompletion, local_scores
-from trainer.prompts import user_text
+from trainer.prompts import prompt_id_of, user_text
 from trainer.recorded_trainer import RecordedTrainer, nan_to_none
 
 
@@ -67,13 +67,16 @@ class OnlineTrainer(RecordedTrainer):
         logs = self._logs  # of all ranks, in their order
         weights = dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
         rows = zip(logs["prompt"], logs["completion"], logs["advantages"], lengths, strict=True)
+        first_group = len(self.step_completions) // self.num_generations  # of this batch, in the step
         records = []
         for index, (prompt, completion, advantage, (tokens, cut_off)) in enumerate(rows):
             scores = nan_to_none({name: values[index] for name, values in logs["rewards"].items()})
-            scored = ScoredCompletion(user_text(prompt), completion[0]["content"], tokens, cut_off, scores)
+            text = completion[0]["content"]
+            scored = ScoredCompletion(user_text(prompt), text, tokens, cut_off, scores, prompt_id_of(prompt))
             scored.scores = {**scores, **local_scores(scored, self.judges)}
+            place = {"step": self.state.global_step + 1, "group": first_group + index // self.num_generations}
             outcome = {"reward": weighted_sum(scores, weights), "advantage": advantage}
-            records.append({"step": self.state.global_step + 1, **asdict(scored), **outcome})
+            records.append({**place, **asdict(scored), **outcome})
         return records
 
 

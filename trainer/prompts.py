@@ -1,5 +1,6 @@
 """Prompts: read from a JSONL file, one chat prompt a line with further columns for the rewards, or as a dataset."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -53,6 +54,11 @@ def columns_of(rows: Sequence[Row]) -> dict[str, list[Any]]:
 def user_text(prompt: list[Message]) -> str:
     """Return the text of a prompt's last user message; of a prompt without one, an empty text."""
     return next((str(message["content"]) for message in reversed(prompt) if message["role"] == "user"), "")
+
+
+def prompt_id_of(prompt: list[Message]) -> str:
+    """Return a hash of a whole prompt. Of different conversations, the last user message may be the same."""
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_disjoint(rows: Sequence[Row], heldout: Sequence[Row]) -> None:

@@ -28,6 +28,11 @@ _POLICY_KEYS, _REWARD_MODEL_KEYS = {"recipe", "rewards", "policy", "model"}, {"r
 """Keys of the resolved configuration of a policy's run, and of a reward model's."""
 
 
+def prompt_id(record: Record) -> str:
+    """Return what completions of the same prompt share: its hash; its text in a run folder without hashes."""
+    return str(record.get("prompt_id") or record["prompt"])
+
+
 class RunFolder:
     """Writes the files of one run."""
 

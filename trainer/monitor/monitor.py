@@ -12,7 +12,7 @@ from typing import Any
 from trainer.monitor.judge_signal import MIN_GROUPS, JudgeSignal, shift
 from trainer.monitor.signals import SIGNALS, Signal
 from trainer.monitor.steps import Step, Window, group_means, recorded_steps
-from trainer.run_folder import Record, Run
+from trainer.run_folder import Record, Run, prompt_id
 
 WINDOW_STEPS = 8
 """Number of first steps, the reference, and of last steps that the signals may look at."""
@@ -129,7 +129,7 @@ def judges_of(manifest: Mapping[str, Any]) -> list[str]:
 
 def _shown(examples: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the first completions, of different prompts if possible."""
-    first_of = {record["prompt"]: record for record in reversed(examples)}
-    distinct = [record for record in examples if first_of[record["prompt"]] is record]
+    first_of = {prompt_id(record): record for record in reversed(examples)}
+    distinct = [record for record in examples if first_of[prompt_id(record)] is record]
     shown = (distinct if len(distinct) >= SHOWN_COMPLETIONS else list(examples))[:SHOWN_COMPLETIONS]
     return [{key: record.get(key) for key in ("step", "prompt", "completion", "reward", "scores")} for record in shown]

@@ -1,14 +1,14 @@
-"""A training step as the hack monitor reads it: its completions in groups by prompt, and what TRL logged. Pure."""
+"""A training step as the hack monitor reads it: its completions in groups, and what TRL logged. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer.reporting.comparison import finite
-from trainer.run_folder import Metrics, Record
+from trainer.run_folder import Metrics, Record, prompt_id
 
 Group = list[Record]
-"""The completions of one prompt."""
+"""The completions of one prompt that were generated together."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ Window = Sequence[Step]
 
 
 def make_step(number: int, completions: Iterable[Record], logs: Mapping[str, Any]) -> Step:
-    """Return a step with its completions grouped by prompt, in order."""
-    groups: dict[str, Group] = {}
+    """Return a step with its completions in the groups in which they were generated; without those, by prompt."""
+    groups: dict[Hashable, Group] = {}
     for record in completions:
-        groups.setdefault(record["prompt"], []).append(record)
+        groups.setdefault(record.get("group", prompt_id(record)), []).append(record)
     return Step(number, list(groups.values()), logs)
 
 
@@ -55,7 +55,7 @@ def by_prompt(window: Window) -> list[Group]:
     """Return the completions of all steps, those of one prompt together even if several steps drew it."""
     groups: dict[str, Group] = {}
     for group in groups_of(window):
-        groups.setdefault(group[0]["prompt"], []).extend(group)
+        groups.setdefault(prompt_id(group[0]), []).extend(group)
     return list(groups.values())
 
 

@@ -15,7 +15,7 @@ from trainer.judges import LOCAL_JUDGES, ScoredCompletion
 from trainer.reporting import statistics
 from trainer.reporting.comparison import finite, pair
 from trainer.reporting.statistics import Interval
-from trainer.run_folder import Record
+from trainer.run_folder import Record, prompt_id
 
 Getter = Callable[[Record], float | None]
 Side = Sequence[Record]
@@ -62,7 +62,7 @@ def mean_over_seeds(sides: Sequence[Side], get: Getter, *, share: bool) -> Estim
         return None
     records = [record for side in scored for record in side]
     estimate = statistics.share_interval if share else statistics.bootstrap_mean
-    return Estimate(estimate(_values(records, get), groups=[record["prompt"] for record in records]), seeds)
+    return Estimate(estimate(_values(records, get), groups=[*map(prompt_id, records)]), seeds)
 
 
 def change_over_seeds(pairs: Sequence[tuple[Side, Side]], get: Getter, *, share: bool) -> Estimate | None:
@@ -78,7 +78,7 @@ def change_over_seeds(pairs: Sequence[tuple[Side, Side]], get: Getter, *, share:
         befores, afters = (_values(side, get) for side in zip(*matched, strict=True))
         seeds.append(fmean(afters) - fmean(befores))
         first, last = first + befores, last + afters
-        prompts += [one["prompt"] for one, _ in matched]
+        prompts += [prompt_id(one) for one, _ in matched]
     if not seeds:
         return None
     difference = statistics.share_difference if share else statistics.paired_bootstrap
@@ -119,13 +119,13 @@ def _jackknife(pairs: Sequence[tuple[Side, Side]], ratio: Callable[[Side, Side],
     seeds = [value for before, after in pairs if (value := ratio(before, after)) is not None]
     if not seeds:
         return None
-    prompts = list(dict.fromkeys(record["prompt"] for _, after in pairs for record in after))
+    prompts = list(dict.fromkeys(prompt_id(record) for _, after in pairs for record in after))
     blocks = min(JACKKNIFE_BLOCKS, len(prompts))
     block_of = {prompt: index % blocks for index, prompt in enumerate(prompts)}
     without = []
     for block in range(blocks):
         kept_pairs = [
-            tuple([r for r in side if block_of.get(r["prompt"]) != block] for side in sides) for sides in pairs
+            tuple([r for r in side if block_of.get(prompt_id(r)) != block] for side in sides) for sides in pairs
         ]
         values = [value for before, after in kept_pairs if (value := ratio(before, after)) is not None]
         without.append(fmean(values) if values else fmean(seeds))

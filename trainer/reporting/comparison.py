@@ -15,7 +15,7 @@ from trainer import texts
 from trainer.reporting import statistics
 from trainer.reporting.findings import percent, quote
 from trainer.reporting.statistics import Interval
-from trainer.run_folder import Record
+from trainer.run_folder import Record, prompt_id
 
 Evaluation = Mapping[str, Any]  # {"step", "policy", "seconds", "decodings": {name: {"samples": [Record, …]}}}
 Value = Interval | float | None  # with an interval, without one, not evaluated
@@ -160,7 +160,7 @@ def _compare_decoding(
     shares: Mapping[str, bool],
 ) -> Comparison:
     completions = last or first
-    prompts = len({record["prompt"] for record in completions})
+    prompts = len({*map(prompt_id, completions)})
     settings = [text.format(decoding[key]) for key, text in _SETTING_FORMATS.items() if decoding.get(key) is not None]
     settings.append(f"{len(completions)} completions of {prompts} prompts")
     return Comparison(name, prompts, ", ".join(settings), _rows(first, last, shares))
@@ -215,7 +215,7 @@ def _estimate(side: Sequence[Record], get: Getter, share: bool) -> Interval | No
     if not scored:
         return None
     estimate = statistics.share_interval if share else statistics.bootstrap_mean
-    return estimate(_values(scored, get), groups=[record["prompt"] for record in scored])
+    return estimate(_values(scored, get), groups=[*map(prompt_id, scored)])
 
 
 def _change(pairs: Sequence[tuple[Record, Record]], get: Getter, share: bool) -> Interval | None:
@@ -224,7 +224,7 @@ def _change(pairs: Sequence[tuple[Record, Record]], get: Getter, share: bool) ->
         return None
     first, last = (_values(side, get) for side in zip(*scored, strict=True))
     difference = statistics.share_difference if share else statistics.paired_bootstrap
-    return difference(first, last, [one["prompt"] for one, _ in scored])
+    return difference(first, last, [prompt_id(one) for one, _ in scored])
 
 
 def _by_prompt_and_index(completions: Sequence[Record]) -> dict[tuple[str, int], Record]:

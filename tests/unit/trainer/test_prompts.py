@@ -5,7 +5,15 @@ import pytest
 
 from remote_rewards.trl import RemoteReward
 from trainer.errors import TrainerError
-from trainer.prompts import RESERVED_ARGUMENTS, check_disjoint, columns_of, read_prompts, to_dataset, user_text
+from trainer.prompts import (
+    RESERVED_ARGUMENTS,
+    check_disjoint,
+    columns_of,
+    prompt_id_of,
+    read_prompts,
+    to_dataset,
+    user_text,
+)
 
 
 @pytest.fixture
@@ -149,3 +157,11 @@ def test_check_disjoint():
     check_disjoint(rows, [])
     with pytest.raises(TrainerError, match="1 held-out prompts are also trained on"):
         check_disjoint(rows, heldout)
+
+
+def test_prompt_ids():
+    """Equal conversations have the same id, and others another one, even if they end in the same message."""
+    last = {"role": "user", "content": "Continue."}
+    chats = [[{"role": "user", "content": text}, last] for text in ("a", "b", "a")]
+    first, other, same = map(prompt_id_of, chats)
+    assert first == same != other

@@ -73,7 +73,7 @@ class Recording(Stopped):
         self.step_completions, self._seconds, self._step_started_s = [], {}, 0.0
         self.reward_func_names, self.reward_weights = ["banana", "judge"], torch.tensor([2.0, 0.0])
         self.eos_token_ids, self._tokenizer = [9], SimpleNamespace(pad_token_id=9)
-        self.numbers = itertools.count()
+        self.numbers, self.num_generations = itertools.count(), 2
 
     def make_batch(self):
         chats = [[{"role": "user", "content": str(next(self.numbers))}] for _ in range(2)]
@@ -105,6 +105,8 @@ def test_completions_are_recorded_once(monkeypatch, tmp_path, batches, steps):
         trainer.step(count)
     metrics, records = read_run(tmp_path).metrics, read_run(tmp_path).samples
     assert [record["step"] for record in records] == steps
+    places = [(record["step"], record["group"]) for record in records]
+    assert {places.count(place) for place in places} == {2}
     assert [record["completion"] for record in records] == [str(number) for number in range(len(steps))]
     assert [record["scores"] for record in records] == [
         {"banana": score, "judge": 0.5, "strict_success": 0.0} for score in [1.0, None] * (len(steps) // 2)

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.trainer.monitor.runs import Policy
 from trainer.monitor.monitor import HackMonitor
 from trainer.monitor.signals import SIGNALS, distinct_2, equal_groups, shared_by_prompts
-from trainer.monitor.steps import make_step
+from trainer.monitor.steps import Step, make_step
 from trainer.texts import opening
 
 START, WITHIN = 12, 20
@@ -115,6 +115,30 @@ def test_equal_groups():
     assert equal_groups(steps) == 0.0
     assert equal_groups(window(["a", "b"], ["c"], reward=1.0)) == 1.0
     assert equal_groups(window(["a"], reward=None)) is None
+
+
+def conversations(rewards, **fields):
+    """Return a step with a group for each list of rewards, all of conversations that end in the same message."""
+    records = [
+        {"prompt": "Continue.", "completion": f"text {number}", "reward": reward, "group": number, **fields}
+        for number, group in enumerate(rewards)
+        for reward in group
+    ]
+    return make_step(1, records, {})
+
+
+def test_groups_of_one_last_message():
+    """Completions of different conversations are different groups, even if all of them end in the same message."""
+    step = conversations([[1.0, 1.0], [2.0, 2.0]])
+    assert [len(group) for group in step.groups] == [2, 2]
+    assert equal_groups([step]) == 1.0
+
+
+def test_prompts_of_one_last_message():
+    """Texts are shared by conversations, not by last messages; one conversation in two groups counts once."""
+    groups = [group for index in range(3) for group in conversations([[1.0]], prompt_id=str(index)).groups]
+    assert shared_by_prompts([Step(1, groups, {})], str) == ("text 0", 1.0)
+    assert shared_by_prompts([conversations([[1.0]] * 3, prompt_id="same")], str) is None
 
 
 def test_names_are_unique():

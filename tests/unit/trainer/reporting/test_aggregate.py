@@ -27,6 +27,13 @@ def test_prompts_are_the_trials():
     assert (estimate.seeds, estimate.lowest, estimate.highest) == ([0.5, 0.6, 0.7], 0.5, 0.7)
 
 
+def test_conversations_are_the_trials():
+    """Conversations that end in the same message are different trials."""
+    records = [{**record, "prompt": "Continue.", "prompt_id": record["prompt"]} for record in side([0.0, 1.0] * 10)]
+    assert aggregate.mean_over_seeds([records], score_of("x"), share=True).interval == wilson(10, 20)
+    assert aggregate.change_over_seeds([(records, records)], score_of("x"), share=False).interval.n == 20
+
+
 def test_change_is_paired():
     """A change is the mean over seeds of the paired differences."""
     first = noise(0.0, 1)

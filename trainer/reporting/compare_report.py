@@ -27,8 +27,10 @@ def write_comparison(groups: Sequence[RunGroup], path: Path) -> Path:
 def render(groups: Sequence[RunGroup]) -> str:
     """Return the page as HTML. Every text is escaped."""
     page = environment().get_template("compare.html.j2")
+    compared = boards(groups)
     return page.render(
-        boards=boards(groups),
+        boards=compared,
+        results={result.group.label: result for board in compared for result in board.results}.values(),
         groups=[(group, [(title, Markup(svg)) for title, svg in charts(group)]) for group in groups],
         levels=kl_frontier.LEVELS,
         at_kl=at_kl,
@@ -63,7 +65,7 @@ def kl_cell(result: GroupResult) -> str:
 
 def comparison_table(board: Board) -> Table:
     """Return a table for the terminal: a row for each metric, a column for each group. No text is read as markup."""
-    title = f"{board.decoding}, held-out prompts {board.heldout}, with 95 % intervals"
+    title = f"{board.conditions.decoding}, {board.conditions.text}, with 95 % intervals"
     table = Table(title=Text(visible(title)), title_justify="left")
     table.add_column("metric", overflow="fold", min_width=14)
     for result in board.results:

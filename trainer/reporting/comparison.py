@@ -91,6 +91,12 @@ def records(evaluation: Evaluation | None, decoding: str) -> list[Record]:
     return list(_decodings(evaluation).get(decoding, {}).get("samples", []))
 
 
+def decoding_settings(decoding: Mapping[str, Any]) -> str:
+    """Return the settings that an evaluation says of a decoding in words, each with a comma after it."""
+    known = [text.format(decoding[key]) for key, text in _SETTING_FORMATS.items() if decoding.get(key) is not None]
+    return "".join(f"{text}, " for text in known)
+
+
 def pair(first: Sequence[Record], last: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Pair completions of the same prompt, the n-th of one side with the n-th of the other."""
     before, after = _by_prompt_and_index(first), _by_prompt_and_index(last)
@@ -161,9 +167,8 @@ def _compare_decoding(
 ) -> Comparison:
     completions = last or first
     prompts = len({*map(prompt_id, completions)})
-    settings = [text.format(decoding[key]) for key, text in _SETTING_FORMATS.items() if decoding.get(key) is not None]
-    settings.append(f"{len(completions)} completions of {prompts} prompts")
-    return Comparison(name, prompts, ", ".join(settings), _rows(first, last, shares))
+    settings = f"{decoding_settings(decoding)}{len(completions)} completions of {prompts} prompts"
+    return Comparison(name, prompts, settings, _rows(first, last, shares))
 
 
 def _rows(first: Sequence[Record], last: Sequence[Record], shares: Mapping[str, bool]) -> list[Row]:

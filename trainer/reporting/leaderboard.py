@@ -1,6 +1,7 @@
 """Compare groups of runs: every score before and after, over all seeds, and an order by the judges. Pure.
 
-Groups are comparable if they were evaluated on the same held-out prompts with the same decoding: those form a board.
+Groups are comparable if they were evaluated on the same held-out prompts with the same settings of the same decoding:
+those form a board.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from statistics import fmean
 from trainer.monitor.monitor import judges_of, replay
 from trainer.reporting import aggregate, kl_frontier, statistics
 from trainer.reporting.aggregate import Estimate, Side, score_of
-from trainer.reporting.comparison import MOST_COMMON, TOKENS, Row, finite, records
+from trainer.reporting.comparison import MOST_COMMON, TOKENS, Evaluation, Row, decoding_settings, finite, records
 from trainer.reporting.run_groups import RunGroup, final_evaluation
 from trainer.run_folder import Record, Run
 from trainer.texts import distinct_n, most_common_opening_share, most_common_share
@@ -37,11 +38,27 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
-class Board:
-    """Groups evaluated on the same prompts with one decoding, the best by the judges first."""
+class Conditions:
+    """What the evaluations of a group must have in common with those of others to compare with them."""
 
     heldout: str
     decoding: str
+    settings: str
+    prompts: frozenset[tuple[str, ...]]
+    """The prompts of each evaluation: a file may change, and `eval_limit` takes a part of it."""
+
+    @property
+    def text(self) -> str:
+        """The held-out prompts and the settings of the decoding in words."""
+        counts = sorted({len(prompts) for prompts in self.prompts})
+        return f"{self.settings}{' or '.join(map(str, counts))} prompts of {self.heldout}"
+
+
+@dataclass(frozen=True)
+class Board:
+    """Groups evaluated under the same conditions, the best by the judges first."""
+
+    conditions: Conditions
     results: Sequence[GroupResult]
 
     @property
@@ -52,13 +69,25 @@ class Board:
 
 
 def boards(groups: Sequence[RunGroup]) -> list[Board]:
-    """Return a board for each set of held-out prompts and decoding, in the order of the groups."""
-    keys = dict.fromkeys((group.heldout, name) for group in groups for name in _decodings(group))
-    return [Board(heldout, decoding, _ranked(_results(groups, heldout, decoding))) for heldout, decoding in keys]
+    """Return a board for each set of conditions under which groups were evaluated, in the order of the groups."""
+    members: dict[Conditions, list[RunGroup]] = {}
+    for group in groups:
+        for decoding in _decodings(group):
+            members.setdefault(conditions(group, decoding), []).append(group)
+    return [
+        Board(shared, _ranked([result(group, shared.decoding) for group in evaluated]))
+        for shared, evaluated in members.items()
+    ]
 
 
-def _results(groups: Sequence[RunGroup], heldout: str, decoding: str) -> list[GroupResult]:
-    return [result(group, decoding) for group in groups if group.heldout == heldout and decoding in _decodings(group)]
+def conditions(group: RunGroup, decoding: str) -> Conditions:
+    """Return the conditions under which a group was evaluated with a decoding."""
+    evaluations = [evaluation for evaluation in _evaluations(group) if records(evaluation, decoding)]
+    settings = dict.fromkeys(decoding_settings(evaluation["decodings"][decoding]) for evaluation in evaluations)
+    prompts = {
+        tuple(sorted(str(record["prompt"]) for record in records(evaluation, decoding))) for evaluation in evaluations
+    }
+    return Conditions(group.heldout, decoding, "".join(settings), frozenset(prompts))
 
 
 def result(group: RunGroup, decoding: str) -> GroupResult:
@@ -77,9 +106,12 @@ def training_minutes(run: Run) -> float:
     return sum(finite(line.get("seconds/step")) or 0.0 for line in run.metrics) / 60
 
 
+def _evaluations(group: RunGroup) -> list[Evaluation]:
+    return [evaluation for run in group.runs for evaluation in (run.before, final_evaluation(run))]
+
+
 def _decodings(group: RunGroup) -> list[str]:
-    evaluations = [evaluation for run in group.runs for evaluation in (run.before, final_evaluation(run))]
-    return list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.get("decodings") or {}))
+    return list(dict.fromkeys(name for evaluation in _evaluations(group) for name in evaluation.get("decodings") or {}))
 
 
 def _rows(pairs: Pairs) -> list[Row]:

@@ -1,7 +1,10 @@
 import io
+import json
 import random
+import shutil
 
 import pytest
+import yaml
 from rich.console import Console
 
 from tests.unit.trainer.reporting.test_report import HOSTILE, SHOWN, Page
@@ -61,6 +64,37 @@ def test_order(paths):
     assert [len(result.group.runs) for result in board.results] == [1, 2, 1]
     assert board.results[1].rows["vader"].note.startswith("seeds 0.2")
     assert [result.minutes for result in board.results] == [8.0, 8.0, 0.0]
+
+
+def changed(path, name, change):
+    """Copy a run folder as `name`, with its evaluations changed, and return the copy."""
+    copy = path.parent.parent / "others" / name
+    shutil.copytree(path, copy)
+    for when in ("before", "after"):
+        evaluation = json.loads((copy / f"{when}.json").read_text())
+        change(evaluation, evaluation["decodings"]["sampled"])
+        (copy / f"{when}.json").write_text(json.dumps(evaluation))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(json.dumps({**config, "policy": name}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("temperature", lambda _, decoding: decoding.update(temperature=1.0)),
+        ("length", lambda _, decoding: decoding.update(max_new_tokens=99)),
+        ("limit", lambda _, decoding: decoding.update(samples=decoding["samples"][:9])),
+        ("file", lambda _, decoding: decoding["samples"][0].update(prompt="Another?")),
+    ],
+)
+def test_other_conditions_are_another_board(paths, name, change):
+    """Groups that were evaluated on other prompts or with another setting of the decoding are not ranked together."""
+    groups = group_runs([*paths, changed(paths[0], name, change)])
+    first, other = boards(groups)
+    assert (len(first.results), len(other.results)) == (3, 1)
+    assert first.conditions.text == "temperature 0.7, at most 50 new tokens, 20 prompts of h"
+    assert Page(render(groups)).sections["kl"].count("beta 0") == 4
 
 
 def test_page(paths):

@@ -1,6 +1,7 @@
 """Group run folders: runs that differ in their seed alone are one group, and its spread is that of the seeds."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ NOT_COMPARED = {
     *("seed", "data_seed", "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "reward_url", "question"),
     *("expect", "expect_gain", "judges", "on_hack", "wait_for_rewards_s", "reward_timeout_s", "hedge_after_s"),
     *("save_strategy", "save_steps", "save_total_limit", "eval_batch", "model"),
+    *("push_to_hub", "hub_model_id", "hub_revision", "hub_token", "hub_private_repo", "hub_always_push"),
+    *("hub_strategy", "report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    "disable_tqdm",
 }
 """Settings in which runs of one group may differ: none of them changes what is learned or how it is evaluated."""
 MODEL_SETTINGS = ("dtype", "attn_implementation")
@@ -67,8 +71,18 @@ def _settings(run: Run) -> dict[str, Any]:
     return {
         **{key: value for key, value in run.config.items() if key not in NOT_COMPARED},
         **{key: model.get(key) for key in MODEL_SETTINGS},
+        "completions": without_seed(run.config.get("completions"), run.config.get("seed")),
         "revisions": rewards,
     }
+
+
+def without_seed(path: object, seed: object) -> str | None:
+    """Return a path with its run's seed replaced, so that those of other seeds are equal: each samples its own file.
+
+    The seed is a number between separators, or after the word seed.
+    """
+    number = rf"(?:(?<=seed)|(?<![^\W_])){re.escape(str(seed))}(?![^\W_])"
+    return None if path is None else re.sub(number, "<seed>", str(path))
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

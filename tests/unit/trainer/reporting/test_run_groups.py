@@ -23,6 +23,17 @@ def test_seeds_are_one_group(tmp_path):
     assert (group.label, group.paths) == ("banana", paths)
 
 
+def test_each_seed_samples_its_own_completions(tmp_path):
+    """Files of completions that differ in the seed alone, and repositories to push to, separate no seeds."""
+    names, seeds = ("cold-", "v1-seed", "same_v1"), (1, 2, 11)
+    files = {(name, seed): f"{name}{'' if name == 'same_v1' else seed}/c.jsonl" for name in names for seed in seeds}
+    paths = [
+        write_run(tmp_path / f"{name}-{seed}", seed=seed, completions=file, hub_model_id=f"me/{seed}")
+        for (name, seed), file in files.items()
+    ]
+    assert [group.paths for group in group_runs(paths)] == [paths[:3], paths[3:6], paths[6:]]
+
+
 def test_settings_separate_groups(tmp_path):
     """Other settings are another group, and the labels name them."""
     paths = [write_run(tmp_path / str(beta), beta=beta) for beta in (0.01, 0.03)]

@@ -1,5 +1,6 @@
 """Push a trained model to a model hub: its folder as one commit, at the end. `HF_ENDPOINT` names another hub."""
 
+import json
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -7,6 +8,8 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of
 from transformers import TrainingArguments
 
 from remote_rewards.distributed import on_main_rank
+from shared.model_store.adapters import ADAPTER_CONFIG
+from shared.model_store.store import EMBEDDED_PREFIX, hub_id, looks_like_a_path
 from trainer.display import log
 from trainer.errors import TrainerError
 
@@ -37,6 +40,30 @@ def _create_repository(args: TrainingArguments) -> str:
         raise TrainerError(f"--push_to_hub: the hub does not take {name}: {_first_line(error)}") from error
     log(f"the model will be pushed to {created}")
     return str(created.repo_id)
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a model is given by hub id, rather than by folder or as `embedded:<name>`."""
+    return not name.startswith(EMBEDDED_PREFIX) and not looks_like_a_path(name)
+
+
+def check_adapter_can_be_pushed(args: TrainingArguments, base: str) -> None:
+    """Raise `TrainerError` with `--push_to_hub` if the base model of the run's adapter is on this machine alone."""
+    if args.push_to_hub and not is_hub_id(base):
+        raise TrainerError(
+            f"--push_to_hub with --merge_lora false pushes an adapter, which others could not load without {base}: "
+            f"pass --merge_lora true to push the whole model, or train from a hub id"
+        )
+
+
+def name_base(adapter: Path, base: str) -> None:
+    """Write the hub id of an adapter's base model into its configuration: PEFT writes the folder on this machine."""
+    path = adapter / ADAPTER_CONFIG
+    if path.exists() and is_hub_id(base):
+        repository, revision = hub_id(base)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        named = {**config, "base_model_name_or_path": repository, "revision": revision}
+        path.write_text(json.dumps(named, indent=2), encoding="utf-8")
 
 
 def push(repository: str, folder: Path, args: TrainingArguments, message: str) -> None:

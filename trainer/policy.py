@@ -42,9 +42,15 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
 def _load_adapter(folder: str, **kwargs: Any) -> PreTrainedModel:
     from peft import PeftConfig, PeftModel
 
-    base = model_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    base = model_folder(base_of(PeftConfig.from_pretrained(folder)))
     model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
     return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def base_of(adapter: Any) -> str:
+    """Return the name of the base model in an adapter's configuration, with its revision."""
+    name = str(adapter.base_model_name_or_path)
+    return f"{name}@{adapter.revision}" if adapter.revision and not Path(name).is_dir() else name
 
 
 def check_trainable(name: str) -> None:

@@ -20,7 +20,7 @@ from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import decodings
-from trainer.hub import create_repository, push
+from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
 from trainer.model_card import render
 from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
 from trainer.monitor.monitor import judges_of
@@ -60,6 +60,8 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
         checkpoints.check_same_completions(checkpoint, manifest)
         if not run.allow_revision_change:
             checkpoints.check_same_rewards(checkpoint, manifest)
+    if model.use_peft and not run.merge_lora:
+        check_adapter_can_be_pushed(args, model.model_name_or_path)
     repository = create_repository(args)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model)
 
@@ -78,6 +80,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
+    on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
     after = evaluate_trained(evaluator, trained, folder, step=step)
     on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path

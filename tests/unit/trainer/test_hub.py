@@ -1,3 +1,4 @@
+import json
 import re
 from types import SimpleNamespace
 
@@ -6,7 +7,7 @@ import pytest
 
 from tests.stand_in_hub import TOKEN
 from trainer.errors import TrainerError
-from trainer.hub import create_repository, push
+from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
 
 
 def settings(**changes):
@@ -66,3 +67,25 @@ def test_not_reachable(monkeypatch):
     assert create_repository(settings(push_to_hub=False)) is None
     with pytest.raises(TrainerError, match=re.escape("--push_to_hub: the hub does not take optimist: ")):
         create_repository(settings())
+
+
+@pytest.mark.parametrize(
+    ("base", "named"),
+    [("org/m", ("org/m", None)), (f"org/m@{'a' * 40}", ("org/m", "a" * 40)), ("embedded:smollm2", ("/cache/m", None))],
+)
+def test_base_of_an_adapter(tmp_path, base, named):
+    """A saved adapter names its base model by hub id, if it was trained from one, and not this machine's folder."""
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"base_model_name_or_path": "/cache/m", "revision": None, "r": 4}))
+    name_base(tmp_path, base)
+    config = json.loads(path.read_text())
+    assert (config["base_model_name_or_path"], config["revision"], config["r"]) == (*named, 4)
+
+
+@pytest.mark.parametrize("base", ["embedded:smollm2", "runs/stage1/policy", "."])
+def test_adapter_without_a_base(base):
+    """An adapter whose base model is on this machine alone is not pushed, and the error says what to do."""
+    with pytest.raises(TrainerError, match=f"others could not load without {base}: pass --merge_lora true"):
+        check_adapter_can_be_pushed(settings(), base)
+    check_adapter_can_be_pushed(settings(), "org/m")
+    check_adapter_can_be_pushed(settings(push_to_hub=False), base)

@@ -5,23 +5,22 @@ the rest is their training, of three epochs at most. The evaluations before and 
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from bench.report import markdown, write
 from bench.systems import our_service
-from shared.model_store import resolve
+from trainer.kl import kl_per_token, token_rows
+from trainer.policy import load_policy, load_tokenizer
 from trainer.prompts import read_prompts
 from trainer.reporting import aggregate, comparison
 from trainer.reporting.aggregate import score_of
+from trainer.reporting.comparison import finite
 from trainer.run_folder import Run, RunFolder, read_run
 from trainer.train import POLICY
 
@@ -36,7 +35,6 @@ ENDLESS = 1_000_000
 """Steps of an online training, which the minutes end."""
 FIRST_SEED = 42
 DECODING = "sampled"
-KL_BATCH = 8
 
 
 def main() -> None:
@@ -90,9 +88,15 @@ def table(folder: Path) -> list[list[str]]:
     for name, members in sides.items():
         records = [comparison.records(evaluation, DECODING) for _, evaluation in members]
         steps = " ".join(str(evaluation["step"]) for _, evaluation in members)
-        kl = "0" if name == "untrained" else f"{fmean(map(kl_of, sorted(folder.glob(f'{name}-seed*')))):.2f}"
-        rows.append([name, steps, *(_mean(records, score) for score in names), kl])
+        rows.append([name, steps, *(_mean(records, score) for score in names), _kl(folder, name)])
     return rows
+
+
+def _kl(folder: Path, name: str) -> str:
+    if name == "untrained":
+        return "0"
+    kls = [kl for path in sorted(folder.glob(f"{name}-seed*")) if (kl := kl_of(path)) is not None]
+    return f"{fmean(kls):.2f}" if kls else "—"
 
 
 def _mean(records: Sequence[Sequence[Any]], score: str) -> str:
@@ -102,46 +106,29 @@ def _mean(records: Sequence[Sequence[Any]], score: str) -> str:
     return f"{estimate.interval.mean:.2f} [{estimate.interval.low:.2f}, {estimate.interval.high:.2f}]"
 
 
-def kl_of(path: Path) -> float:
-    """Return the KL divergence of a run's policy from its base on its own completions, and keep it in the folder."""
+def kl_of(path: Path) -> float | None:
+    """Return the KL divergence of a run's policy from its base on its own completions; None without the policy.
+
+    A run folder whose evaluation did not measure it keeps it in `kl.json`.
+    """
     folder, run = RunFolder(path), read_run(path)
-    if (known := folder.read_json("kl.json")) is None:
-        known = {"kl": kl_per_token(path / POLICY, resolve(str(run.config["policy"])), run)}
-        folder.write_text("kl.json", json.dumps(known))
-    return float(known["kl"])
+    if (evaluated := finite(run.after.get("kl"))) is not None:
+        return evaluated
+    if (known := folder.read_json("kl.json")) is None and (path / POLICY).is_dir():
+        known = {"kl": measured_kl(path / POLICY, str(run.config["policy"]), run)}
+        folder.write_json("kl.json", known)
+    return None if known is None else known["kl"]
 
 
-@torch.inference_mode()
-def kl_per_token(policy: Path, base: Path, run: Run) -> float:
-    """Return the mean KL(policy | base) of the next token over the tokens of the evaluated completions, in nats."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in (policy, base)]
+def measured_kl(policy: Path, base: str, run: Run) -> float | None:
+    """Return the KL divergence of a policy from its base on the completions of its evaluation."""
+    tokenizer = load_tokenizer(base)
     before = {name: run.config.get(name) for name in ("system_prompt", "few_shot")}
     prompts = read_prompts(str(run.config["heldout_prompts"]), **before)
     chats = [row["prompt"] for row in prompts[: run.config.get("eval_limit")]]
-    heads = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-    records = comparison.records(run.after, DECODING)
-    rows = []
-    for head, record in zip(heads, records, strict=True):
-        head_ids, ids = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (head, record["completion"])
-        )
-        rows.append((head_ids + ids, len(head_ids)))
-    total, tokens = 0.0, 0
-    for start in range(0, len(rows), KL_BATCH):
-        batch = rows[start : start + KL_BATCH]
-        width = max(len(ids) for ids, _ in batch)
-        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in batch])  # (batch, tokens)
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
-        start_token = min(first for _, first in batch) - 1  # whose logits are the first completion token's
-        with_logits = width - start_token  # the head is half of the work, and not needed for the prompts
-        outputs = (model(ids, attention_mask=mask, logits_to_keep=with_logits) for model in models)
-        logs = [output.logits.log_softmax(-1) for output in outputs]  # (batch, with_logits, words)
-        kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)  # (batch, with_logits)
-        for row, (row_ids, first) in zip(kl, batch, strict=True):
-            total += float(row[first - 1 - start_token : len(row_ids) - 1 - start_token].sum())
-            tokens += len(row_ids) - first
-    return total / max(1, tokens)
+    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    rows = token_rows(tokenizer, texts, comparison.records(run.after, DECODING))
+    return kl_per_token(load_policy(str(policy)), partial(load_policy, base), rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from trainer.reporting.run_groups import RunGroup, group_runs, run_folders_in
 from trainer.reporting.statistics import Interval
 from trainer.run_folder import Run
 from trainer.texts import distinct_n, most_common_opening_share, most_common_share
-from trainer.train import POLICY
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def over_seeds(values: Sequence[float]) -> Estimate | None:
 
 
 def kl(group: RunGroup) -> Estimate | None:
-    """Return the KL of the saved policies from the untrained one; a run need not log it, which costs a forward pass."""
-    return over_seeds([kl_of(path) for path in group.paths if (path / POLICY).is_dir()])
+    """Return the KL of the trained policies from the untrained one."""
+    return over_seeds([kl for path in group.paths if (kl := kl_of(path)) is not None])
 
 
 def minutes(run: Run) -> float | None:

@@ -145,6 +145,12 @@ class RunArguments:
         metadata={"help": "How the evaluated completions are decoded: greedy, sampled."},
     )
     eval_batch: int = field(default=100, metadata={"help": "Batch size of the evaluation, in completions."})
+    eval_kl: bool = field(
+        default=True,
+        metadata={
+            "help": "Measure the KL divergence of the trained policy from the one before, which is loaded again for it."
+        },
+    )
     expect: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Lower bounds that means after training should reach, such as '{sampled.vader: 0.7}'."},

@@ -71,12 +71,17 @@ class Evaluator:
         result["seconds"] = round(time.monotonic() - started_s, 1)
         return result
 
+    def rendered_prompts(self) -> list[str]:
+        """Return the prompts as texts that a policy completes."""
+        prompts = [row["prompt"] for row in self.rows]
+        texts: list[str] = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        return texts
+
     def generate(
         self, model: PreTrainedModel, decoding: Decoding, progress: Callable[[int], None]
     ) -> list[ScoredCompletion]:
         """Return one completion for each prompt, in order, without scores. Each rank generates some of the batches."""
-        prompts = [row["prompt"] for row in self.rows]
-        texts = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        prompts, texts = [row["prompt"] for row in self.rows], self.rendered_prompts()
         batches = [*enumerate(length_sorted_batches([len(text) for text in texts], self.batch_size))]
 
         def generate_share() -> dict[int, ScoredCompletion]:

@@ -9,6 +9,7 @@ import yaml
 
 from trainer.reporting import comparison
 from trainer.reporting.comparison import Comparison
+from trainer.reporting.kl_frontier import final_kl
 from trainer.run_folder import Run
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -65,7 +66,7 @@ def render(name: str, run: Run, base: object) -> str:
         question=f"{question} " if question else "",
         policy=base_name(base),
         algorithm=TITLES.get(algorithm, algorithm),
-        steps=f", {run.last_step} steps" if run.last_step else "",
+        steps=_length(run),
         rewards="\n".join(_rewards(run.rewards)),
         scores="\n".join(line for each in comparison.compare(run.before, run.after) for line in _scores(each)),
         settings="\n".join(f"- `{key}`: {run.config[key]}" for key in SETTINGS if run.config.get(key) is not None),
@@ -81,6 +82,13 @@ def base_model(name: object) -> dict[str, str]:
 def base_name(name: object) -> str:
     """Return a model's name without the folders above it, which say nothing on another machine."""
     return Path(str(name)).name if Path(str(name)).exists() else str(name)
+
+
+def _length(run: Run) -> str:
+    """Return how long the policy was trained, and how far that has moved it, in words."""
+    steps = f", {run.last_step} steps" if run.last_step else ""
+    kl = final_kl(run)
+    return steps if kl is None else f"{steps}, to a KL divergence of {kl:.2f} nats a token"
 
 
 def _rewards(manifest: Mapping[str, Any]) -> Iterator[str]:

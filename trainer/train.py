@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import decodings
 from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
+from trainer.kl import kl_per_token, main_completions, token_rows
 from trainer.model_card import render
 from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
 from trainer.monitor.monitor import judges_of
@@ -82,6 +84,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
     after = evaluate_trained(evaluator, trained, folder, step=step)
+    after |= measure_kl(evaluator, trained, model, after) if run.eval_kl else {}
     on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path
 
@@ -104,6 +107,12 @@ def load_policy_and_tokenizer(
         raise TrainerError(f"the policy {name} lies in the run folder {args.output_dir}; choose another --output_dir")
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+
+
+def load_base(model: ModelConfig) -> PreTrainedModel:
+    """Load the policy as it was before training."""
+    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
+    return load_policy(model.model_name_or_path, **kwargs)
 
 
 def prepare_run_folder(
@@ -205,6 +214,14 @@ def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunF
             f"`reward-trainer evaluate --model_name_or_path {saved} --output_dir {other}` and the run's other settings"
         )
         raise
+
+
+def measure_kl(
+    evaluator: Evaluator, trained: PreTrainedModel, model: ModelConfig, after: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Return `kl`, that of the trained policy from the one before training, on the completions of its evaluation."""
+    rows = token_rows(evaluator.tokenizer, evaluator.rendered_prompts(), main_completions(after))
+    return {"kl": kl_per_token(trained, partial(load_base, model), rows)}
 
 
 def finish(

@@ -25,10 +25,12 @@ def test_same_rewards(policy, rules_url, tmp_path):
     assert [step for step, *_ in first] == [1, 1, 2, 2]
     assert None not in {reward for *_, reward in first}
     assert all(read_run(run).after["decodings"]["greedy"]["samples"] for run in runs)
+    assert [read_run(run).after["kl"] for run in runs] == pytest.approx([0.0, 0.0], abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"algorithm": "grpo", "num_iterations": 2}, {"use_peft": "true", "lora_dropout": 0.1}]
+    "settings",
+    [{"algorithm": "grpo", "num_iterations": 2}, {"use_peft": "true", "lora_dropout": 0.1, "eval_kl": "false"}],
 )
 def test_resumes(policy, rules_url, tmp_path, settings):
     """A run resumed from a checkpoint has the completions and rewards of one that was not interrupted."""
@@ -38,6 +40,7 @@ def test_resumes(policy, rules_url, tmp_path, settings):
     train(*parse([*stopped, "--resume_from_checkpoint", "true"]))
     assert recorded(tmp_path / "b") == recorded(tmp_path / "a")
     assert recorded(tmp_path / "a")[-1][0] >= 3
+    assert ("kl" in read_run(tmp_path / "a").after) is ("eval_kl" not in settings)
 
 
 @pytest.mark.parametrize(("merge", "file"), [("true", "model.safetensors"), ("false", "adapter_model.safetensors")])
@@ -49,6 +52,8 @@ def test_lora(policy, rules_url, tmp_path, merge, file):
     later = evaluate(*parse(short_run(str(folder / "policy"), rules_url, tmp_path / "later")))
     before, after, again = read_run(folder).before, read_run(folder).after, read_run(later).before
     assert again["decodings"] == after["decodings"] != before["decodings"]
+    assert after["kl"] > 0.01
+    assert "kl" not in before
 
 
 def test_adapter_is_not_trained(policy, rules_url, tmp_path):

@@ -59,8 +59,8 @@ def at_kl(values: Sequence[float], runs: int) -> str:
 
 
 def kl_cell(result: GroupResult) -> str:
-    """Format the final KL of a group."""
-    return "not logged" if result.kl is None else f"{result.kl:.2f}"
+    """Format the KL of a group."""
+    return "not measured" if result.kl is None else f"{result.kl:.2f}"
 
 
 def comparison_table(board: Board) -> Table:

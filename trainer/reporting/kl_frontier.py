@@ -40,6 +40,11 @@ def values_at(runs: Sequence[Run], level: float) -> list[float]:
 
 
 def final_kl(run: Run) -> float | None:
-    """Return the mean KL of the last steps; None if it was not logged, as with beta 0."""
+    """Return the KL of the trained policy from the one before, in nats a token; None if it is not known.
+
+    It is that of the evaluation, else the mean of what TRL logged in the last steps, which it does unless beta is 0.
+    """
+    if (evaluated := finite(run.after.get("kl"))) is not None:
+        return evaluated
     values = [value for line in run.metrics[-LAST_STEPS:] if (value := finite(line.get("kl"))) is not None]
     return fmean(values) if values else None

@@ -70,7 +70,7 @@ def curves(metrics: Metrics) -> list[Curve]:
         *([] if any(_is_total(metrics, name) for name in names) else [total]),
         *(Curve(f"Reward: {name}", _BAND, reward_curve(metrics, name)) for name in names),
         *(Curve(f"Judge: {name}", "not trained on", judge_curve(metrics, name)) for name in judge_names(metrics)),
-        Curve("KL divergence from the base policy", "nats per token; not logged when beta is 0", kl_curve(metrics)),
+        Curve("KL divergence from the base policy", "nats per token; TRL logs it unless beta is 0", kl_curve(metrics)),
         Curve("Completion length", "tokens, and the share cut off", length_curve(metrics)),
         Curve("Entropy", "nats per token", entropy_curve(metrics)),
         Curve("Time per step", "seconds", time_curve(metrics)),

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from trainer.monitor.monitor import Alarm, replay
-from trainer.reporting import comparison, findings, plots, report_text
+from trainer.reporting import comparison, findings, kl_frontier, plots, report_text
 from trainer.reporting.comparison import Comparison, Row, finite
 from trainer.reporting.findings import Finding
 from trainer.reporting.statistics import Interval
@@ -151,8 +151,8 @@ def _training_summary(run: Run) -> str:
     """Return the number of steps, out of how many if training stopped early, and the KL divergence."""
     planned = finite(run.config.get("max_steps")) or 0
     steps = f"{run.last_step} of {planned:.0f} steps" if run.last_step < planned else f"{run.last_step} steps"
-    kl = _values(run.metrics, "kl")
-    return f"{steps} (KL {_number(fmean(kl[-5:]))} nats per token)" if kl else steps
+    kl = kl_frontier.final_kl(run)
+    return steps if kl is None else f"{steps} (KL {_number(kl)} nats per token)"
 
 
 def _verdict(results: Sequence[Finding]) -> str:

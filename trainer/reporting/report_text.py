@@ -5,7 +5,7 @@ import unicodedata
 from rich.table import Table
 from rich.text import Text
 
-from trainer.reporting.comparison import MOST_COMMON, TOKENS, Evaluation, Row, compare
+from trainer.reporting.comparison import MOST_COMMON, TOKENS, Evaluation, Row, compare, finite
 
 _ALLOWED = "\n\t\u200c\u200d"  # the last two join letters and emoji
 
@@ -23,6 +23,9 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
         for row in comparison.rows:
             if row.scored or row.metric in (MOST_COMMON, TOKENS):
                 table.add_row(*(Text(visible(cell)) for cell in _summary(row)))
+    if (kl := finite((after or {}).get("kl"))) is not None:
+        table.add_section()
+        table.add_row("KL, nats a token", "", f"{kl:.2f}", "")
     return table
 
 

@@ -14,7 +14,7 @@ from trainer.run_folder import Run, is_run_folder, read_run
 NOT_COMPARED = {
     *("seed", "data_seed", "output_dir", "run_name", "overwrite", "resume_from_checkpoint", "reward_url", "question"),
     *("expect", "expect_gain", "judges", "on_hack", "wait_for_rewards_s", "reward_timeout_s", "hedge_after_s"),
-    *("save_strategy", "save_steps", "save_total_limit", "eval_batch", "model"),
+    *("save_strategy", "save_steps", "save_total_limit", "eval_batch", "eval_kl", "model"),
     *("push_to_hub", "hub_model_id", "hub_revision", "hub_token", "hub_private_repo", "hub_always_push"),
     *("hub_strategy", "report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
     "disable_tqdm",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import yaml
 
 from trainer.model_card import base_model, render
@@ -31,6 +33,13 @@ def test_card():
     assert "| vader | local | a judge | — |" in card
     assert "| joy | 0.25" in card
     assert "- `beta`: 0.1" in card
+
+
+def test_kl():
+    """The card says how far the policy has moved, if that was measured."""
+    measured = dataclasses.replace(run(), after={**evaluation(1.0), "kl": 0.314})
+    assert ", 4 steps, to a KL divergence of 0.31 nats a token.\n" in render("x", measured, "a/b")
+    assert ", 4 steps.\n" in render("x", run(), "a/b")
 
 
 def test_base_model(tmp_path):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.unit.trainer.reporting.test_report import HOSTILE, SHOWN, Page
 from trainer import cli
-from trainer.reporting.compare_report import at_kl, comparison_table, render
+from trainer.reporting.compare_report import at_kl, comparison_table, kl_cell, render
 from trainer.reporting.leaderboard import boards
 from trainer.reporting.run_groups import group_runs
 from trainer.run_folder import RunFolder
@@ -106,6 +106,14 @@ def test_page(paths):
     assert f"{SHOWN} (beta 0.01)" in text
     assert "This policy was evaluated and not trained." in page.sections["curves"]
     assert not [tag for tag, _ in page.tags if tag == "script"]
+
+
+def test_kl_of_the_evaluation(paths):
+    """The KL of the evaluations is compared, of runs whose training logs none as well."""
+    copy = changed(paths[2], "measured", lambda evaluation, _: evaluation.update(kl=0.31))
+    (board,) = boards(group_runs([*paths, copy]))
+    cells = {result.group.runs[0].config["policy"]: kl_cell(result) for result in board.results}
+    assert (cells["measured"], [*map(kl_cell, board.results)].count("not measured")) == ("0.31", 1)
 
 
 def test_table(paths):

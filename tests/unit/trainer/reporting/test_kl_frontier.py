@@ -25,8 +25,14 @@ def test_kl_never_reached():
     assert path([]) == []
 
 
+def test_final_kl_of_the_evaluation():
+    """The final KL is that of the evaluation after training, if it was measured, rather than of the steps."""
+    kls = [final_kl(Run({}, metrics([9.0], [0.0]), [], {}, {}, {"kl": kl}, {})) for kl in (0.25, None)]
+    assert kls == [0.25, 9.0]
+
+
 def test_final_kl():
-    """The final KL is the mean of the last five steps."""
+    """Without one in the evaluation, the final KL is the mean of the last five steps."""
     run = Run({}, metrics([9.0] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 10), [], {}, {}, {}, {})
     assert final_kl(run) == 3.0
     assert final_kl(Run({}, [{"step": 1}], [], {}, {}, {}, {})) is None

@@ -19,3 +19,13 @@ def test_summary_table():
     shown = console.export_text()
     for text in ("[bold]greedy", "[red]name[/red]", "strict_success", "0\u00a0%", "“\\x1b[31m[/red]”", "—"):
         assert text in shown
+
+
+def test_summary_has_kl():
+    """The table has the KL of the trained policy, if it was measured."""
+    after = evaluation("sampled", "Hello.", {"vader": 0.0})
+    after["kl"] = 0.314
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary_table(None, after))
+    assert "KL, nats a token" in (shown := console.export_text())
+    assert "0.31" in shown

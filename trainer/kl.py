@@ -1,0 +1,96 @@
+"""The KL divergence of a trained policy from the one that it started from, on the completions of an evaluation.
+
+It is exact for each next token: the sum over the vocabulary, and no estimate from the token that was sampled. The
+completions are their texts, tokenized again.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from remote_rewards.distributed import on_all_ranks, rank, world_size
+from trainer.display import log
+from trainer.generation import eval_mode, length_sorted_batches, shared_prefix
+from trainer.reporting.comparison import finite
+from trainer.run_folder import Record
+
+BATCH_POSITIONS = 512
+"""Most positions whose distributions over the vocabulary are held at once, unless one completion has more."""
+
+Row = tuple[list[int], list[int]]
+"""The tokens of a prompt and of its completion."""
+
+
+def main_completions(evaluation: Mapping[str, Any]) -> Sequence[Record]:
+    """Return the completions that the KL is measured on: those of the first sampled decoding, else of the first."""
+    decodings = sorted(evaluation["decodings"].values(), key=lambda decoding: not decoding["temperature"])
+    return decodings[0]["samples"] if decodings else []
+
+
+def token_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[Record]) -> list[Row]:
+    """Return the tokens of rendered prompts and of their completions, in order; none if nothing was evaluated."""
+    if not completions:
+        return []
+    texts = [record["completion"] for record in completions]
+    heads, tails = (tokenizer([*side], add_special_tokens=False)["input_ids"] for side in (prompts, texts))
+    return [*zip(heads, tails, strict=True)]
+
+
+def kl_per_token(
+    policy: PreTrainedModel, load_base: Callable[[], PreTrainedModel], rows: Sequence[Row]
+) -> float | None:
+    """Return the mean KL(policy | base) of the next token over all tokens of the completions, in nats.
+
+    The ranks of a distributed run share the rows. None without tokens, without memory, or if it is not finite.
+    """
+
+    def share() -> tuple[float, int] | None:
+        try:
+            return kl_sum(policy, load_base().to(policy.device), rows[rank() :: world_size()])
+        except torch.OutOfMemoryError as error:
+            log(f"no KL divergence, because the device has no memory for both policies (--eval_kl false): {error}")
+            return None
+
+    sums = on_all_ranks(share)
+    total = sum(part[0] for part in sums if part is not None)
+    tokens = sum(part[1] for part in sums if part is not None)
+    return finite(total / tokens) if tokens and None not in sums else None
+
+
+@torch.inference_mode()
+def kl_sum(policy: PreTrainedModel, base: PreTrainedModel, rows: Sequence[Row]) -> tuple[float, int]:
+    """Return the sum of KL(policy | base) over the tokens of the completions, and the number of tokens."""
+    rows = [row for row in rows if row[1]]
+    longest = max((len(completion) for _, completion in rows), default=1)
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    total = 0.0
+    with ExitStack() as stack:
+        for model in (policy, base):
+            stack.enter_context(eval_mode(model))
+        for indices in length_sorted_batches(lengths, max(1, BATCH_POSITIONS // longest)):
+            batch = [rows[index] for index in indices]
+            both = zip(next_token_logs(policy, batch), next_token_logs(base, batch), strict=True)
+            total += sum(float((p.exp() * (p - q)).sum()) for p, q in both)
+    return total, sum(len(completion) for _, completion in rows)
+
+
+def next_token_logs(model: PreTrainedModel, batch: Sequence[Row]) -> Iterator[torch.Tensor]:
+    """Yield the log probabilities at each completion's tokens, (its tokens, vocabulary) float32, row by row."""
+    prefix, cache = shared_prefix(model, [prompt for prompt, _ in batch])
+    rows = [prompt[len(prefix) :] + completion for prompt, completion in batch]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)  # (batch, tokens)
+    mask = torch.tensor([[1] * (len(prefix) + len(row)) + [0] * (width - len(row)) for row in rows], device=ids.device)
+    starts = [len(row) - len(completion) - 1 for row, (_, completion) in zip(rows, batch, strict=True)]
+    first = min(starts)  # the prompts' logits are half of the work, and not needed
+    base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
+    last = {"logits_to_keep": width - first} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
+    cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+    output = model(ids, attention_mask=mask, **cached, **last)
+    logits = output.logits[:, first - width :]
+    for row, start, (_, completion) in zip(logits, starts, batch, strict=True):
+        yield row[start - first : start - first + len(completion)].float().log_softmax(-1)

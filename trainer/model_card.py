@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from shared.model_store.store import hub_id
 from trainer.reporting import comparison
 from trainer.reporting.comparison import Comparison
 from trainer.reporting.kl_frontier import final_kl
@@ -75,8 +76,9 @@ def render(name: str, run: Run, base: object) -> str:
 
 def base_model(name: object) -> dict[str, str]:
     """Return a model card's `base_model` if the name is one of the hub, which refuses any other."""
-    is_id = isinstance(name, str) and HUB_ID.fullmatch(name) is not None and not Path(name).exists()
-    return {"base_model": str(name)} if is_id else {}
+    repository = hub_id(name)[0] if isinstance(name, str) else ""
+    is_id = HUB_ID.fullmatch(repository) is not None and not Path(str(name)).exists()
+    return {"base_model": repository} if is_id else {}
 
 
 def base_name(name: object) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from trl import DPOConfig, ModelConfig, SFTConfig
 from trl.import_utils import is_vllm_available
 
+from shared.model_store.store import hub_id, looks_like_a_path
 from trainer.algorithms import TrainingConfig
 from trainer.errors import TrainerError
 
-SUPPORTED_MODEL_ARGS = {"model_name_or_path", "dtype", "attn_implementation"}
-"""The arguments of TRL's ModelConfig that are passed on when the policy is loaded."""
+SUPPORTED_MODEL_ARGS = {"model_name_or_path", "model_revision", "dtype", "attn_implementation"}
+"""The arguments of TRL's ModelConfig that are passed on when a model is loaded."""
 LORA_ARGS = {item.name for item in fields(ModelConfig) if item.name.startswith("lora_")} - {"lora_task_type"}
 LORA_ARGS |= {"use_rslora", "use_dora"}
 """Those that describe a LoRA adapter."""
@@ -75,7 +76,7 @@ def sharding_error(name: str) -> TrainerError:
 
 
 def check_model(model: ModelConfig) -> None:
-    """Refuse settings of TRL's ModelConfig that this trainer would ignore."""
+    """Refuse settings of TRL's ModelConfig that this trainer would ignore; name the policy with its revision."""
     if model.model_name_or_path is None:
         raise TrainerError("no policy is given: set --model_name_or_path to a folder, a hub id or embedded:smollm2")
     for item in fields(ModelConfig):
@@ -88,6 +89,19 @@ def check_model(model: ModelConfig) -> None:
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
                 f"--reward_funcs remote_rewards.<reward>"
             )
+    add_revision(model)
+
+
+def add_revision(model: ModelConfig) -> None:
+    """Write `--model_revision` into the name of a model of the hub, `org/model@revision`. Raises `TrainerError`."""
+    if model.model_revision in (None, "main"):
+        return
+    if looks_like_a_path(model.model_name_or_path) or hub_id(model.model_name_or_path)[1] is not None:
+        raise TrainerError(
+            f"--model_revision {model.model_revision} is for a hub id without a revision, and "
+            f"{model.model_name_or_path} is none: leave it out"
+        )
+    model.model_name_or_path += f"@{model.model_revision}"
 
 
 def check_lora(model: ModelConfig, frozen_layers: int) -> None:

@@ -10,7 +10,7 @@ from trl import ModelConfig, RewardConfig, TrlParser
 from trainer.errors import TrainerError
 from trainer.recipe_files import check_keys, last_value, read_recipe, resolve_recipe
 from trainer.reward_model.reading import INPUTS
-from trainer.settings_checks import SUPPORTED_MODEL_ARGS, check_output_dir
+from trainer.settings_checks import SUPPORTED_MODEL_ARGS, add_revision, check_output_dir
 
 RATINGS = "ratings"
 """The value of `--pairs` for pairs of the embedded human ratings, and the recipe that trains on them."""
@@ -93,6 +93,7 @@ def parse(argv: Sequence[str]) -> Settings:
     check_arguments(run)
     check_reward_config(reward)
     check_model_config(model)
+    add_revision(model)
     return run, reward, model
 
 

@@ -278,6 +278,15 @@ def test_sharded_policy(flags, environ, name, monkeypatch):
         parse(["--config", "banana", *flags.split()])
 
 
+def test_model_revision():
+    """--model_revision is that of a hub id, as `org/model@revision` is, and refused for any other policy."""
+    flags = ["--config", "banana", "--model_revision", "v1", "--model_name_or_path"]
+    assert parse([*flags, "org/model"])[2].model_name_or_path == "org/model@v1"
+    for name in ("embedded:smollm2", "org/model@v2", "."):
+        with pytest.raises(TrainerError, match=f"--model_revision v1 is for a hub id without a revision, and {name}"):
+            parse([*flags, name])
+
+
 def test_vllm_without_its_package(monkeypatch):
     """Generation with vLLM is TRL's, and refused at once where the package is missing."""
     monkeypatch.setattr("trainer.settings_checks.is_vllm_available", lambda: True)

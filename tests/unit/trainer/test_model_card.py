@@ -45,6 +45,7 @@ def test_kl():
 def test_base_model(tmp_path):
     """A model card names only a model of the hub as the base."""
     assert base_model("Qwen/Qwen2.5-0.5B-Instruct") == {"base_model": "Qwen/Qwen2.5-0.5B-Instruct"}
+    assert base_model("Qwen/Qwen2.5-0.5B@v1") == {"base_model": "Qwen/Qwen2.5-0.5B"}
     assert base_model("embedded:smollm2") == base_model(str(tmp_path)) == base_model(None) == {}
 
 

@@ -179,6 +179,39 @@ class RunArguments:
 
 def parse(argv: Sequence[str], prog: str = TRAIN) -> tuple[RunArguments, TrainingConfig, ModelConfig]:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`."""
+    parser, flags, algorithm = _parser_of(argv, prog)
+    try:
+        run, args, model = parser.parse_args_and_config(flags, fail_with_unknown_args=True)
+    except ValueError as error:
+        raise _unusable(error) from error
+    wrap_scalars(run, args)
+    run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
+    check_run(run, algorithm)
+    check_model(model)
+    check_lora(model, run.frozen_layers)
+    check_training(args)
+    check_completions(run)
+    check_on_hack(run, args)
+    return run, args, model
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Check the recipe, and the names and types of the flags, on a machine without the devices of the run.
+
+    Raises `TrainerError`, or exits as argparse does.
+    """
+    parser, flags, _ = _parser_of(argv, TRAIN)
+    _, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise _unusable(f"unknown flags {' '.join(unknown)}")
+
+
+def _unusable(reason: object) -> TrainerError:
+    return TrainerError(f"these settings cannot be used: {' '.join(str(reason).split())}")
+
+
+def _parser_of(argv: Sequence[str], prog: str) -> tuple[TrlParser, list[str], str]:
+    """Return the parser with the recipe's settings as defaults, the flags beside `--config`, and the algorithm."""
     argv = list(argv)
     path = resolve_recipe(argv)
     recipe = {} if path is None else read_recipe(path)
@@ -194,19 +227,7 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> tuple[RunArguments, Trainin
     if prog == TRAIN and not HELP_FLAGS.isdisjoint(argv):
         add_options(parser)  # which are split off before
     parser.set_defaults_with_config(**{"logging_steps": 1, **settings})
-    try:
-        run, args, model = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
-    except ValueError as error:
-        raise TrainerError(f"these settings cannot be used: {' '.join(str(error).split())}") from error
-    wrap_scalars(run, args)
-    run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
-    check_run(run, algorithm)
-    check_model(model)
-    check_lora(model, run.frozen_layers)
-    check_training(args)
-    check_completions(run)
-    check_on_hack(run, args)
-    return run, args, model
+    return parser, argv, algorithm
 
 
 def set_environment(variables: Any) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 HELP_FLAGS = {"-h", "--help"}
 MAX_FAILURES = 3
 """How often the ranks are started again, all together, from the latest checkpoint."""
+FORWARDED = ("REWARD_", "REMOTE_REWARDS_", "HF_", "TRANSFORMERS_", "OMP_", "GOMP_", "WANDB_")
+"""What the names of the variables begin with that the workers get from the command."""
+SECRET = ("KEY", "TOKEN")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,14 @@ def train_on_workers(options: WorkerOptions, argv: Sequence[str]) -> None:
     """
     if find_spec("ray") is None:
         raise TrainerError("--workers needs Ray: pip install 'remote-rewards[trainer,ray]'")
+    from trainer.config import check_flags
+
+    check_flags(argv)
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    environment = forwarded_environment(os.environ)
     ray.init(options.address, logging_level=logging.ERROR)
     cluster_cpus = ray.cluster_resources().get("CPU", 0.0)
     cpus = min(1.0, int(1000 * cluster_cpus / options.workers) / 1000)  # more processes than cores may run
@@ -84,7 +89,7 @@ def train_on_workers(options: WorkerOptions, argv: Sequence[str]) -> None:
         train_loop_config={
             "argv": list(argv),
             "folder": os.getcwd(),
-            "environment": reward_environment(os.environ),
+            "environment": environment,
             "outcome": outcome,
         },
         scaling_config=ScalingConfig(
@@ -95,7 +100,7 @@ def train_on_workers(options: WorkerOptions, argv: Sequence[str]) -> None:
         run_config=RunConfig(
             storage_path=str(Path(tempfile.gettempdir()) / "reward-trainer"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": without_secrets(environment)},
         ),
     )
     try:
@@ -139,6 +144,8 @@ def run_rank(config: dict[str, Any]) -> None:
     if Path(config["folder"]).is_dir():
         os.chdir(config["folder"])
     os.environ.update(config["environment"])
+    if "OMP_NUM_THREADS" not in config["environment"]:  # Ray has set it to 1
+        share_cores(machine_cores(), os.environ)
     outcome = config["outcome"]
     restarted = ray.get(outcome.start.remote(int(os.environ["RANK"])))
     if ray.get(outcome.stopped_by.remote()) is not None:
@@ -151,9 +158,29 @@ def run_rank(config: dict[str, Any]) -> None:
         ray.get(outcome.stop.remote(error))
 
 
-def reward_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that say where the rewards are, with which key: a Ray that runs already has others."""
-    return {name: value for name, value in environ.items() if name.startswith("REWARD_")}
+def forwarded_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a run depends on: rewards, models, threads. A Ray that runs already has others."""
+    return {name: value for name, value in environ.items() if name.startswith(FORWARDED)}
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a worker may start with: Ray shows those in its dashboard, so no key is among them."""
+    return {name: value for name, value in environment.items() if not any(word in name for word in SECRET)}
+
+
+def machine_cores() -> int:
+    """Return the number of cores of this worker's machine, as Ray counts them: within a container's limit."""
+    import ray
+
+    machine = ray.get_runtime_context().get_node_id()
+    return int(next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == machine))
+
+
+def share_cores(cores: int, environ: Mapping[str, str]) -> None:
+    """Compute with this worker's share of its machine's cores."""
+    import torch
+
+    torch.set_num_threads(max(1, cores // int(environ["LOCAL_WORLD_SIZE"])))
 
 
 def resume_restarted(run: "RunArguments", args: "TrainingConfig") -> None:

@@ -1,12 +1,23 @@
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from trainer import checkpoints, workers
 from trainer.cli import main
 from trainer.errors import TrainerError
-from trainer.workers import Outcome, WorkerOptions, resume_restarted, reward_environment, split_options
+from trainer.workers import (
+    Outcome,
+    WorkerOptions,
+    forwarded_environment,
+    resume_restarted,
+    share_cores,
+    split_options,
+    train_on_workers,
+    without_secrets,
+)
 
 
 def test_no_workers():
@@ -33,10 +44,21 @@ def test_help_names_workers(capsys):
     )
 
 
-def test_reward_environment():
-    """Workers use the URL and the key of the command, also on a Ray that was started without them."""
-    environ = {"REWARD_URL": "http://a:1", "REWARD_API_KEY": "k", "HOME": "/root"}
-    assert reward_environment(environ) == {"REWARD_URL": "http://a:1", "REWARD_API_KEY": "k"}
+def test_forwarded_environment():
+    """Workers have the command's rewards, models and threads, also on a Ray that runs; its dashboard shows no key."""
+    public = {"REWARD_URL": "http://a:1", "REMOTE_REWARDS_HOME": "/m", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    secret = {"REWARD_API_KEY": "k", "HF_TOKEN": "t"}
+    environment = forwarded_environment({**public, **secret, "HOME": "/root"})
+    assert environment == {**public, **secret}
+    assert without_secrets(environment) == public
+
+
+@pytest.mark.parametrize(("workers_here", "threads"), [(1, 8), (3, 2), (16, 1)])
+def test_share_of_cores(monkeypatch, workers_here, threads):
+    """A worker computes with its share of the cores of its own machine."""
+    monkeypatch.setattr(torch, "set_num_threads", (computed := []).append)
+    share_cores(8, {"LOCAL_WORLD_SIZE": str(workers_here)})
+    assert computed == [threads]
 
 
 def test_ray_is_missing(monkeypatch, capsys):
@@ -45,6 +67,16 @@ def test_ray_is_missing(monkeypatch, capsys):
     monkeypatch.setattr("trainer.cli.signal.signal", lambda *_: None)
     assert main(["train", "--config", "banana", "--workers", "2"]) == 2
     assert "pip install 'remote-rewards[trainer,ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--max_steps", "many"], ["--max_step_s", "2"], ["--config", "absent"]])
+def test_wrong_flags_first(monkeypatch, flags, capsys):
+    """What is wrong with the flags is found before Ray starts."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(workers, "find_spec", lambda name: True)
+    with pytest.raises((TrainerError, SystemExit)) as caught:
+        train_on_workers(WorkerOptions(2), ["--config", "banana", *flags])
+    assert flags[1] in f"{caught.value}{capsys.readouterr().err}"
 
 
 @pytest.fixture

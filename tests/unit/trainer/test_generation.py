@@ -1,38 +1,38 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    GenerationConfig,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MistralConfig,
     PreTrainedConfig,
     RwkvConfig,
 )
 
-from tests.small_models import SIZE, small_tokenizer
+from tests.small_models import SIZE, small_model, small_tokenizer
 from trainer.generation import (
     Decoding,
     InverseCdfSampler,
     allows_prefix,
     decodings,
+    end_token_ids,
     generate,
     length_sorted_batches,
+    render,
     shared_length,
 )
 
 SYSTEM = "You are a helpful assistant who answers in one short sentence."
+GREEDY = Decoding("greedy", 0.0, 8)
 QUESTIONS = ["Why is the sky blue?", "Hi", "What would be a much longer question about nothing at all?"]
-
-
-def test_sampling_distribution():
-    """Tokens are sampled with the softmax probabilities at the temperature."""
-    torch.manual_seed(0)
-    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).repeat(20_000, 1)
-    tokens = InverseCdfSampler(0.7)(torch.empty(0), logits).argmax(dim=-1)
-    shares = torch.bincount(tokens, minlength=4) / len(tokens)
-    assert shares.tolist() == pytest.approx(torch.softmax(logits[0] / 0.7, dim=-1).tolist(), abs=0.01)
 
 
 def test_sampling_skips_zero():
@@ -40,6 +40,30 @@ def test_sampling_skips_zero():
     torch.manual_seed(0)
     logits = torch.tensor([[-float("inf"), 0.0, -float("inf")]]).repeat(5_000, 1)
     assert set(InverseCdfSampler(1.0)(torch.empty(0), logits).argmax(dim=-1).tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"), [({}, 4), ({"top_k": 2}, 2), ({"top_p": 0.95}, 3), ({"min_p": 0.2}, 2)]
+)
+def test_sampled_tokens(settings, tokens):
+    """Tokens are sampled from those that the decoding leaves, with the probabilities that transformers gives them."""
+    torch.manual_seed(0)
+    logits, decoding = torch.tensor([[1.0, 0.0, -1.0, 2.0]]), Decoding("sampled", 0.7, 1, **settings)
+    sampled = InverseCdfSampler(0.7, decoding.warpers)(torch.empty(0), logits.repeat(20_000, 1)).argmax(dim=-1)
+    shares = torch.bincount(sampled, minlength=4) / len(sampled)
+    probabilities = torch.softmax(decoding.warpers(torch.empty(0), logits / 0.7), dim=-1)[0]
+    assert (probabilities > 0).sum() == tokens
+    assert shares.tolist() == pytest.approx(probabilities.tolist(), abs=0.01)
+
+
+def test_repetition_penalty(policy):
+    """A repetition penalty of the decoding changes completions as transformers' own does."""
+    model, tokenizer = policy
+    inputs = tokenizer(QUESTIONS[:1], add_special_tokens=False, return_tensors="pt")
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=8, repetition_penalty=0.1)
+    text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert generate(model, tokenizer, QUESTIONS[:1], replace(GREEDY, repetition_penalty=0.1))[0][0] == text
+    assert completed(model, tokenizer)[0] != text
 
 
 def test_length_sorted_batches():
@@ -58,6 +82,50 @@ def test_shared_length():
     assert shared_length([[1, 2], [1, 2, 3]]) == 1
     assert shared_length([[1, 2], [1, 2]]) == 1
     assert shared_length([[1], [2]]) == 0
+
+
+@pytest.fixture(scope="module")
+def policy():
+    """A small random chat model and its tokenizer."""
+    tokenizer = small_tokenizer()
+    return small_model(LlamaForCausalLM, LlamaConfig, tokenizer), tokenizer
+
+
+def completed(model, tokenizer):
+    return generate(model, tokenizer, [QUESTIONS[0]], GREEDY)[0]
+
+
+def test_any_end_token_ends(policy, monkeypatch):
+    """A completion ends before the first of the tokenizer's and the model's end tokens, as in training."""
+    model, tokenizer = policy
+    text, tokens, cut_off = completed(model, tokenizer)
+    assert (tokens, cut_off) == (GREEDY.max_new_tokens, True)
+    third = tokenizer(text, add_special_tokens=False)["input_ids"][2]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [0, third])
+    assert end_token_ids(model, tokenizer) == [tokenizer.eos_token_id, 0, third]
+    shorter, tokens, cut_off = completed(model, tokenizer)
+    assert text.startswith(shorter)
+    assert (tokens, cut_off) == (2, False)
+
+
+def test_template_kwargs():
+    """A prompt is rendered with the run's arguments of the chat template, as TRL renders it in training."""
+    tokenizer, prompts = small_tokenizer("qwen3"), [[{"role": "user", "content": "Hi"}]]
+    ((thinking,), (without,)) = (render(tokenizer, prompts, kwargs) for kwargs in (None, {"enable_thinking": False}))
+    assert without == f"{thinking}<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_defaults_of_the_model(policy, monkeypatch, adapter):
+    """What the model's generation config sets for its users, such as a repetition penalty, changes no completion."""
+    model, tokenizer = policy
+    text = completed(model, tokenizer)
+    if adapter:
+        model = get_peft_model(deepcopy(model), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    defaults = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, suppress_tokens=[*range(500)])
+    monkeypatch.setattr(model.get_base_model() if adapter else model, "generation_config", defaults)
+    assert completed(model, tokenizer) == text
+    assert model.generation_config is defaults
 
 
 @pytest.mark.parametrize(
@@ -81,7 +149,7 @@ def test_shared_prefix_is_exact(config: type[PreTrainedConfig], shares, monkeypa
     chats = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}] for text in QUESTIONS]
     texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
     assert allows_prefix(model) == shares
-    completions = generate(model, tokenizer, texts, Decoding("greedy", 0.0, 8))
+    completions = generate(model, tokenizer, texts, GREEDY)
     monkeypatch.setattr("trainer.generation.MIN_PREFIX_TOKENS", 1_000)
-    assert generate(model, tokenizer, texts, Decoding("greedy", 0.0, 8)) == completions
+    assert generate(model, tokenizer, texts, GREEDY) == completions
     assert len({completion for completion, _, _ in completions}) == len(QUESTIONS)

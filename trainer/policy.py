@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from shared.model_store import ModelError, resolve
@@ -15,7 +16,9 @@ from trainer.errors import TrainerError
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load a chat tokenizer that pads on the left, with the end token if it has no padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder(name), padding_side="left", trust_remote_code=False)
+    folder = model_folder(name)
+    with _translating(f"{name} has no tokenizer that can be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
@@ -29,14 +32,24 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
     Freeze the embeddings and the lowest layers if `frozen_layers` is above 0.
     """
     folder = model_folder(name)
-    if is_adapter(Path(folder)):
-        model = _load_adapter(folder, **kwargs)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kwargs)
+    with _translating(f"{name} cannot be a policy"):
+        if is_adapter(Path(folder)):
+            model = _load_adapter(folder, **kwargs)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **kwargs)
     freeze(model, frozen_layers)
     if (head := model.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(copy_slice)
     return model
+
+
+@contextmanager
+def _translating(message: str) -> Iterator[None]:
+    """Translate what transformers raises for a model that it cannot load, or whose package is missing."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise TrainerError(f"{message}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _load_adapter(folder: str, **kwargs: Any) -> PreTrainedModel:
@@ -74,15 +87,24 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
     """Freeze the embeddings and the lowest `layers` layers, which makes the backward pass shorter."""
     if layers <= 0:
         return
-    blocks = model.get_decoder().layers
+    blocks = layers_of(model)
     if layers >= len(blocks):
         raise TrainerError(f"--frozen_layers {layers}: the policy has {len(blocks)} layers; freeze fewer than that")
-    model.get_input_embeddings().requires_grad_(False)
-    for block in blocks[:layers]:
-        block.requires_grad_(False)
+    below = set(model.modules()) - set(blocks.modules())
+    for part in (*(part for part in below if isinstance(part, nn.Embedding)), *blocks[:layers]):
+        part.requires_grad_(False)
 
 
-def use_column_major_weights(model: torch.nn.Module) -> None:
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of a model, the lowest first. Raises `TrainerError` for an architecture without a list."""
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
+    if not lists:
+        raise TrainerError(f"--frozen_layers: no list of layers was found in a {type(model).__name__}; pass 0")
+    return lists[0]
+
+
+def use_column_major_weights(model: nn.Module) -> None:
     """Store the weights of linear layers on a CPU in column-major order. Values and shapes do not change.
 
     Generation multiplies a few rows at a time; for those, MKL's kernel for a matrix that needs no transposing is
@@ -92,7 +114,7 @@ def use_column_major_weights(model: torch.nn.Module) -> None:
         weight.data = weight.data.t().contiguous().t()
 
 
-def copy_slice(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def copy_slice(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Copy the hidden states that the head multiplies, if they are a slice of a batch.
 
     Trainers compute the logits of the completions alone. On a CPU the copy halves that time: one product of matrices
@@ -102,7 +124,7 @@ def copy_slice(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[to
 
 
 @contextmanager
-def row_major_weights(model: torch.nn.Module) -> Iterator[None]:
+def row_major_weights(model: nn.Module) -> Iterator[None]:
     """Store the weights in row-major order inside the block, which safetensors files need."""
     column_major = [weight for weight in _linear_weights(model) if not weight.is_contiguous()]
     for weight in column_major:
@@ -114,6 +136,6 @@ def row_major_weights(model: torch.nn.Module) -> Iterator[None]:
             use_column_major_weights(model)
 
 
-def _linear_weights(model: torch.nn.Module) -> list[torch.Tensor]:
-    linear = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+def _linear_weights(model: nn.Module) -> list[torch.Tensor]:
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
     return [module.weight for module in linear if module.weight.device.type == "cpu"]

@@ -15,7 +15,7 @@ from trl import ModelConfig, RewardConfig
 from shared.model_store import bert_cls_only
 from trainer.errors import TrainerError
 from trainer.generation import eval_mode, length_sorted_batches
-from trainer.policy import model_folder
+from trainer.policy import layers_of, model_folder
 from trainer.reward_model.reading import Encoded
 from trainer.reward_model.trainer import inputs_of
 
@@ -58,10 +58,9 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
     """Freeze the embeddings and the lowest `layers` layers, which makes the backward pass shorter."""
     if layers <= 0:
         return
-    count = model.config.get_text_config().num_hidden_layers
-    blocks = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-    if layers > count:
-        raise TrainerError(f"--frozen_layers {layers}: the model has {count} layers")
+    blocks = layers_of(model)
+    if layers > len(blocks):
+        raise TrainerError(f"--frozen_layers {layers}: the model has {len(blocks)} layers")
     for name, weights in model.base_model.named_parameters():
         if "embed" in name:
             weights.requires_grad_(False)

@@ -1,10 +1,20 @@
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    ViTConfig,
+    ViTModel,
+)
 
 from tests.small_models import save_folder
-from trainer.policy import load_policy, row_major_weights, use_column_major_weights
+from trainer.errors import TrainerError
+from trainer.policy import load_policy, load_tokenizer, row_major_weights, use_column_major_weights
 
 
 @pytest.fixture
@@ -57,3 +67,33 @@ def test_logits_of_a_slice(tmp_path):
     logits = policy(ids, logits_to_keep=3).logits
     assert torch.allclose(logits, model(ids).logits[:, -3:], atol=1e-5)
     assert heads == [True]
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "trained"),
+    [
+        (LlamaForCausalLM, LlamaConfig, {"model.layers.1", "model.norm", "lm_head"}),
+        (GPT2LMHeadModel, GPT2Config, {"transformer.h.1", "transformer.ln_f"}),  # its head is its embedding
+        (OPTForCausalLM, OPTConfig, {"model.decoder.layers.1", "model.decoder.final_layer_norm"}),
+    ],
+)
+def test_frozen_layers(tmp_path, model_class, config_class, trained):
+    """The embeddings, of positions too, and the lowest layers of any architecture are frozen, and nothing else."""
+    save_folder(tmp_path, model_class, config_class)
+    parameters = load_policy(str(tmp_path), frozen_layers=1).named_parameters()
+    learned = {name for name, weights in parameters if weights.requires_grad}
+    assert {prefix for prefix in trained if any(name.startswith(f"{prefix}.") for name in learned)} == trained
+    assert all(name.startswith(tuple(trained)) for name in learned)
+    with pytest.raises(TrainerError, match="the policy has 2 layers; freeze fewer than that"):
+        load_policy(str(tmp_path), frozen_layers=2)
+
+
+def test_not_a_policy(tmp_path):
+    """A model that generates no text, and a folder without a tokenizer, are errors that name them."""
+    ViTModel(ViTConfig(num_hidden_layers=1, hidden_size=8, intermediate_size=8, num_attention_heads=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(TrainerError, match=f"{tmp_path} cannot be a policy: Unrecognized configuration class"):
+        load_policy(str(tmp_path))
+    with pytest.raises(TrainerError, match=f"{tmp_path} has no tokenizer that can be loaded: "):
+        load_tokenizer(str(tmp_path))

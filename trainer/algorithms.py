@@ -1,19 +1,42 @@
 """The algorithms that a policy is trained with, and TRL's settings of each."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
-from trl import DPOConfig, GRPOConfig, RLOOConfig, SFTConfig
+import trl
+from trl import GRPOConfig, RLOOConfig
 
 from trainer.errors import TrainerError
 from trainer.recipe_files import last_value
+
+TEMPLATE_KWARGS = "chat_template_kwargs"
+"""The arguments of the chat template: a setting of TRL's RLOO and GRPO, which its DPO and SFT read from a column."""
+TEMPLATE_HELP = "Arguments of the chat template, in training and evaluation, such as '{\"enable_thinking\": false}'."
+
+
+@dataclass
+class DPOConfig(trl.DPOConfig):  # type: ignore[misc]
+    """TRL's DPOConfig with the arguments of the chat template."""
+
+    _VALID_DICT_FIELDS = [*trl.DPOConfig._VALID_DICT_FIELDS, TEMPLATE_KWARGS]  # noqa: RUF012  # as TRL has it
+    chat_template_kwargs: dict[str, Any] | str | None = field(default=None, metadata={"help": TEMPLATE_HELP})
+
+
+@dataclass
+class SFTConfig(trl.SFTConfig):  # type: ignore[misc]
+    """TRL's SFTConfig with the arguments of the chat template."""
+
+    _VALID_DICT_FIELDS = [*trl.SFTConfig._VALID_DICT_FIELDS, TEMPLATE_KWARGS]  # noqa: RUF012  # as TRL has it
+    chat_template_kwargs: dict[str, Any] | str | None = field(default=None, metadata={"help": TEMPLATE_HELP})
+
 
 OnlineConfig: TypeAlias = RLOOConfig | GRPOConfig
 TrainingConfig: TypeAlias = RLOOConfig | GRPOConfig | DPOConfig | SFTConfig
 CONFIG_CLASSES = {"rloo": RLOOConfig, "grpo": GRPOConfig, "dpo": DPOConfig, "sft": SFTConfig}
 OFFLINE = ("dpo", "sft")
 """Those that learn from completions in a file, and generate none while they train."""
+ONLINE = tuple(name for name in CONFIG_CLASSES if name not in OFFLINE)
 DEFAULT = "rloo"
 
 
@@ -57,3 +80,13 @@ def check_algorithm(algorithm: str, argv: Iterable[str], recipe: Iterable[str]) 
 def setting_names(algorithm: str) -> set[str]:
     """Return the names of TRL's settings of an algorithm."""
     return {item.name for item in fields(CONFIG_CLASSES[algorithm])}
+
+
+def template_kwargs(args: TrainingConfig) -> dict[str, Any]:
+    """Return the arguments of the chat template. Raises `TrainerError` for a text, which TRL has not parsed as JSON."""
+    kwargs = args.chat_template_kwargs
+    if isinstance(kwargs, str):
+        raise TrainerError(
+            f"--{TEMPLATE_KWARGS} {kwargs} is not a JSON object, such as '{{\"enable_thinking\": false}}'"
+        )
+    return dict(kwargs or {})

@@ -22,10 +22,10 @@ from trainer.prompts import Row
 SETTINGS_FILE = "sampling.json"
 FLAGS = (
     *("model_name_or_path", "dtype", "attn_implementation", "num_generations", "eval_batch", "seed", "temperature"),
-    *("max_completion_length", "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"),
-    "chat_template_kwargs",
+    *("max_completion_length", "top_p", "top_k", "min_p", "repetition_penalty", "chat_template_kwargs"),
+    "judges",
 )
-"""The flags that the completions depend on, beside those of prompts and rewards, which the records hold themselves."""
+"""The flags that the records depend on, beside those of prompts and rewards, which the records hold themselves."""
 WEIGHTS = "weights"
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 BEGIN_AGAIN = "or begin again with --overwrite true and without --resume_from_checkpoint"

@@ -82,7 +82,7 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder."""
     heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     rewards = connect_rewards(run)
-    tokenizer, policy = load_policy_and_tokenizer(run, args, model)
+    tokenizer, policy = load_policy_and_tokenizer(run, args, model, heldout)
     folder = on_main_rank(lambda: RunFolder.create(Path(args.output_dir), overwrite=run.overwrite))
     on_main_rank(lambda: folder.write_config(resolved_config(run, args, model)))
     policy.to(args.device)

@@ -15,13 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards import RewardClient
 from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
-from remote_rewards.failure_budget import exceeds_budget, failed_items
-from shared.errors import FailureBudgetExceeded, RewardError
-from shared.schemas import RewardScores
-from trainer.display import log
-from trainer.generation import Decoding, eval_mode, generate, length_sorted_batches
+from trainer.generation import Decoding, eval_mode, generate, length_sorted_batches, render
 from trainer.judges import ScoredCompletion, local_scores
-from trainer.prompts import Row, columns_of, prompt_id_of, user_text
+from trainer.prompts import Row, prompt_id_of, user_text
+from trainer.score_requests import request_scores
 
 Progress = Callable[[int, int], None]  # (completions generated, completions in all)
 
@@ -42,6 +39,7 @@ class Evaluator:
         watched: Collection[str] = (),
         local_judges: Sequence[str] = (),
         decodings: Sequence[Decoding] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
         revisions: Mapping[str, str] | None = None,
         failure_budget: float = 0.01,
         batch_size: int = 100,
@@ -51,7 +49,7 @@ class Evaluator:
         self.rewards, self.watched = list(rewards), frozenset(watched)
         self.local_judges, self.decodings = list(local_judges), list(decodings)
         self.revisions, self.failure_budget = revisions, failure_budget
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.template_kwargs = batch_size, seed, template_kwargs
 
     def evaluate(
         self, model: PreTrainedModel, *, step: int, progress: Progress = lambda done, total: None
@@ -73,9 +71,7 @@ class Evaluator:
 
     def rendered_prompts(self) -> list[str]:
         """Return the prompts as texts that a policy completes."""
-        prompts = [row["prompt"] for row in self.rows]
-        texts: list[str] = self.tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
-        return texts
+        return render(self.tokenizer, [row["prompt"] for row in self.rows], self.template_kwargs)
 
     def generate(
         self, model: PreTrainedModel, decoding: Decoding, progress: Callable[[int], None]
@@ -106,41 +102,20 @@ class Evaluator:
 
         Raises `FailureBudgetExceeded` if too many have no score, `RevisionChanged` for another revision.
         """
-        learned = [name for name in self.rewards if name not in self.watched]
-        results = self._request(completions, learned) if learned else {}
-        for name, reward in results.items():
-            check_failure_budget(name, reward, self.failure_budget)
-        for name in self.watched:
-            results |= self._request_watched(completions, name)
+        results, _ = request_scores(
+            self.client,
+            self.rows,
+            [scored.completion for scored in completions],
+            rewards=self.rewards,
+            watched=self.watched,
+            revisions=self.revisions,
+            failure_budget=self.failure_budget,
+        )
         for index, scored in enumerate(completions):
             scored.scores = {name: results[name].scores[index] for name in self.rewards if name in results}
             scored.scores |= local_scores(scored, self.local_judges)
         return completions
 
-    def _request(self, completions: Sequence[ScoredCompletion], names: Sequence[str]) -> dict[str, RewardScores]:
-        messages = [[{"role": "assistant", "content": scored.completion}] for scored in completions]  # as in training
-        prompts, columns = [row["prompt"] for row in self.rows], columns_of(self.rows)
-        response = self.client.score(messages, prompts, columns, rewards=names, revisions=self.revisions)
-        return response.rewards
-
-    def _request_watched(self, completions: Sequence[ScoredCompletion], name: str) -> dict[str, RewardScores]:
-        """Return a watched reward's scores, or none of them if the call fails."""
-        try:
-            return self._request(completions, [name])
-        except RewardError as error:
-            log(f"no scores of {name}, which is only watched: {error}")
-            return {}
-
 
 def _from(progress: Progress, start: int, total: int) -> Callable[[int], None]:
     return lambda done: progress(start + done, total)
-
-
-def check_failure_budget(name: str, reward: RewardScores, budget: float) -> None:
-    """Raise `FailureBudgetExceeded` if more completions failed than allowed: their mean would not be the policy's."""
-    failed = list(failed_items([reward]).values())
-    if exceeds_budget([(len(failed), len(reward.scores))], budget):
-        raise FailureBudgetExceeded(
-            f"{len(failed)} of {len(reward.scores)} completions have no {name!r} score, more than {budget:.0%} "
-            f"allowed; {failed[0].code}: {failed[0].message}"
-        )

@@ -37,6 +37,11 @@ class ConnectedRewards:
     judge_infos: list[RewardInfo] = dataclasses.field(default_factory=list)
     """Their descriptions, in the same order."""
 
+    @property
+    def watched(self) -> list[str]:
+        """The names of those from which nothing is learned."""
+        return [function.name for function in [*self.functions, *self.judges] if function.watch_only]
+
 
 def connect_rewards(run: RunArguments) -> ConnectedRewards:
     """Wait until the service has every reward of the run, and pin the revisions, the same on all processes."""

@@ -15,12 +15,12 @@ from remote_rewards import RewardClient
 from remote_rewards.distributed import on_main_rank, world_size
 from shared.errors import RewardError
 from trainer import checkpoints, expectations
-from trainer.algorithms import TrainingConfig
+from trainer.algorithms import TrainingConfig, template_kwargs
 from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
-from trainer.generation import decodings
+from trainer.generation import check_prompts, decodings
 from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
 from trainer.kl import kl_per_token, main_completions, token_rows
 from trainer.model_card import render
@@ -65,7 +65,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     if model.use_peft and not run.merge_lora:
         check_adapter_can_be_pushed(args, model.model_name_or_path)
     repository = create_repository(args)
-    tokenizer, policy = load_policy_and_tokenizer(run, args, model)
+    tokenizer, policy = load_policy_and_tokenizer(run, args, model, [*data.rows, *heldout])
 
     config = resolved_config(run, args, model)
     folder = on_main_rank(lambda: prepare_run_folder(run, args, checkpoint, config, manifest))
@@ -99,14 +99,19 @@ def choose_checkpoint(args: TrainingConfig) -> Path | None:
 
 
 def load_policy_and_tokenizer(
-    run: RunArguments, args: TrainingConfig, model: ModelConfig
+    run: RunArguments, args: TrainingConfig, model: ModelConfig, rows: Sequence[Row]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load the tokenizer and the policy. Raises `TrainerError` if the policy lies in the run folder."""
+    """Load the tokenizer and the policy, before the run folder is touched.
+
+    Raises `TrainerError` if the policy lies in the run folder, or its chat template refuses the prompt of a row.
+    """
     name = model.model_name_or_path
     if Path(model_folder(name)).resolve().is_relative_to(Path(args.output_dir).resolve()):
         raise TrainerError(f"the policy {name} lies in the run folder {args.output_dir}; choose another --output_dir")
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
-    return load_tokenizer(name), load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+    tokenizer = load_tokenizer(name)
+    check_prompts(tokenizer, [row["prompt"] for row in rows], template_kwargs(args))
+    return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:
@@ -162,9 +167,10 @@ def build_evaluator(
         heldout,
         rewards.functions[0].client,
         rewards=[*run.rewards, *run.remote_judges],
-        watched=[function.name for function in [*rewards.functions, *rewards.judges] if function.watch_only],
+        watched=rewards.watched,
         local_judges=run.local_judges,
         decodings=decodings(run.eval_decodings, run.eval_temperature, run.eval_max_new_tokens),
+        template_kwargs=template_kwargs(args),
         revisions=None if run.allow_revision_change else rewards.revisions,
         failure_budget=run.failure_budget,
         batch_size=run.eval_batch,

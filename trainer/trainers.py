@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import ModelConfig, get_peft_config
 
-from trainer.algorithms import TrainingConfig
+from trainer.algorithms import TrainingConfig, template_kwargs
 from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
@@ -51,7 +51,7 @@ def build_trainer(
     trainer = TRAINER_CLASSES[run.algorithm](
         model=policy,
         args=args,
-        train_dataset=data.dataset,
+        train_dataset=data.dataset(template_kwargs(args)),
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         run_folder=folder,

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from shared.errors import RevisionChanged, did_you_mean
 from shared.text import Chat
-from trainer.algorithms import OFFLINE
+from trainer.algorithms import OFFLINE, TEMPLATE_KWARGS
 from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
@@ -42,10 +42,12 @@ class TrainingData:
     """The reward whose scores have chosen the completions."""
     revision: str | None = None
 
-    @property
-    def dataset(self) -> Dataset:
-        """The rows as TRL expects them."""
-        return Dataset.from_list([*self.rows]) if self.offline else to_dataset(self.rows)
+    def dataset(self, template_kwargs: Mapping[str, Any] | None) -> Dataset:
+        """Return the rows as TRL expects them: for DPO and SFT with the arguments of the chat template in each."""
+        if not self.offline:
+            return to_dataset(self.rows)
+        column = {TEMPLATE_KWARGS: template_kwargs} if template_kwargs else {}
+        return Dataset.from_list([{**row, **column} for row in self.rows])
 
     @property
     def manifest(self) -> dict[str, Any]:

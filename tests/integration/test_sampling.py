@@ -5,6 +5,8 @@ import json
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from remote_rewards import RewardClient
+from shared.errors import InternalServerError
 from tests.small_models import save_folder
 from trainer.cli import main
 
@@ -50,10 +52,49 @@ def test_records(sample):
     assert prompts == [f"Question {number}?" for number in range(PROMPTS) for _ in range(COMPLETIONS)]
     assert len({record["completion"] for record in records}) > PROMPTS
     for record in records:
+        assert record["scores"]["strict_success"] in {0.0, 1.0}
         assert record["scores"]["banana"] == pytest.approx(sum(record["parts"]["banana"].values()))
         assert record["revisions"]["banana"].startswith("rule:")
         assert record["columns"]["answer"] == record["prompt"][-1]["content"].split()[1].strip("?")
     assert sample("second").read_text() == file.read_text()
+
+
+@pytest.mark.parametrize("flags", ["--top_k 1", "--top_p 1e-6", "--min_p 1.0"])
+def test_decoding(sample, flags):
+    """The settings of TRL's generation are followed: where they leave one token, all completions of a prompt agree."""
+    records = [json.loads(line) for line in sample(flags.replace(" ", ""), *flags.split()).read_text().splitlines()]
+    assert len({(record["columns"]["answer"], record["completion"]) for record in records}) == PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("flags", "off"),
+    [
+        (["--use_vllm", "true"], "--use_vllm false"),
+        (["--generation_kwargs", '{"num_beams": 2}'], "--generation_kwargs '{}'"),
+    ],
+)
+def test_unsupported_generation(sample, monkeypatch, capsys, flags, off):
+    """A setting of TRL's generation that is not followed is an error that says how to turn it off."""
+    monkeypatch.setattr("trainer.settings_checks.is_vllm_available", lambda: True)
+    assert not sample("unsupported", *flags, code=2).exists()
+    assert f"is not supported by `reward-trainer sample`: leave it out, or pass {off} if" in capsys.readouterr().err
+
+
+def test_failing_judge(sample, monkeypatch):
+    """A judge that cannot be called stops nothing: its scores are null, with the reason."""
+
+    def score(self, *args, rewards=None, **kwargs):
+        if rewards == ["content_words"]:
+            raise InternalServerError("it broke", status=500, code="internal")
+        return called(self, *args, rewards=rewards, **kwargs)
+
+    called = RewardClient.score
+    monkeypatch.setattr(RewardClient, "score", score)
+    file = sample("judged", "--judges", "content_words", "vader")
+    for record in map(json.loads, file.read_text().splitlines()):
+        assert record["scores"]["content_words"] is None
+        assert record["errors"] == {"content_words": {"code": "call_failed", "message": "it broke"}}
+        assert {*record["scores"]} == {"banana", "content_words", "vader"}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from remote_rewards import remote_reward
 from shared.errors import RankFailed, ServiceUnreachable
 from shared.schemas import RewardInfo
+from tests.small_models import small_tokenizer
 from trainer import rewards as connecting
 from trainer import train as training
 from trainer.checkpoints import REQUIRED_FILES, latest
@@ -168,8 +169,19 @@ def test_policy_in_the_run_folder(tmp_path):
     (policy / "config.json").write_text("{}")
     argv = ["--config", "banana", "--model_name_or_path", str(policy), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(TrainerError, match="choose another --output_dir"):
-        load_policy_and_tokenizer(*parse([*argv, "--overwrite", "true"]))
+        load_policy_and_tokenizer(*parse([*argv, "--overwrite", "true"]), [])
     assert policy.exists()
+
+
+def test_template_refuses_system_turn(run, monkeypatch, tmp_path):
+    """Prompts that the policy's chat template refuses are an error before an earlier run is replaced."""
+    run_with_checkpoint(tmp_path / "run")
+    run[0].overwrite = True
+    monkeypatch.setattr(training, "load_policy_and_tokenizer", load_policy_and_tokenizer)
+    monkeypatch.setattr(training, "load_tokenizer", lambda _: small_tokenizer("gemma"))
+    with pytest.raises(TrainerError, match=r"chat template refuses a prompt: System role .*pass --system_prompt ''"):
+        train(*run)
+    assert logged_steps(tmp_path / "run") == [1, 2]
 
 
 def run_with_checkpoint(folder):

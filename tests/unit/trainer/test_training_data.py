@@ -62,6 +62,13 @@ def test_written_files(load, prompt):
     ]
 
 
+def test_template_kwargs_column(load):
+    """Each row of DPO and SFT holds the arguments of the chat template, if there are any, as TRL reads them."""
+    data = load({"prompt": "Hi", "completion": "c"}, algorithm="sft")
+    assert data.dataset({"enable_thinking": False})["chat_template_kwargs"] == [{"enable_thinking": False}]
+    assert "chat_template_kwargs" not in data.dataset(None).column_names
+
+
 def test_few_shot_comes_once(load, tmp_path):
     """Examples come before the prompts that someone has written, and are not repeated in sampled ones."""
     examples = tmp_path / "examples.jsonl"

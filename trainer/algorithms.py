@@ -65,12 +65,20 @@ def settings_for(algorithm: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in settings.items() if key not in foreign}, **section}
 
 
-def check_algorithm(algorithm: str, argv: Iterable[str], recipe: Iterable[str]) -> None:
-    """Raise `TrainerError` for flags and keys of a recipe that only another algorithm has."""
+def check_algorithm(algorithm: str, argv: Iterable[str], settings: Iterable[str], recipe: Mapping[str, Any]) -> None:
+    """Raise `TrainerError` for flags, and settings of a recipe, that only another algorithm has."""
     own = setting_names(algorithm)
     flags = {word.removeprefix("--").partition("=")[0] for word in argv if word.startswith("--")}
-    for other in CONFIG_CLASSES:
-        for name in sorted((flags | set(recipe)) & setting_names(other) - own):
+    foreign = {name: other for other in reversed(CONFIG_CLASSES) for name in sorted(setting_names(other) - own)}
+    written_for = recipe.get("algorithm", DEFAULT)
+    unread = [name for name in settings if name in foreign]
+    if unread and algorithm not in recipe and algorithm != written_for:
+        raise TrainerError(
+            f"the recipe is one for {written_for} and has no section for {algorithm}, which has no "
+            f"{', '.join(unread)}: add a section `{algorithm}: {{key: value, …}}` to a copy of the recipe"
+        )
+    for name, other in foreign.items():
+        if name in flags or name in unread:
             raise TrainerError(
                 f"{name} is a setting of {other}, and this run trains with {algorithm}: leave it out, or add "
                 f"--algorithm {other}"

@@ -4,9 +4,9 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_origin
+from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
 from remote_rewards.trl import urls_from_environment
 from trainer.algorithms import (
@@ -24,10 +24,13 @@ from trainer.expectations import parse_bounds
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
-from trainer.settings_checks import check_lora, check_model, check_no_deepspeed, check_training, enum_value
-from trainer.workers import HELP_FLAGS, add_options
-
-TRAIN = "reward-trainer train"
+from trainer.settings_checks import (
+    check_model,
+    check_no_deepspeed,
+    check_training,
+    enum_value,
+)
+from trainer.settings_parsing import TRAIN, parse_used, parser_of, unusable
 
 MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch", "max_minutes")
 """The run arguments that must be above 0."""
@@ -177,18 +180,16 @@ class RunArguments:
         return [name for name in dict.fromkeys(self.judges) if name not in {*LOCAL_JUDGES, *self.rewards}]
 
 
-def parse(argv: Sequence[str], prog: str = TRAIN) -> tuple[RunArguments, TrainingConfig, ModelConfig]:
+Settings = tuple[RunArguments, TrainingConfig, ModelConfig]
+
+
+def parse(argv: Sequence[str], prog: str = TRAIN) -> Settings:
     """Parse flags and the recipe named by `--config`; flags take precedence. Raises `TrainerError`."""
-    parser, flags, algorithm = _parser_of(argv, prog)
-    try:
-        run, args, model = parser.parse_args_and_config(flags, fail_with_unknown_args=True)
-    except ValueError as error:
-        raise _unusable(error) from error
-    wrap_scalars(run, args)
+    kinds, flags, settings = _read(argv)
+    run, args, model = parse_used(kinds, flags, settings, prog)
     run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
-    check_run(run, algorithm)
+    check_run(run, settings["algorithm"])
     check_model(model)
-    check_lora(model, run.frozen_layers)
     check_training(args)
     check_completions(run)
     check_on_hack(run, args)
@@ -200,34 +201,26 @@ def check_flags(argv: Sequence[str]) -> None:
 
     Raises `TrainerError`, or exits as argparse does.
     """
-    parser, flags, _ = _parser_of(argv, TRAIN)
-    _, unknown = parser.parse_known_args(flags)
+    kinds, flags, settings = _read(argv)
+    _, unknown = parser_of(kinds, flags, settings, TRAIN).parse_known_args(flags)
     if unknown:
-        raise _unusable(f"unknown flags {' '.join(unknown)}")
+        raise unusable(f"unknown flags {' '.join(unknown)}")
 
 
-def _unusable(reason: object) -> TrainerError:
-    return TrainerError(f"these settings cannot be used: {' '.join(str(reason).split())}")
-
-
-def _parser_of(argv: Sequence[str], prog: str) -> tuple[TrlParser, list[str], str]:
-    """Return the parser with the recipe's settings as defaults, the flags beside `--config`, and the algorithm."""
+def _read(argv: Sequence[str]) -> tuple[Sequence[type], list[str], dict[str, Any]]:
+    """Return the dataclasses of a run's settings, the flags beside `--config`, and the recipe's settings."""
     argv = list(argv)
     path = resolve_recipe(argv)
     recipe = {} if path is None else read_recipe(path)
     algorithm = chosen_algorithm(argv, recipe)
     settings = {**settings_for(algorithm, recipe), "algorithm": algorithm}
-    check_algorithm(algorithm, argv, settings)
+    check_algorithm(algorithm, argv, settings, recipe)
     if path is not None:
         check_keys(path, settings, _known_keys(algorithm))
         argv = without_config(argv)
     check_no_deepspeed(argv, settings, os.environ)
     set_environment(settings.pop("env", None) or {})
-    parser = TrlParser((RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), prog=prog)
-    if prog == TRAIN and not HELP_FLAGS.isdisjoint(argv):
-        add_options(parser)  # which are split off before
-    parser.set_defaults_with_config(**{"logging_steps": 1, **settings})
-    return parser, argv, algorithm
+    return (RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), argv, settings
 
 
 def set_environment(variables: Any) -> None:
@@ -235,21 +228,6 @@ def set_environment(variables: Any) -> None:
     if not isinstance(variables, dict):
         raise TrainerError("the recipe's `env` is not a mapping of environment variables to values")
     os.environ.update({key: str(value) for key, value in variables.items()})
-
-
-def wrap_scalars(run: RunArguments, args: TrainingConfig) -> None:
-    """Wrap a recipe's single value into a list where a list is expected, as the command line does."""
-    for item in fields(run):
-        if get_origin(item.type) is list:
-            setattr(run, item.name, _as_list(getattr(run, item.name)))
-    if getattr(args, "reward_weights", None) is not None:
-        args.reward_weights = _as_list(args.reward_weights)
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
 
 
 def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:
@@ -271,22 +249,12 @@ def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:
 
 
 def check_completions(run: RunArguments) -> None:
-    """Refuse to learn from completions without a file of them, and settings that another algorithm reads."""
-    offline = run.algorithm in OFFLINE
-    if offline and run.completions is None:
+    """Refuse to learn from completions without a file of them."""
+    if run.algorithm in OFFLINE and run.completions is None:
         raise TrainerError(
             f"--algorithm {run.algorithm} learns from completions in a file: name it with --completions, such as that "
             f"of `reward-trainer sample`"
         )
-    if offline and run.on_hack != "warn":
-        raise TrainerError(f"--on_hack {run.on_hack} has no effect: {run.algorithm} generates no completions to watch")
-    for name, is_set, readers in (
-        ("completions", run.completions is not None, OFFLINE),
-        ("margin", run.margin != 0, ("dpo",)),
-        ("min_score", run.min_score is not None, ("sft",)),
-    ):
-        if is_set and run.algorithm not in readers:
-            raise TrainerError(f"--{name} has no effect with --algorithm {run.algorithm}: leave it out")
     if not 0 <= run.margin < math.inf:
         raise TrainerError(f"--margin {run.margin:g}: choose a number from 0 on")
 

@@ -7,11 +7,11 @@ from math import ceil, inf, lcm
 from pathlib import Path
 from typing import Any
 
-from trl import DPOConfig, ModelConfig, SFTConfig
+from trl import ModelConfig
 from trl.import_utils import is_vllm_available
 
 from shared.model_store.store import hub_id, looks_like_a_path
-from trainer.algorithms import TrainingConfig
+from trainer.algorithms import OFFLINE, ONLINE, DPOConfig, SFTConfig, TrainingConfig, template_kwargs
 from trainer.errors import TrainerError
 
 SUPPORTED_MODEL_ARGS = {"model_name_or_path", "model_revision", "dtype", "attn_implementation"}
@@ -19,6 +19,9 @@ SUPPORTED_MODEL_ARGS = {"model_name_or_path", "model_revision", "dtype", "attn_i
 LORA_ARGS = {item.name for item in fields(ModelConfig) if item.name.startswith("lora_")} - {"lora_task_type"}
 LORA_ARGS |= {"use_rslora", "use_dora"}
 """Those that describe a LoRA adapter."""
+
+READERS = {"completions": OFFLINE, "margin": ("dpo",), "min_score": ("sft",), "on_hack": ONLINE}
+"""Our settings that only some algorithms read. Without generated completions there is no reward hacking to watch."""
 
 OFFLINE_UNSUPPORTED = (
     *("trust_remote_code", "chat_template_path", "eos_token", "pad_token", "model_init_kwargs", "dataset_kwargs"),
@@ -39,6 +42,7 @@ def check_training(args: TrainingConfig) -> None:
         raise TrainerError("--use_vllm true needs the package vllm: pip install 'trl[vllm]'")
     if isinstance(args, DPOConfig | SFTConfig):
         check_offline(args)
+    template_kwargs(args)
     check_output_dir(Path(args.output_dir))
     check_saving(args)
     check_logging(args)
@@ -82,8 +86,6 @@ def check_model(model: ModelConfig) -> None:
     for item in fields(ModelConfig):
         if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING or getattr(model, item.name) == item.default:
             continue
-        if item.name in LORA_ARGS and not model.use_peft:
-            raise TrainerError(f"--{item.name} has no effect without --use_peft true")
         if item.name not in LORA_ARGS | {"use_peft"}:
             raise TrainerError(
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
@@ -104,10 +106,13 @@ def add_revision(model: ModelConfig) -> None:
     model.model_name_or_path += f"@{model.model_revision}"
 
 
-def check_lora(model: ModelConfig, frozen_layers: int) -> None:
-    """Refuse LoRA with frozen layers: an adapter freezes the whole model below it."""
-    if model.use_peft and frozen_layers:
-        raise TrainerError("--frozen_layers has no effect with --use_peft true: leave it out")
+def without_effect(changed: Mapping[str, Any], algorithm: str) -> dict[str, str]:
+    """Return the settings that a run ignores, and why. `changed` are its settings that are not at their defaults."""
+    unused = dict.fromkeys(LORA_ARGS, "without --use_peft true")
+    if changed.get("use_peft"):
+        unused = {"frozen_layers": "with --use_peft true"}  # an adapter freezes the whole model below it
+    unused |= {name: f"with --algorithm {algorithm}" for name, readers in READERS.items() if algorithm not in readers}
+    return {name: reason for name, reason in unused.items() if name in changed}
 
 
 def check_output_dir(path: Path) -> None:

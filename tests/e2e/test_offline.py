@@ -1,6 +1,7 @@
 """Runs of a small random policy on completions in a file, against a real service."""
 
 import json
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from tests.short_runs import offline_run, short_run
 from tests.stand_in_hub import TOKEN
 from trainer.config import parse
 from trainer.errors import TrainerError
+from trainer.policy import load_policy
 from trainer.run_folder import read_run
 from trainer.sampling import sample
 from trainer.train import train
@@ -91,3 +93,26 @@ def test_written_pairs(policy, rules_url, tmp_path, hub):
     assert b"chosen by no reward" in files["README.md"]
     assert policy.encode() not in b"".join(files.values()), "a path of this machine was pushed"
     assert TOKEN not in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_pushed_adapter(policy, rules_url, tmp_path, hub, monkeypatch):
+    """A pushed adapter names its base model by hub id and revision, no path of this machine, and is loaded again."""
+    resolved = []
+
+    def resolve(name):
+        resolved.append(name)
+        return Path(policy if name == "somebody/tiny@v1" else name)
+
+    monkeypatch.setattr("trainer.policy.resolve", resolve)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Hi", "completion": "Sure."}\n' * 2)
+    flags = {"algorithm": "sft", "use_peft": "true", "lora_r": 4, "max_steps": 1, "eval_limit": 1}
+    flags |= {"push_to_hub": "true", "hub_token": TOKEN, "merge_lora": "false"}
+    folder = train(*parse(offline_run("somebody/tiny@v1", rules_url, tmp_path / "run", pairs, **flags)))
+    ((_, files),) = hub.files.items()
+    config = json.loads(files["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("somebody/tiny", "v1")
+    assert policy.encode() not in b"".join(files.values()), "a path of this machine was pushed"
+    resolved.clear()
+    load_policy(str(folder / "policy"))
+    assert resolved == [str(folder / "policy"), "somebody/tiny@v1"]

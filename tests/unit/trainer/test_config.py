@@ -61,6 +61,17 @@ def test_section(banana_with, algorithm, beta, steps):
         parse([*banana_with(dpo=1), "--algorithm", "dpo"])
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "dpo", "sft"])
+def test_template_kwargs(banana_with, algorithm):
+    """Every algorithm has the arguments of the chat template, as a mapping of a recipe or as JSON."""
+    section = {algorithm: {"completions": "a"}} if algorithm in ("dpo", "sft") else {}
+    recipe = banana_with(chat_template_kwargs={"thinking": False}, **section)
+    flags = ["--chat_template_kwargs", '{"thinking": true}']
+    for argv, thinking in (([], False), (flags, True)):
+        args = parse([*recipe, "--algorithm", algorithm, *argv])[1]
+        assert args.chat_template_kwargs == {"thinking": thinking}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -70,7 +81,7 @@ def test_section(banana_with, algorithm, beta, steps):
         ("--algorithm sft --completions a --margin 1", "--margin has no effect with --algorithm sft"),
         (
             "--algorithm sft --completions a --on_hack stop",
-            "--on_hack stop has no effect: sft generates no",
+            "--on_hack has no effect with --algorithm sft: leave it out",
         ),
         ("--algorithm sft --completions a --packing true", "--packing is not supported here: leave it out"),
         ("--algorithm sft --completions a --trust_remote_code true", "--trust_remote_code is not supported here"),
@@ -81,6 +92,34 @@ def test_wrong_offline_settings(flags, message):
     """A setting that DPO or SFT cannot have is an error before anything slow is done."""
     with pytest.raises(TrainerError, match=re.escape(message)):
         parse(["--model_name_or_path", "a", "--bf16", "false", *flags.split()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "left_out"),
+    [
+        ({}, "--use_peft true", {"frozen_layers": 0}),
+        ({"use_peft": True, "lora_r": 8}, "--use_peft false", {"lora_r": 16}),
+        ({"sft": {"completions": "a"}, "on_hack": "stop", "margin": 1.0}, "--algorithm sft", {"on_hack": "warn"}),
+        ({"completions": "a", "min_score": 1.0}, "", {"completions": None, "min_score": None}),
+    ],
+)
+def test_unused_recipe_settings(banana_with, capsys, settings, flags, left_out):
+    """A recipe's setting that has no effect in a run is left out and logged; a flag is an error."""
+    run, _, model = parse([*banana_with(**settings), *flags.split()])
+    for name, default in left_out.items():
+        assert {**vars(run), **vars(model)}[name] == default
+        assert f"the recipe's {name} has no effect with" in capsys.readouterr().err.replace("\n", " ")
+        break
+    with pytest.raises(TrainerError, match=f"--{name} has no effect with.*: leave it out"):
+        parse([*banana_with(**settings), *flags.split(), f"--{name}", "2" if name != "on_hack" else "stop"])
+
+
+def test_recipe_without_a_section(banana_with):
+    """A recipe of another algorithm needs a section for the run's, which the error shows."""
+    message = "is one for rloo and has no section for sft, which has no .*num_generations.*: add a section `sft: {"
+    with pytest.raises(TrainerError, match=message):
+        parse(["--config", "banana", "--algorithm", "sft", "--completions", "a"])
+    assert parse([*banana_with(sft={"completions": "a"}), "--algorithm", "sft"])[0].completions == "a"
 
 
 def test_unknown_key(tmp_path):
@@ -188,9 +227,10 @@ def test_recipe_not_utf_8(tmp_path):
         ("--algorithm=", "unknown --algorithm ''; choose rloo, grpo, dpo or sft"),
         (
             "--algorithm dpo",
-            "max_completion_length is a setting of rloo, and this run trains with dpo: leave it out, or add",
+            "the recipe is one for rloo and has no section for dpo, which has no num_generations, max_completion_",
         ),
         ("--completions a.jsonl", "--completions has no effect with --algorithm rloo: leave it out"),
+        ("--chat_template_kwargs thinking", "--chat_template_kwargs thinking is not a JSON object, such as '{"),
         ("--min_score 1", "--min_score has no effect with --algorithm rloo: leave it out"),
         ("--algo grpo", "write --algorithm grpo in full"),
         ("--loss_type dapo", "loss_type is a setting of grpo, and this run trains with rloo: leave it out, or add"),

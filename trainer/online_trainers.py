@@ -1,13 +1,17 @@
 """TRL's RLOO and GRPO with a record of each step's completions: their scores, advantages, and the time they took."""
 
+import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
+from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from remote_rewards.distributed import rank
 from trainer import checkpoints
@@ -50,6 +54,31 @@ class OnlineTrainer(RecordedTrainer):
             self.step_completions += self._last_batch(lengths)
         return batch
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **inputs: Any,
+    ) -> Any:
+        """Multiply the head with the completions alone; on a CPU, TRL multiplies it with the prompts, too."""
+        has_inputs = any(value is not None and value is not False for value in inputs.values())
+        if has_inputs or input_ids.device.type != "cpu" or not keeps_logits(self.model, self.args):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **inputs
+            )
+        batches = (torch.split(tensor, batch_size or len(input_ids)) for tensor in (input_ids, attention_mask))
+        with self.accelerator.autocast():
+            parts = [
+                logps_and_entropies(model, ids, mask, logits_to_keep, self.temperature)
+                for ids, mask in zip(*batches, strict=True)
+            ]
+        logps, entropies = (torch.cat(values) for values in zip(*parts, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("score"):
             return super()._calculate_rewards(*args, **kwargs)
@@ -86,6 +115,23 @@ class RecordedRLOOTrainer(OnlineTrainer, RLOOTrainer):  # type: ignore[misc]
 
 class RecordedGRPOTrainer(OnlineTrainer, GRPOTrainer):  # type: ignore[misc]
     """GRPO that writes to a run folder."""
+
+
+def keeps_logits(model: Any, args: Any) -> bool:
+    """Return whether a model can leave out the logits of prompts, and computes all others as TRL would."""
+    base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
+    takes_number = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+    return takes_number and not getattr(args, "cast_lm_head_to_fp32", False)
+
+
+def logps_and_entropies(
+    model: Any, ids: Tensor, mask: Tensor, tokens: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of the last `tokens` tokens, and the entropies before them, each (batch, tokens)."""
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=tokens + 1, use_cache=False).logits
+    logits = logits[:, -tokens - 1 : -1].float()  # (batch, tokens, vocabulary)
+    logps, entropies = selective_log_softmax_and_entropy(logits, ids[:, -tokens:], temperature=temperature)
+    return logps, entropies
 
 
 def weighted_sum(scores: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

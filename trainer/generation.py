@@ -1,6 +1,5 @@
 """Generate completions for rendered chats, greedy or sampled."""
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -20,13 +18,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.cache_utils import DynamicLayer
 
 from shared.text import Chat
 from trainer.errors import TrainerError
-
-MIN_PREFIX_TOKENS = 8
-"""A shorter shared prefix is not worth a forward pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +105,9 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], decoding: Decoding
 ) -> list[tuple[str, int, bool]]:
     """Complete rendered chats; return (completion, number of tokens, whether it was cut off) in order."""
-    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    prefix, cache = shared_prefix(model, rows)
-    suffixes = tokenizer.pad(
-        {"input_ids": [row[len(prefix) :] for row in rows]}, padding_side="left", return_tensors="pt"
-    )
-    prefixes = torch.tensor([prefix] * len(rows), dtype=torch.long)  # (batch, prefix tokens)
-    input_ids = torch.cat([prefixes, suffixes["input_ids"]], dim=1).to(model.device)
-    attention_mask = torch.cat([torch.ones_like(prefixes), suffixes["attention_mask"]], dim=1).to(model.device)
+    inputs = tokenizer(
+        list(texts), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+    ).to(model.device)
     end_ids = end_token_ids(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -129,13 +118,12 @@ def generate(
     sampler = [InverseCdfSampler(decoding.temperature, decoding.warpers)] if decoding.temperature else []
     with generation_config(model, config):
         ids = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
             logits_processor=LogitsProcessorList(sampler),
         )
     completions = []
-    for row in ids[:, input_ids.shape[1] :].tolist():  # (batch, new tokens)
+    for row in ids[:, inputs["input_ids"].shape[1] :].tolist():  # (batch, new tokens)
         length = next((index for index, token in enumerate(row) if token in end_ids), None)
         completions.append(
             (tokenizer.decode(row[:length], skip_special_tokens=True), len(row[:length]), length is None)
@@ -168,42 +156,8 @@ def generation_config(model: PreTrainedModel, config: GenerationConfig) -> Itera
         base.generation_config = own
 
 
-def shared_prefix(model: PreTrainedModel, rows: Sequence[list[int]]) -> tuple[list[int], DynamicCache | None]:
-    """Return the tokens that all prompts begin with, and their keys and values, repeated for each prompt.
-
-    The system prompt and the examples are the longest part of a prompt; they are computed once for a batch. Returns no
-    tokens and None where that saves nothing or the architecture does not allow it.
-    """
-    length = shared_length(rows)
-    if len(rows) == 1 or length < MIN_PREFIX_TOKENS or not allows_prefix(model):
-        return [], None
-    prefix, cache = rows[0][:length], DynamicCache(config=model.config)
-    model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(len(rows))
-    return prefix, cache
-
-
-def allows_prefix(model: PreTrainedModel) -> bool:
-    """Return whether padding may stand between the shared prefix and the rest of a prompt.
-
-    It may where positions are an input (not those of ALiBi, which are distances in the padded row) and each layer's
-    cache is the keys and values of all positions (no sliding window, no recurrent state).
-    """
-    parameters = inspect.signature(_without_adapter(model).forward).parameters
-    if "position_ids" not in parameters or getattr(model.config, "alibi", False):
-        return False
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-
-
 def _without_adapter(model: PreTrainedModel) -> PreTrainedModel:
     return getattr(model, "get_base_model", lambda: model)()
-
-
-def shared_length(rows: Sequence[list[int]]) -> int:
-    """Return the number of tokens that all rows begin with; at least one token of each row is left over."""
-    first, last = min(rows), max(rows)
-    pairs = zip(first[:-1], last[:-1], strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(row) for row in rows) - 1)
 
 
 @contextmanager

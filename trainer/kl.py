@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards.distributed import on_all_ranks, rank, world_size
 from trainer.display import log
-from trainer.generation import eval_mode, length_sorted_batches, shared_prefix
+from trainer.generation import eval_mode, length_sorted_batches
 from trainer.reporting.comparison import finite
 from trainer.run_folder import Record
 
@@ -80,17 +80,15 @@ def kl_sum(policy: PreTrainedModel, base: PreTrainedModel, rows: Sequence[Row]) 
 
 def next_token_logs(model: PreTrainedModel, batch: Sequence[Row]) -> Iterator[torch.Tensor]:
     """Yield the log probabilities at each completion's tokens, (its tokens, vocabulary) float32, row by row."""
-    prefix, cache = shared_prefix(model, [prompt for prompt, _ in batch])
-    rows = [prompt[len(prefix) :] + completion for prompt, completion in batch]
+    rows = [prompt + completion for prompt, completion in batch]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)  # (batch, tokens)
-    mask = torch.tensor([[1] * (len(prefix) + len(row)) + [0] * (width - len(row)) for row in rows], device=ids.device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
     starts = [len(row) - len(completion) - 1 for row, (_, completion) in zip(rows, batch, strict=True)]
     first = min(starts)  # the prompts' logits are half of the work, and not needed
     base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
     last = {"logits_to_keep": width - first} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
-    cached = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-    output = model(ids, attention_mask=mask, **cached, **last)
+    output = model(input_ids=ids, attention_mask=mask, use_cache=False, **last)
     logits = output.logits[:, first - width :]
     for row, start, (_, completion) in zip(logits, starts, batch, strict=True):
         yield row[start - first : start - first + len(completion)].float().log_softmax(-1)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from shared.model_store import ModelError, resolve
 from shared.model_store.adapters import is_adapter
 from trainer.errors import TrainerError
+from trainer.shared_prefix import share_prefix
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -40,6 +41,7 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
     freeze(model, frozen_layers)
     if (head := model.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(copy_slice)
+    share_prefix(model)
     return model
 
 

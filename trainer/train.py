@@ -35,7 +35,6 @@ from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_folder import RunFolder, read_run
 from trainer.settings_checks import LORA_ARGS
-from trainer.shared_prefix import share_prefix
 from trainer.trainers import build_trainer
 from trainer.training_data import check_revision_of, load_training_data
 
@@ -112,9 +111,7 @@ def load_policy_and_tokenizer(
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     tokenizer = load_tokenizer(name)
     check_prompts(tokenizer, [row["prompt"] for row in rows], template_kwargs(args))
-    policy = load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
-    share_prefix(policy)
-    return tokenizer, policy
+    return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
 def load_base(model: ModelConfig) -> PreTrainedModel:

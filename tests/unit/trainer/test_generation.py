@@ -21,14 +21,13 @@ from tests.small_models import SIZE, small_model, small_tokenizer
 from trainer.generation import (
     Decoding,
     InverseCdfSampler,
-    allows_prefix,
     decodings,
     end_token_ids,
     generate,
     length_sorted_batches,
     render,
-    shared_length,
 )
+from trainer.shared_prefix import allows_prefix, share_prefix
 
 SYSTEM = "You are a helpful assistant who answers in one short sentence."
 GREEDY = Decoding("greedy", 0.0, 8)
@@ -74,14 +73,6 @@ def test_length_sorted_batches():
 def test_greedy_temperature():
     """Greedy decoding has temperature 0."""
     assert [decoding.temperature for decoding in decodings(["greedy", "sampled"], 0.7, 32)] == [0.0, 0.7]
-
-
-def test_shared_length():
-    """The tokens that all prompts begin with are shared, but at least one of each prompt is not."""
-    assert shared_length([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3]]) == 2
-    assert shared_length([[1, 2], [1, 2, 3]]) == 1
-    assert shared_length([[1, 2], [1, 2]]) == 1
-    assert shared_length([[1], [2]]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +130,7 @@ def test_defaults_of_the_model(policy, monkeypatch, adapter):
         (RwkvConfig, False),
     ],
 )
-def test_shared_prefix_is_exact(config: type[PreTrainedConfig], shares, monkeypatch):
+def test_shared_prefix_is_exact(config: type[PreTrainedConfig], shares):
     """Prompts that share their first tokens have the completions that they have without sharing."""
     torch.manual_seed(0)
     tokenizer = small_tokenizer()
@@ -148,8 +139,8 @@ def test_shared_prefix_is_exact(config: type[PreTrainedConfig], shares, monkeypa
     model = AutoModelForCausalLM.from_config(config(**settings)).double().eval()
     chats = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}] for text in QUESTIONS]
     texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-    assert allows_prefix(model) == shares
     completions = generate(model, tokenizer, texts, GREEDY)
-    monkeypatch.setattr("trainer.generation.MIN_PREFIX_TOKENS", 1_000)
+    assert allows_prefix(model) == shares
+    share_prefix(model)
     assert generate(model, tokenizer, texts, GREEDY) == completions
     assert len({completion for completion, _, _ in completions}) == len(QUESTIONS)

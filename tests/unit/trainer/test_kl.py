@@ -3,7 +3,6 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.small_models import small_model, small_tokenizer
-from trainer.generation import shared_prefix
 from trainer.kl import kl_per_token, kl_sum, main_completions, token_rows
 
 HEAD = [*range(10, 22)]
@@ -79,9 +78,3 @@ def test_measured_completions(tokenizer, temperatures, measured):
     assert [record["completion"] for record in completions] == ([measured, ""] if measured else [])
     rows = token_rows(tokenizer, ["one", "two"], completions)
     assert [tokenizer.decode(tokens) for _, tokens in rows] == ([measured, ""] if measured else [])
-
-
-def test_prefix_is_shared(policies):
-    """The prompts' common prefix is computed once, where the architecture allows it."""
-    prefix, cache = shared_prefix(policies[0], [prompt for prompt, _ in ROWS])
-    assert (prefix, cache is not None) == (HEAD, True)

@@ -151,6 +151,16 @@ def test_chats_served_as_trained(train, peft):
     assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
 
 
+@pytest.mark.parametrize(("model", "form"), [("decoder", "prompts"), ("encoder", "texts")])
+def test_adapter_served_as_trained(train, model, form, capsys):
+    """An adapter that is not merged is served with the scores that its model card computes, and passes the check."""
+    folder = train(model, form, use_peft="true", merge_lora="false")
+    assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
+    prompts = None if form == "texts" else [QUESTION] * 3
+    assert by_card(folder) == pytest.approx(served(folder, prompts=prompts)[0], abs=1e-5)
+    assert service_main(["check", "--config", str(folder / "rewards.yaml"), "--backend", "torch"]) == 0
+
+
 def test_texts_served_as_trained(train):
     """A decoder without a chat template reads prompt and completion as one string with an end token."""
     folder = train("plain", "prompts")

@@ -8,6 +8,7 @@ from pathlib import Path
 from trl import ModelConfig, RewardConfig, TrlParser
 
 from trainer.errors import TrainerError
+from trainer.hub import check_adapter_can_be_pushed
 from trainer.recipe_files import check_keys, last_value, read_recipe, resolve_recipe
 from trainer.reward_model.reading import INPUTS
 from trainer.settings_checks import SUPPORTED_MODEL_ARGS, add_revision, check_output_dir
@@ -66,6 +67,10 @@ class RewardModelArguments:
     frozen_layers: int = field(
         default=0, metadata={"help": "Number of the model's lowest layers to freeze, together with its embeddings."}
     )
+    merge_lora: bool = field(
+        default=True,
+        metadata={"help": "With --use_peft: save one whole model, not an adapter that needs its base model."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier reward model in --output_dir."})
 
 
@@ -94,6 +99,8 @@ def parse(argv: Sequence[str]) -> Settings:
     check_reward_config(reward)
     check_model_config(model)
     add_revision(model)
+    if model.use_peft and not run.merge_lora:
+        check_adapter_can_be_pushed(reward, str(model.model_name_or_path))
     return run, reward, model
 
 

@@ -24,10 +24,10 @@ preference pairs ({source}). It reads {reads}.
 With transformers:
 
 ```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+{imports}
 
 tokenizer = AutoTokenizer.from_pretrained("{location}")
-model = AutoModelForSequenceClassification.from_pretrained("{location}")
+model = {model_class}.from_pretrained("{location}"{labels})
 inputs = {inputs}
 score = model(**inputs).logits.item(){offset}
 ```
@@ -61,6 +61,18 @@ READS = {
     "pair": "prompt and completion as a sentence pair",
 }
 
+WHOLE = {
+    "imports": "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+    "model_class": "AutoModelForSequenceClassification",
+    "labels": "",
+}
+ADAPTER = {
+    "imports": "from peft import AutoPeftModelForSequenceClassification\nfrom transformers import AutoTokenizer",
+    "model_class": "AutoPeftModelForSequenceClassification",
+    "labels": ", num_labels=1, ignore_mismatched_sizes=True",
+}
+"""How a whole model is loaded, and an adapter with its base model."""
+
 EXAMPLE = "What is a stapler?", "It joins sheets of paper."
 RATINGS = "made of people's sentiment ratings of sentences (Hutto & Gilbert, ICWSM 2014)"
 
@@ -69,8 +81,9 @@ def render(location: str, metrics: Mapping[str, Any], settings: Mapping[str, Any
     """Return the card. `location` is a hub id or a folder, `spec` the reward's entry in rewards.yaml."""
     held_out = metrics["held_out"]
     source, base = settings["pairs"], settings["model"]["model_name_or_path"]
+    is_adapter = settings["model"]["use_peft"] and not settings["merge_lora"]
     tags = {
-        "library_name": "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["reward-model", "trl", "reward-trainer"],
     }
@@ -87,6 +100,7 @@ def render(location: str, metrics: Mapping[str, Any], settings: Mapping[str, Any
         offset=f" + {spec['offset']}" if "offset" in spec else "",
         spec="\n".join(f"    {key}: {_yaml(value)}" for key, value in {**spec, "model": location}.items()),
         zero=_zero(metrics, spec),
+        **(ADAPTER if is_adapter else WHOLE),
         training=_training(metrics, settings),
     )
 

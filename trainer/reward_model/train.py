@@ -15,7 +15,7 @@ from shared.input_length import max_input_tokens
 from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
-from trainer.hub import create_repository, push
+from trainer.hub import create_repository, name_base, push
 from trainer.policy import model_folder
 from trainer.processes import check_single_process
 from trainer.reward_model import results, scoring
@@ -68,10 +68,11 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
         run_folder=folder,
     )
     seconds = run_training(trainer, checkpoint)
-    trained = trainer.trained_model()
+    trained = trainer.trained_model(merge_lora=run.merge_lora)
     metrics = results.evaluate(trained, reader, encoded, heldout, preferences)
     metrics["seconds"]["train"] = seconds
     results.save(folder, trained, reader, metrics, settings=settings, repository=repository)
+    name_base(folder.path, str(model.model_name_or_path))
     if repository is not None:
         push(repository, folder.path, reward, f"{run.recipe}: {len(encoded)} pairs")
     return folder.path

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel
@@ -45,10 +46,10 @@ class RecordedRewardTrainer(RewardTrainer):  # type: ignore[misc]
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def trained_model(self) -> PreTrainedModel:
+    def trained_model(self, *, merge_lora: bool) -> PreTrainedModel:
         """Return the trained model, with its LoRA adapter merged if it has one."""
         model = self.accelerator.unwrap_model(self.model)
-        return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        return model.merge_and_unload() if merge_lora and is_peft_model(model) else model
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write nothing: TRL would write its card into the folder with every checkpoint."""

@@ -3,7 +3,8 @@ import pytest
 from trainer.reward_model.model_card import render
 
 SETTINGS = {
-    "model": {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct"},
+    "model": {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "use_peft": False},
+    "merge_lora": True,
     "pairs": "pairs.jsonl",
     "max_length": None,
     "num_train_epochs": 3.0,

@@ -21,12 +21,15 @@ from trainer.run_folder import Record
 BATCH_POSITIONS = 512
 """Most positions whose distributions over the vocabulary are held at once, unless one completion has more."""
 
+MAX_COMPLETIONS = 64
+"""Most completions of an evaluation that are measured: of more, the mean hardly changes."""
+
 Row = tuple[list[int], list[int]]
 """The tokens of a prompt and of its completion."""
 
 
 def main_completions(evaluation: Mapping[str, Any]) -> Sequence[Record]:
-    """Return the completions that the KL is measured on: those of the first sampled decoding, else of the first."""
+    """Return the completions that the KL may be measured on: those of the first sampled decoding, else of the first."""
     decodings = sorted(evaluation["decodings"].values(), key=lambda decoding: not decoding["temperature"])
     return decodings[0]["samples"] if decodings else []
 
@@ -38,6 +41,12 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], compl
     texts = [record["completion"] for record in completions]
     heads, tails = (tokenizer([*side], add_special_tokens=False)["input_ids"] for side in (prompts, texts))
     return [*zip(heads, tails, strict=True)]
+
+
+def spread(rows: Sequence[Row]) -> list[Row]:
+    """Return at most `MAX_COMPLETIONS` rows, from all parts of an evaluation alike."""
+    count = min(len(rows), MAX_COMPLETIONS)
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def kl_per_token(

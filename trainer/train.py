@@ -22,7 +22,7 @@ from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import check_prompts, decodings
 from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
-from trainer.kl import kl_per_token, main_completions, token_rows
+from trainer.kl import kl_per_token, main_completions, spread, token_rows
 from trainer.model_card import render
 from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
 from trainer.monitor.monitor import judges_of
@@ -227,7 +227,7 @@ def measure_kl(
 ) -> dict[str, float | None]:
     """Return `kl`, that of the trained policy from the one before training, on the completions of its evaluation."""
     rows = token_rows(evaluator.tokenizer, evaluator.rendered_prompts(), main_completions(after))
-    return {"kl": kl_per_token(trained, partial(load_base, model), rows)}
+    return {"kl": kl_per_token(trained, partial(load_base, model), spread(rows))}
 
 
 def finish(

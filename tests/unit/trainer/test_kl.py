@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.small_models import small_model, small_tokenizer
-from trainer.kl import kl_per_token, kl_sum, main_completions, token_rows
+from trainer.kl import MAX_COMPLETIONS, kl_per_token, kl_sum, main_completions, spread, token_rows
 
 HEAD = [*range(10, 22)]
 ROWS = [([*HEAD, 30], [31, 32]), ([*HEAD, 33, 34], [35]), ([*HEAD, 36], []), ([*HEAD, 37, 38], [39, 40, 41])]
@@ -78,3 +78,11 @@ def test_measured_completions(tokenizer, temperatures, measured):
     assert [record["completion"] for record in completions] == ([measured, ""] if measured else [])
     rows = token_rows(tokenizer, ["one", "two"], completions)
     assert [tokenizer.decode(tokens) for _, tokens in rows] == ([measured, ""] if measured else [])
+
+
+def test_spread():
+    """Of many completions, some of all parts are measured; of few, all."""
+    rows = [([index], [index]) for index in range(200)]
+    assert spread(rows[:3]) == rows[:3]
+    assert len(spread(rows)) == MAX_COMPLETIONS == len({prompt[0] for prompt, _ in spread(rows)})
+    assert (spread(rows)[0], spread(rows)[-1], spread([])) == (rows[0], rows[196], [])

@@ -74,7 +74,8 @@ def served_rewards(recipe: str) -> list[str]:
 def settings(recipe: str) -> list[str]:
     """Return the settings that make a recipe's run short; `make demo` may be called again."""
     steps = ["--max_steps", str(STEPS[recipe])] if recipe in STEPS else []
-    return ["--output_dir", str(run_folder(recipe)), "--overwrite", "true", "--eval_limit", str(EVAL_PROMPTS), *steps]
+    evaluation = ["--eval_limit", str(EVAL_PROMPTS), "--eval_kl", "false"]
+    return ["--output_dir", str(run_folder(recipe)), "--overwrite", "true", *evaluation, *steps]
 
 
 def show_completions(recipes: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ MIN_PREFIX_TOKENS = 8
 """A shorter shared prefix is not worth a forward pass of its own."""
 INPUTS = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache"}
 """Inputs of a decoder that prefixes are shared with; with any other it computes each row."""
+ATTENTION = {"sdpa", "eager"}
+"""Implementations of attention that take any mask."""
 FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
 """Rotary embeddings that do not depend on the length of the row."""
 
@@ -75,10 +77,12 @@ def allows_prefix(model: PreTrainedModel) -> bool:
     It may where positions are an input (not those of ALiBi, which are distances in the padded row) and each layer's
     cache is the keys and values of all positions (no sliding window, no recurrent state).
     """
-    base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
-    if "position_ids" not in inspect.signature(base.forward).parameters or getattr(model.config, "alibi", False):
+    decoder, config = model.base_model, model.config
+    if decoder is model or config.get_text_config() is not config:  # no decoder of its own, or one of images, too
         return False
-    if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers):
+    if "position_ids" not in inspect.signature(decoder.forward).parameters or getattr(config, "alibi", False):
+        return False
+    if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers):
         return False
     return (rope := rope_type(model)) is None or rope in FIXED_ROPE
 
@@ -94,7 +98,7 @@ def shared_rows(decoder: nn.Module, inputs: dict[str, Any]) -> Rows | None:
     given = {name for name, value in inputs.items() if value is not None}
     if not {"input_ids", "attention_mask"} <= given <= INPUTS or not _is_plain(decoder, inputs.get("past_key_values")):
         return None
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].long()
     if mask.shape != ids.shape or len(ids) == 1:
         return None
     starts, lengths = mask.argmax(dim=1), mask.sum(dim=1)
@@ -116,6 +120,8 @@ def _inputs(arguments: dict[str, Any]) -> dict[str, Any]:
 def _is_plain(decoder: nn.Module, cache: Any) -> bool:
     """Return whether a forward pass starts from nothing and depends on its inputs alone."""
     if cache is not None and (type(cache) is not DynamicCache or cache.get_seq_length()):
+        return False
+    if getattr(decoder.config, "_attn_implementation", None) not in ATTENTION:
         return False
     return not (decoder.training and (_is_checkpointing(decoder) or _has_dropout(decoder)))
 

@@ -101,6 +101,14 @@ def test_not_shared(config, passes):
     assert passes == []
 
 
+def test_boolean_mask(passes):
+    """A mask of booleans is that of the same numbers."""
+    sharing, _ = pair(LlamaConfig)
+    ids, mask = batch()
+    assert torch.equal(outcome(sharing, ids, mask.bool())[0], outcome(sharing, ids, mask)[0])
+    assert len(passes) == 2
+
+
 def test_checkpointed_gradients(passes):
     """With gradient checkpointing, which allows no cache, each row is computed in full."""
     sharing, _ = pair(LlamaConfig)

@@ -129,8 +129,8 @@ film-reviews: install ## Check the sign of reward models on film reviews from np
 bench-slo: install ## Measure the service levels: latency, caching, replicas, errors, memory
 	$(BIN)/python -m bench.slo
 
-bench-cluster: ray ## Measure Ray: overhead, killed replicas and trainings, autoscaling, a second revision
-	$(BIN)/python -m bench.cluster
+bench-cluster: ray ## Measure Ray: overhead, killed replicas and trainings, autoscaling, a second revision; ARGS=autoscaling
+	$(BIN)/python -m bench.cluster $(ARGS)
 
 recipes-table: install ## Print what the recipes reached, with intervals; ARGS="runs/banana-*" names run folders
 	$(BIN)/python -m bench.recipes $(ARGS)

@@ -1,5 +1,6 @@
 """`make bench-cluster`: replicas and trainings on Ray: overhead, and what kills, load and another revision cost."""
 
+import argparse
 import asyncio
 import json
 import sys
@@ -258,15 +259,23 @@ def seconds_until(holds: Callable[[], bool], timeout_s: float = 120.0) -> float:
     return time.monotonic() - started_s
 
 
+PARTS = (overhead, slow_overhead, killed_replicas, autoscaling, second_revision, killed_rank)
+
+
 def main() -> int:
-    """Measure, and write `bench/results/cluster.md`. Return the exit code."""
-    rows: list[Measured] = []
+    """Measure, and write `bench/results/cluster.md` unless parts are named. Return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = {part.__name__: part for part in PARTS}
+    parser.add_argument("part", nargs="*", help=f"{', '.join(names)} (default: all)")
+    chosen, rows = parser.parse_args().part, list[Measured]()
+    if unknown := [name for name in chosen if name not in names]:
+        parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(names)}")
     with ray_cluster() as cluster, tempfile.TemporaryDirectory() as folder:
-        for measure in (overhead, slow_overhead, killed_replicas, autoscaling, second_revision, killed_rank):
-            measured = measure(cluster, Path(folder))
+        for name in chosen or names:
+            measured = names[name](cluster, Path(folder))
             print(*measured, sep="\n", flush=True)
             rows += measured
-    return conclude("replicas on Ray", rows, name="cluster")
+    return conclude("replicas on Ray", rows, name=None if chosen else "cluster")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ RECIPES = {
     "optimist": "one model trains another: a BERT, trained on human ratings, scores how enthusiastic an answer is",
 }
 """What is learned in the recipes of the demo, and why that is of interest."""
-STEPS = {"banana": 8, "optimist": 12}
+STEPS = {"banana": 8, "optimist": 10}
 """Fewer steps than the recipes' and an evaluation on fewer prompts make the demo shorter."""
 EVAL_PROMPTS = 40
 RUNS = Path("runs") / "demo"

@@ -21,6 +21,7 @@ from transformers import (
 
 from shared.text import Chat
 from trainer.errors import TrainerError
+from trainer.policy import without_adapter
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,12 @@ def generation_config(model: PreTrainedModel, config: GenerationConfig) -> Itera
     Its own may hold defaults for users, such as a repetition penalty, which `generate` would apply: the completions
     would not be those of the policy that is trained.
     """
-    base = _without_adapter(model)
+    base = without_adapter(model)
     own, base.generation_config = base.generation_config, config
     try:
         yield
     finally:
         base.generation_config = own
-
-
-def _without_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 @contextmanager

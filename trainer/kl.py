@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from remote_rewards.distributed import on_all_ranks, rank, world_size
 from trainer.display import log
 from trainer.generation import eval_mode, length_sorted_batches
+from trainer.policy import without_adapter
 from trainer.reporting.comparison import finite
 from trainer.run_folder import Record
 
@@ -95,8 +96,11 @@ def next_token_logs(model: PreTrainedModel, batch: Sequence[Row]) -> Iterator[to
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
     starts = [len(row) - len(completion) - 1 for row, (_, completion) in zip(rows, batch, strict=True)]
     first = min(starts)  # the prompts' logits are half of the work, and not needed
-    base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
-    last = {"logits_to_keep": width - first} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
+    last = (
+        {"logits_to_keep": width - first}
+        if "logits_to_keep" in inspect.signature(without_adapter(model).forward).parameters
+        else {}
+    )
     output = model(input_ids=ids, attention_mask=mask, use_cache=False, **last)
     logits = output.logits[:, first - width :]
     for row, start, (_, completion) in zip(logits, starts, batch, strict=True):

@@ -16,6 +16,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from remote_rewards.distributed import rank
 from trainer import checkpoints
 from trainer.judges import ScoredCompletion, local_scores
+from trainer.policy import without_adapter
 from trainer.prompts import prompt_id_of, user_text
 from trainer.recorded_trainer import RecordedTrainer, nan_to_none
 
@@ -119,8 +120,7 @@ class RecordedGRPOTrainer(OnlineTrainer, GRPOTrainer):  # type: ignore[misc]
 
 def keeps_logits(model: Any, args: Any) -> bool:
     """Return whether a model can leave out the logits of prompts, and computes all others as TRL would."""
-    base = getattr(model, "get_base_model", lambda: model)()  # of a model with an adapter
-    takes_number = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+    takes_number = "logits_to_keep" in inspect.signature(type(without_adapter(model)).forward).parameters
     return takes_number and not getattr(args, "cast_lm_head_to_fp32", False)
 
 

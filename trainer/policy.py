@@ -106,6 +106,12 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return lists[0]
 
 
+def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model that a LoRA adapter was added to, or the model itself if it has none."""
+    base: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
+    return base
+
+
 def use_column_major_weights(model: nn.Module) -> None:
     """Store the weights of linear layers on a CPU in column-major order. Values and shapes do not change.
 

@@ -66,7 +66,7 @@ def share_prefix(model: PreTrainedModel) -> None:
     @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         rows = None if args else shared_rows(self, kwargs)
-        return plain(self, *args, **kwargs) if rows is None else _forward(self, rows, **_inputs(kwargs))
+        return plain(self, *args, **kwargs) if rows is None else forward_with_prefix(self, rows, **_inputs(kwargs))
 
     decoder.forward = MethodType(forward, decoder)  # a bound method, so that a copy of the model binds its own
 
@@ -135,7 +135,7 @@ def _has_dropout(decoder: nn.Module) -> bool:
     return bool(attention) or any(module.p for module in decoder.modules() if isinstance(module, nn.Dropout))
 
 
-def _forward(
+def forward_with_prefix(
     decoder: nn.Module,
     rows: Rows,
     *,

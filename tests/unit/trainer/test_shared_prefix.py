@@ -33,8 +33,10 @@ SHARING = [LlamaConfig, Qwen2Config, PhiConfig]
 @pytest.fixture
 def passes(monkeypatch):
     """Return the list that each forward pass with a shared prefix is added to."""
-    passes, compute = [], shared_prefix._forward
-    monkeypatch.setattr(shared_prefix, "_forward", lambda *args, **kwargs: passes.append(1) or compute(*args, **kwargs))
+    passes, compute = [], shared_prefix.forward_with_prefix
+    monkeypatch.setattr(
+        shared_prefix, "forward_with_prefix", lambda *args, **kwargs: passes.append(1) or compute(*args, **kwargs)
+    )
     return passes
 
 

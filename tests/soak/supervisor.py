@@ -42,8 +42,16 @@ class Supervisor:
     @property
     def log(self) -> str:
         """The end of the log."""
-        end = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, end - LOG_TAIL_BYTES)).decode(errors="replace")
+        return self.log_since(max(0, self.log_bytes - LOG_TAIL_BYTES))
+
+    @property
+    def log_bytes(self) -> int:
+        """The length of the log."""
+        return os.fstat(self._log.fileno()).st_size
+
+    def log_since(self, start: int) -> str:
+        """The log from its byte `start`."""
+        return os.pread(self._log.fileno(), self.log_bytes - start, start).decode(errors="replace")
 
     @property
     def pid(self) -> int:

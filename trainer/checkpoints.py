@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ RESULT = "after.json"
 """What a run of a policy writes last: a folder without it holds an unfinished run."""
 REQUIRED_FILES = ("optimizer.pt", "scheduler.pt")
 """Files that a run needs besides its policy and the RNG states to resume. `save_only_model` writes none of them."""
+SHARDED_FILES = (("optimizer.bin", "scheduler.pt"), ("optimizer_0", "scheduler.pt"), ("latest", "zero_to_fp32.py"))
+"""Those of FSDP, which writes a whole optimizer or its shards, and of DeepSpeed."""
 AUTO = "auto"
 """Resumes from the latest checkpoint if there is one, so that one command line starts a run and continues it."""
 MID_STEP_MARKER = "mid_step"
@@ -167,10 +169,14 @@ def latest(output_dir: Path) -> Path | None:
 def is_complete(checkpoint: Path) -> bool:
     """Return whether a checkpoint has every file that resuming needs. The state file is written last."""
     try:
-        required = all((checkpoint / name).exists() for name in REQUIRED_FILES)
+        required = any(_has_all(checkpoint, names) for names in (REQUIRED_FILES, *SHARDED_FILES))
         return required and step_of(checkpoint) >= 0 and processes_of(checkpoint) > 0
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _has_all(checkpoint: Path, names: Iterable[str]) -> bool:
+    return all((checkpoint / name).exists() for name in names)
 
 
 def step_of(checkpoint: Path) -> int:

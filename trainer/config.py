@@ -24,13 +24,9 @@ from trainer.expectations import parse_bounds
 from trainer.judges import LOCAL_JUDGES
 from trainer.monitor.callback import ON_HACK
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
-from trainer.settings_checks import (
-    check_model,
-    check_no_deepspeed,
-    check_training,
-    enum_value,
-)
+from trainer.settings_checks import check_model, check_training, enum_value
 from trainer.settings_parsing import TRAIN, parse_used, parser_of, unusable
+from trainer.sharding import check_deepspeed_installed
 
 MUST_BE_POSITIVE = ("reward_timeout_s", "eval_max_new_tokens", "eval_batch", "max_minutes")
 """The run arguments that must be above 0."""
@@ -218,7 +214,7 @@ def _read(argv: Sequence[str]) -> tuple[Sequence[type], list[str], dict[str, Any
     if path is not None:
         check_keys(path, settings, _known_keys(algorithm))
         argv = without_config(argv)
-    check_no_deepspeed(argv, settings, os.environ)
+    check_deepspeed_installed(argv, settings, os.environ)
     set_environment(settings.pop("env", None) or {})
     return (RunArguments, CONFIG_CLASSES[algorithm], ModelConfig), argv, settings
 

@@ -17,9 +17,12 @@ from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 
 from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
+from shared.model_store.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from trainer import checkpoints
-from trainer.policy import row_major_weights, use_column_major_weights
+from trainer.policy import load_policy, row_major_weights, use_column_major_weights, without_adapter
 from trainer.run_folder import RunFolder
+from trainer.sharding import whole_weights
+from trainer.shared_prefix import compute_each_row
 
 
 class RecordedTrainer(Trainer):  # type: ignore[misc]
@@ -38,8 +41,16 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         self._saved_step: int | None = None
         self._rng = checkpoints.RngSnapshot()
         self.add_callback(self._rng)
+        if self.is_sharded:  # a layer is computed once in a pass, and its weights are laid out by their shards
+            compute_each_row(without_adapter(self.model))
+            return
         for model in filter(None, (self.model, getattr(self, "ref_model", None))):
             use_column_major_weights(model)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed shards the policy over the processes."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train as TRL does, from a checkpoint if one is given."""
@@ -125,7 +136,12 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
         policy.load_state_dict(weights)
 
     def save_policy(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
-        """Save the policy and its tokenizer, and return the model: after merging an adapter, the merged one."""
+        """Save the policy and its tokenizer, and return the model: after merging an adapter, the merged one.
+
+        Of a sharded policy a whole copy is returned.
+        """
+        if self.is_sharded:
+            return self._save_sharded(folder, merge_lora=merge_lora)
         policy = self.unwrapped_policy()
         if not (merge_lora and is_peft_model(policy)):
             self.save_model(str(folder))
@@ -137,6 +153,19 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             self.processing_class.save_pretrained(folder)
         return merged
 
+    def _save_sharded(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.save_model(str(folder))
+        on_all_ranks(lambda: None)  # until rank 0 has written it
+        with whole_weights(self.args):
+            whole = load_policy(str(folder))
+        if merge_lora and is_adapter(folder):
+            on_all_ranks(lambda: None)  # until every rank has read it
+            on_main_rank(partial(replace_adapter, whole, folder))
+        whole.config._name_or_path = self.unwrapped_policy().config._name_or_path
+        return whole.to(self.args.device)
+
     def unwrapped_policy(self) -> PreTrainedModel:
         """Return the policy without the wrappers of distributed training."""
         return self.accelerator.unwrap_model(self.model)
@@ -144,6 +173,13 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
     def _save(self, *args: Any, **kwargs: Any) -> None:
         with row_major_weights(self.model):
             super()._save(*args, **kwargs)
+
+
+def replace_adapter(merged: PreTrainedModel, folder: Path) -> None:
+    """Save a model in place of the adapter that was merged into it."""
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        (folder / name).unlink()
+    merged.save_pretrained(folder)
 
 
 def mean_scores(completions: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Refuse settings of TRL's that a run of ours cannot have, before anything slow is done."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from math import ceil, inf, lcm
 from pathlib import Path
@@ -37,7 +37,6 @@ def check_training(args: TrainingConfig) -> None:
             "--eval_strategy and --eval_on_start are not supported, because held-out prompts are evaluated before and "
             "after training: leave them out"
         )
-    check_no_fsdp(args, os.environ)
     if getattr(args, "use_vllm", False) and not is_vllm_available():
         raise TrainerError("--use_vllm true needs the package vllm: pip install 'trl[vllm]'")
     if isinstance(args, DPOConfig | SFTConfig):
@@ -53,30 +52,6 @@ def check_offline(args: DPOConfig | SFTConfig) -> None:
     for name in OFFLINE_UNSUPPORTED:
         if getattr(args, name, None):
             raise TrainerError(f"--{name} is not supported here: leave it out")
-
-
-def check_no_deepspeed(argv: Iterable[str], recipe: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Refuse DeepSpeed, by a setting or by accelerate's launcher. Call it before TRL reads the settings.
-
-    Transformers needs the package to read them.
-    """
-    flagged = any(word.partition("=")[0] == "--deepspeed" for word in argv)
-    if flagged or recipe.get("deepspeed") or environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        raise sharding_error("DeepSpeed")
-
-
-def check_no_fsdp(args: TrainingConfig, environ: Mapping[str, str]) -> None:
-    """Refuse FSDP, by a setting or by accelerate's launcher."""
-    if args.fsdp or environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise sharding_error("FSDP")
-
-
-def sharding_error(name: str) -> TrainerError:
-    """Return the error for what shards the policy."""
-    return TrainerError(
-        f"{name} is not supported here, because every process evaluates the whole policy; for that, run TRL's own "
-        f"`trl rloo` with --reward_funcs remote_rewards.<reward>"
-    )
 
 
 def check_model(model: ModelConfig) -> None:

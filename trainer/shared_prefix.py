@@ -71,6 +71,11 @@ def share_prefix(model: PreTrainedModel) -> None:
     decoder.forward = MethodType(forward, decoder)  # a bound method, so that a copy of the model binds its own
 
 
+def compute_each_row(model: PreTrainedModel) -> None:
+    """Undo `share_prefix`."""
+    vars(model.base_model).pop("forward", None)
+
+
 def allows_prefix(model: PreTrainedModel) -> bool:
     """Return whether padding may stand between the shared prefix and the rest of a prompt.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_folder import RunFolder, read_run
 from trainer.settings_checks import LORA_ARGS
+from trainer.sharding import check_sharding, whole_weights
 from trainer.trainers import build_trainer
 from trainer.training_data import check_revision_of, load_training_data
 
@@ -46,6 +47,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     """Run a recipe from the first check to the report, and return the run folder."""
     # Fail on wrong settings and files before anything slow.
     check_connected(os.environ)
+    check_sharding(args, run.on_hack, os.environ)
     data = load_training_data(run)
     heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     check_disjoint(data.rows, heldout)
@@ -74,7 +76,8 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
 
     if checkpoint is None:
-        evaluate_policy(evaluator, trainer.unwrapped_policy(), folder, "before", step=0)
+        untrained = trainer.unwrapped_policy().to(args.device)  # FSDP moves it there when the training begins
+        evaluate_policy(evaluator, untrained, folder, "before", step=0)
     names, urls = ", ".join(run.rewards), ", ".join(run.reward_url)
     length = f"{args.max_steps} steps" if args.max_steps >= 0 else f"{args.num_train_epochs:g} epochs"
     log(f"training {length} on {data.text or f'{names} at {urls}'}")
@@ -84,7 +87,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
     after = evaluate_trained(evaluator, trained, folder, step=step)
-    after |= measure_kl(evaluator, trained, model, after) if run.eval_kl else {}
+    after |= measure_kl(evaluator, trained, partial(load_base, args, model), after) if run.eval_kl else {}
     on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path
 
@@ -111,13 +114,15 @@ def load_policy_and_tokenizer(
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     tokenizer = load_tokenizer(name)
     check_prompts(tokenizer, [row["prompt"] for row in rows], template_kwargs(args))
-    return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+    with whole_weights(args):
+        return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
-def load_base(model: ModelConfig) -> PreTrainedModel:
+def load_base(args: TrainingConfig, model: ModelConfig) -> PreTrainedModel:
     """Load the policy as it was before training."""
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
-    return load_policy(model.model_name_or_path, **kwargs)
+    with whole_weights(args):
+        return load_policy(model.model_name_or_path, **kwargs)
 
 
 def prepare_run_folder(
@@ -223,11 +228,14 @@ def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunF
 
 
 def measure_kl(
-    evaluator: Evaluator, trained: PreTrainedModel, model: ModelConfig, after: Mapping[str, Any]
+    evaluator: Evaluator,
+    trained: PreTrainedModel,
+    load_untrained: Callable[[], PreTrainedModel],
+    after: Mapping[str, Any],
 ) -> dict[str, float | None]:
-    """Return `kl`, that of the trained policy from the one before training, on the completions of its evaluation."""
+    """Return `kl`, that of the trained policy from the untrained one, on the completions of its evaluation."""
     rows = token_rows(evaluator.tokenizer, evaluator.rendered_prompts(), main_completions(after))
-    return {"kl": kl_per_token(trained, partial(load_base, model), spread(rows))}
+    return {"kl": kl_per_token(trained, load_untrained, spread(rows))}
 
 
 def finish(

@@ -1,6 +1,8 @@
 """Runs of two processes under torchrun, with a small random policy and a real service."""
 
+import importlib.util
 import itertools
+import json
 import re
 from statistics import fmean
 
@@ -77,3 +79,30 @@ def test_killed_rank(whole, policy, rules_url, tmp_path):
     assert len({completion for _, _, completion, _ in recorded(folder)}) > 2 * STEPS  # so that equality means something
     with pytest.raises(TrainerError, match="a run with 2 processes, and this one has 1: start as many"):
         train(*parse(short_run(policy, rules_url, folder, **SETTINGS)))
+
+
+ZERO = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto"}
+ZERO |= {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto", "bf16": {"enabled": "auto"}}
+ZERO3 = ZERO | {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}}
+SHARDING = {
+    "fsdp": ["--fsdp"],
+    "fsdp_shards": ["--fsdp", "--fsdp_config", json.dumps({"state_dict_type": "SHARDED_STATE_DICT"})],
+    "zero2": ["--deepspeed", json.dumps(ZERO)],
+    "zero3": ["--deepspeed", json.dumps(ZERO3)],
+}
+
+
+@pytest.mark.parametrize("name", SHARDING)
+def test_sharded_policy(name, whole, policy, rules_url, tmp_path):
+    """A policy that is sharded over the processes is evaluated and saved whole, and its run resumes."""
+    if "--deepspeed" in SHARDING[name] and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("the package deepspeed is not installed")
+    folder, other = tmp_path / "run", tmp_path / "other"
+    output_of(torchrun(short_run(policy, rules_url, folder, **SETTINGS) + SHARDING[name]))
+    assert read_run(folder).before["decodings"] == read_run(whole[0]).before["decodings"]
+    assert recorded(folder)[:4] == recorded(whole[0])[:4]  # of the first step, before rounding makes a difference
+    alone = evaluate(*parse(short_run(str(folder / "policy"), rules_url, tmp_path / "alone", judges="vader")))
+    assert read_run(alone).before["decodings"] == read_run(folder).after["decodings"]
+    resumed = SETTINGS | {"resume_from_checkpoint": folder / "checkpoint-4"}
+    output_of(torchrun(short_run(policy, rules_url, other, **resumed) + SHARDING[name]))
+    assert recorded(other) == [row for row in recorded(folder) if row[0] == STEPS]

@@ -10,6 +10,7 @@ from shared.schemas import RewardInfo
 from trainer.checkpoints import (
     MID_STEP_MARKER,
     REQUIRED_FILES,
+    SHARDED_FILES,
     RngSnapshot,
     check_all_saved,
     check_max_steps,
@@ -18,6 +19,7 @@ from trainer.checkpoints import (
     check_same_rewards,
     checkpoint_to_resume,
     invalidate,
+    latest,
     save_reward_manifest,
     step_of,
 )
@@ -93,6 +95,18 @@ def test_required_files(tmp_path, name):
     assert checkpoint_to_resume("true", tmp_path).name == "checkpoint-5"
     with pytest.raises(TrainerError, match="is not a complete checkpoint"):
         checkpoint_to_resume(str(tmp_path / "checkpoint-10"), tmp_path)
+
+
+@pytest.mark.parametrize("names", SHARDED_FILES)
+def test_checkpoint_of_sharded_policy(tmp_path, names):
+    """A checkpoint of FSDP or DeepSpeed is complete with its own files."""
+    path = checkpoint(tmp_path, 5)
+    for name in REQUIRED_FILES:
+        (path / name).unlink()
+    assert latest(tmp_path) is None
+    for name in names:
+        (path / name).touch()
+    assert checkpoint_to_resume("true", tmp_path) == path
 
 
 @pytest.mark.parametrize(

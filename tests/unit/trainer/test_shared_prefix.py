@@ -21,7 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tests.small_models import SIZE
 from trainer import shared_prefix
 from trainer.online_trainers import RecordedRLOOTrainer
-from trainer.shared_prefix import share_prefix, shared_length
+from trainer.shared_prefix import compute_each_row, share_prefix, shared_length
 
 PREFIX, COLUMNS = 12, 30
 ROWS = ((0, 30), (3, 28), (5, 30), (1, 20))
@@ -67,6 +67,16 @@ def outcome(model, ids, mask, **inputs):
     logps = model(input_ids=ids, attention_mask=mask, **inputs).logits.log_softmax(-1)[mask.bool()]
     (logps * torch.linspace(0, 1, logps.numel()).reshape(logps.shape)).sum().backward()
     return [logps.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+
+
+def test_each_row_again(passes):
+    """A model that shared prefixes computes each row again."""
+    sharing, _ = pair(SHARING[0])
+    for shares in (1, 0):
+        sharing(*batch())
+        assert len(passes) == shares
+        compute_each_row(sharing)
+        passes.clear()
 
 
 @pytest.mark.parametrize("config", SHARING)

@@ -9,7 +9,7 @@ from pathlib import Path
 from trl import ModelConfig
 
 from remote_rewards.distributed import on_main_rank
-from trainer.algorithms import TrainingConfig
+from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import RunArguments, parse
 from trainer.display import console, log
 from trainer.errors import TrainerError
@@ -17,7 +17,7 @@ from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.compare_runs import compare_runs
 from trainer.reporting.report_text import summary_table
-from trainer.rewards import connect_rewards
+from trainer.rewards import connect_rewards, reward_weights, watch_unweighted
 from trainer.run_folder import RunFolder
 from trainer.train import (
     POLICY,
@@ -26,6 +26,7 @@ from trainer.train import (
     load_policy_and_tokenizer,
     resolved_config,
 )
+from trainer.training_data import TrainingData
 
 PROG = "reward-trainer evaluate"
 
@@ -82,6 +83,8 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder."""
     heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     rewards = connect_rewards(run)
+    if isinstance(args, OnlineConfig):  # the others have no weights
+        watch_unweighted(rewards.functions, reward_weights(run, args, TrainingData(heldout)))
     tokenizer, policy = load_policy_and_tokenizer(run, args, model, heldout)
     folder = on_main_rank(lambda: RunFolder.create(Path(args.output_dir), overwrite=run.overwrite))
     on_main_rank(lambda: folder.write_config(resolved_config(run, args, model)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trl import ModelConfig, RewardConfig, TrlParser
 
+from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.hub import check_adapter_can_be_pushed
 from trainer.recipe_files import check_keys, last_value, read_recipe, resolve_recipe
@@ -101,6 +102,9 @@ def parse(argv: Sequence[str]) -> Settings:
     add_revision(model)
     if model.use_peft and not run.merge_lora:
         check_adapter_can_be_pushed(reward, str(model.model_name_or_path))
+    if model.use_peft and run.frozen_layers:
+        log("frozen_layers has no effect with --use_peft true, which freezes the whole model below the adapter")
+        run.frozen_layers = 0
     return run, reward, model
 
 

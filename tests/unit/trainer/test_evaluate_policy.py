@@ -17,7 +17,7 @@ RESULT = {"step": 0, "policy": "fake", "decodings": {}}
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The arguments of an evaluation without real rewards and policy."""
-    rewards = ConnectedRewards([SimpleNamespace(client=None, watch_only=False)], [], {"banana": "1"})
+    rewards = ConnectedRewards([SimpleNamespace(name="banana", client=None, watch_only=False)], [], {"banana": "1"})
     monkeypatch.setattr(evaluate_policy, "connect_rewards", lambda _: rewards)
     monkeypatch.setattr(evaluate_policy, "load_policy_and_tokenizer", lambda *_: (None, torch.nn.Linear(1, 1)))
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: RESULT)
@@ -29,6 +29,15 @@ def test_evaluate(run, tmp_path):
     assert evaluate(*run) == tmp_path / "run"
     assert json.loads((tmp_path / "run" / "before.json").read_text()) == RESULT
     assert (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("weight", "watched"), [("0", {"banana"}), ("1", set())])
+def test_unweighted_reward(weight, watched, run, tmp_path, monkeypatch):
+    """The failures of a reward of weight 0 stop an evaluation as little as a training."""
+    evaluators = []
+    monkeypatch.setattr(Evaluator, "evaluate", lambda self, *_, **__: evaluators.append(self) or RESULT)
+    evaluate(*parse(["--config", "banana", "--output_dir", str(tmp_path / "run"), "--reward_weights", weight]))
+    assert evaluators[0].watched == watched
 
 
 def test_several_policies_and_seeds(run, tmp_path, capsys):

@@ -38,3 +38,10 @@ def test_unusable_settings(argv, message):
     """Settings that cannot work are refused in one sentence."""
     with pytest.raises(TrainerError, match=message):
         parse(argv)
+
+
+def test_frozen_layers_of_an_adapter(capsys):
+    """The recipe's frozen layers are left out with an adapter, which freezes all of them, and the log says so."""
+    assert parse([])[0].frozen_layers > 0
+    assert parse(["--use_peft", "true"])[0].frozen_layers == 0
+    assert "frozen_layers has no effect with --use_peft true" in " ".join(capsys.readouterr().err.split())

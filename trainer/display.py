@@ -4,10 +4,12 @@ While rewards are retried, the bar shows why and how long that may go on. The wa
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -70,16 +72,22 @@ def progress_bar(title: str, client: RewardClient | None = None) -> Iterator[Cal
 class LiveProgress(TrainerCallback):  # type: ignore[misc]
     """Shows the metrics of each step, sometimes a completion, and retries of the client."""
 
-    def __init__(self, completions: Sequence[Mapping[str, Any]], client: RewardClient) -> None:
+    def __init__(
+        self, completions: Sequence[Mapping[str, Any]], client: RewardClient, max_minutes: float | None = None
+    ) -> None:
         self._completions = completions
+        self._limit_s = math.inf if max_minutes is None else 60 * max_minutes
         self._bar = new_bar(client)
         self._started_s = self._printed_s = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar."""
         self._started_s = self._printed_s = time.monotonic()
+        self._first_step = state.global_step
         self._bar.start()
-        self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, status="")
+        self._task = self._bar.add_task(
+            "training", total=state.max_steps, completed=state.global_step, status="", limit_s=self._limit_s
+        )
 
     def close(self) -> None:
         """Stop the bar, also after an exception, when `on_train_end` is not called."""
@@ -97,7 +105,8 @@ class LiveProgress(TrainerCallback):  # type: ignore[misc]
             self._print_step(state, status, now_s - self._started_s)
 
     def _print_step(self, state: Any, status: str, elapsed_s: float) -> None:
-        remaining_s = elapsed_s / max(1, state.global_step) * (state.max_steps - state.global_step)
+        steps, left = state.global_step - self._first_step, state.max_steps - state.global_step
+        remaining_s = min(elapsed_s / max(1, steps) * left, max(0.0, self._limit_s - elapsed_s))
         if not console.is_terminal:
             log(f"  step {state.global_step}/{state.max_steps}  {status}  {elapsed_s:.0f} s, {remaining_s:.0f} s left")
         if state.global_step % COMPLETION_INTERVAL_STEPS == 0 and self._completions:
@@ -139,6 +148,18 @@ class StatusColumn(ProgressColumn):
         return Text(retry_line(retry, elapsed_s=now_s - self._seen_s), style="yellow")
 
 
+class TimeLeftColumn(TimeRemainingColumn):
+    """Shows the time until a task is done, or until its `limit_s`."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text of one refresh."""
+        limit_s, remaining_s = task.fields.get("limit_s", math.inf), task.time_remaining
+        until_limit_s = limit_s - (task.elapsed or 0.0)
+        if until_limit_s >= (math.inf if remaining_s is None else remaining_s):
+            return super().render(task)
+        return Text(str(timedelta(seconds=max(0, int(until_limit_s)))), style="progress.remaining")
+
+
 def retry_line(retry: RetryScheduled, *, elapsed_s: float) -> str:
     """Return why the run waits, and the time that is left `elapsed_s` after the retry was scheduled."""
     return f"waiting for rewards: {visible(str(retry.error))}, {max(0.0, retry.remaining_s - elapsed_s):.0f} s left"
@@ -151,7 +172,7 @@ def new_bar(client: RewardClient | None = None) -> Progress:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
         StatusColumn(client),
     )
     return Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())

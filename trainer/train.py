@@ -81,7 +81,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     names, urls = ", ".join(run.rewards), ", ".join(run.reward_url)
     length = f"{args.max_steps} steps" if args.max_steps >= 0 else f"{args.num_train_epochs:g} epochs"
     log(f"training {length} on {data.text or f'{names} at {urls}'}")
-    run_training(trainer, checkpoint, evaluator.client)
+    run_training(trainer, checkpoint, evaluator.client, run.max_minutes)
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
@@ -193,10 +193,15 @@ def evaluate_policy(
     return result
 
 
-def run_training(trainer: RecordedTrainer, checkpoint: Path | None, client: RewardClient) -> None:
+def run_training(
+    trainer: RecordedTrainer, checkpoint: Path | None, client: RewardClient, max_minutes: float | None = None
+) -> None:
     """Train. If the rewards stop the run, save a checkpoint, log how to resume, and raise their error."""
     try:
-        with lost_ranks_raise_rank_failed(), closing(LiveProgress(trainer.step_completions, client)) as live:
+        with (
+            lost_ranks_raise_rank_failed(),
+            closing(LiveProgress(trainer.step_completions, client, max_minutes)) as live,
+        ):
             trainer.add_callback(live)
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RewardError:

@@ -8,7 +8,7 @@ from rich.console import Console
 from remote_rewards.retry_log import RetryScheduled
 from shared.errors import ServiceUnreachable
 from trainer import display
-from trainer.display import ConsoleHandler, LiveProgress, StatusColumn, progress_bar, retry_line
+from trainer.display import ConsoleHandler, LiveProgress, StatusColumn, TimeLeftColumn, progress_bar, retry_line
 
 REFUSED = RetryScheduled(
     "http://a", ServiceUnreachable("connection refused at http://a"), attempt=1, delay_s=0.1, remaining_s=60.0
@@ -63,6 +63,25 @@ def test_training_shows_steps_and_retries(terminal, client, retry, status):
     live.on_log(None, state, None, LOGS)
     live.close()
     assert status in terminal.getvalue()
+
+
+@pytest.mark.parametrize(("max_minutes", "left_s"), [(None, 700), (10, 500), (1, 0)])
+def test_time_left(capsys, client, monkeypatch, max_minutes, left_s):
+    """The time left is that of the steps that are left, at the pace of this process, or until the time limit."""
+    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=0.0)
+    monkeypatch.setattr("trainer.display.time", clock)
+    live = LiveProgress([], client, max_minutes)
+    live.on_train_begin(None, SimpleNamespace(max_steps=18, global_step=10), None)
+    clock.now_s = 100.0
+    live.on_log(None, SimpleNamespace(max_steps=18, global_step=11), None, LOGS)
+    live.close()
+    assert f"  100 s, {left_s} s left" in capsys.readouterr().err
+
+
+def test_time_limit_in_the_bar():
+    """The bar shows the time until the limit where that comes first."""
+    task = SimpleNamespace(fields={"limit_s": 720.0}, time_remaining=9e6, elapsed=60.0)
+    assert TimeLeftColumn().render(task).plain == "0:11:00"
 
 
 def test_steps_without_rewards(terminal, client):

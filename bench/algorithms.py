@@ -15,19 +15,21 @@ from typing import Any
 
 from bench.report import markdown, write
 from bench.systems import our_service
+from trainer.algorithms import OFFLINE, ONLINE
 from trainer.kl import kl_per_token, token_rows
+from trainer.monitor.monitor import replay
 from trainer.policy import load_policy, load_tokenizer
 from trainer.prompts import read_prompts
 from trainer.reporting import aggregate, comparison
 from trainer.reporting.aggregate import score_of
 from trainer.reporting.comparison import finite
 from trainer.run_folder import Run, RunFolder, read_run
+from trainer.texts import distinct_n
 from trainer.train import POLICY
 
 REWARDS = ("optimistic_answer", "relevance", "sentiment", "valence")
 """What the optimist recipe trains on and is judged by."""
 ALGORITHMS = ("sft", "dpo", "rloo", "grpo")
-OFFLINE = ("sft", "dpo")
 SAMPLING_SHARE = 2 / 3
 """The part of the minutes in which completions are sampled for the offline algorithms."""
 EPOCHS = 3
@@ -79,16 +81,23 @@ def reward_trainer(command: str, output: Path, seed: int, flags: Sequence[str]) 
 
 
 def table(folder: Path) -> list[list[str]]:
-    """Return a row for each algorithm and the untrained policy: mean scores of all seeds, 95 % intervals, KL."""
+    """Return a row for each algorithm and the untrained policy: mean scores of all seeds, 95 % intervals, KL.
+
+    Distinct-2 is the mean of the seeds', alarms are those of the hack monitor in each.
+    """
     runs = {name: [read_run(path) for path in sorted(folder.glob(f"{name}-seed*"))] for name in ALGORITHMS}
     sides = {"untrained": [(run, run.before) for run in runs["rloo"]]}
     sides |= {name: [(run, run.after) for run in members] for name, members in runs.items()}
     names = [reward["name"] for key in ("rewards", "judges") for reward in runs["rloo"][0].rewards[key]]
-    rows = [["algorithm", "steps", *names, "KL, nats a token"]]
+    rows = [["algorithm", "steps", *names, "distinct-2", "KL, nats a token", "alarms"]]
     for name, members in sides.items():
         records = [comparison.records(evaluation, DECODING) for _, evaluation in members]
         steps = " ".join(str(evaluation["step"]) for _, evaluation in members)
-        rows.append([name, steps, *(_mean(records, score) for score in names), _kl(folder, name)])
+        texts = [[record["completion"] for record in side] for side in records]
+        distinct_2 = f"{fmean(distinct_n(side, 2) for side in texts):.2f}"
+        alarms = " ".join(str(len(replay(run).alarms)) for run, _ in members) if name in ONLINE else "—"
+        scores = [_mean(records, score) for score in names]
+        rows.append([name, steps, *scores, distinct_2, _kl(folder, name), alarms])
     return rows
 
 

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.samples import Sample
 
 from reward_service.batching.batcher import BatchDone
 from reward_service.batching.cache import CacheLookup
@@ -131,10 +132,20 @@ class Metrics:
             sample.value for sample in samples if all(sample.labels[name] in values for name, values in labels.items())
         )
 
+    def samples(self) -> Iterator[Sample]:
+        """Yield every sample of the metrics that are named in the documentation, `reward_…`."""
+        self._measure_drift()
+        for family in self.registry.collect():
+            if family.name.startswith("reward_"):
+                yield from (sample for sample in family.samples if not sample.name.endswith("_created"))
+
     def render(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
+        self._measure_drift()
+        return generate_latest(self.registry)
+
+    def _measure_drift(self) -> None:
         for (name, _), drift in self._drifts.items():
             if distance := drift.distance():
                 self.score_drift.labels(name, "up").set(distance.up)
                 self.score_drift.labels(name, "down").set(distance.down)
-        return generate_latest(self.registry)

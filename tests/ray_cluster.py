@@ -1,5 +1,6 @@
 """A Ray of its own for a test or a benchmark, started by our own commands as on a user's machine."""
 
+import json
 import os
 import shutil
 import socket
@@ -10,9 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 ROOT = Path(__file__).parents[1]
+AGENTS = """
+import json, ray
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+print(json.dumps([f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes()]))
+"""
+"""Prints the addresses of the agents that export metrics."""
 
 
 class RayCluster:
@@ -45,6 +55,15 @@ class RayCluster:
     def replicas(self, name: str) -> list[psutil.Process]:
         """Return the processes of an application's replicas."""
         return [process for process in self._processes() if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+
+    def metrics(self) -> list[Sample]:
+        """Return what Ray's agents export."""
+        list_agents = subprocess.run(
+            [sys.executable, "-c", AGENTS], env=self._environment, capture_output=True, text=True, check=True
+        )
+        texts = [httpx.get(f"http://{agent}/metrics").text for agent in json.loads(list_agents.stdout)]
+        families = [family for text in texts for family in text_string_to_metric_families(text)]
+        return [sample for family in families for sample in family.samples]
 
     def train(self, workers: int, log: Path, *flags: str) -> "subprocess.Popen[bytes]":
         """Start a training on workers of Ray, with its output in a file."""

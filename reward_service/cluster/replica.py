@@ -21,6 +21,7 @@ from reward_service.cluster.application import (
     replica_settings,
 )
 from reward_service.cluster.autoscaling import SignalReader
+from reward_service.cluster.ray_metrics import RayExporter
 from reward_service.config import config_file, error_sentence, read_config
 from reward_service.errors import ConfigError
 from reward_service.lifecycle import Lifecycle
@@ -44,6 +45,7 @@ class Replica:
         self._lifecycle: Lifecycle = self._app.state.lifecycle
         self._lifecycle.on_ready = freeze_and_trim_heap
         self._signals = SignalReader(self._app.state.metrics, time.monotonic())
+        RayExporter(self._app.state.metrics, serve.get_replica_context().app_name).start()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application; Serve starts it, and waits until the rewards are loaded."""

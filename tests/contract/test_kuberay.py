@@ -1,6 +1,7 @@
 """The manifests for KubeRay: strictly valid where Kubernetes has a schema, and about what the service really has."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,19 @@ def test_containers(container):
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {str(Path(one["args"]["config"]).parent) for one in SERVE_CONFIG["applications"]} <= mounted
     assert SERVE_CONFIG["http_options"]["port"] in {port["containerPort"] for port in container["ports"]}
+
+
+@needs_kubectl
+def test_replicas_are_scraped():
+    """Ray's agents are scraped once for the job of the alerts, and their samples get the names that the service has."""
+    monitors = [document for document in kustomize(FOLDER / "monitoring") if document["kind"] == "PodMonitor"]
+    (monitor,) = [
+        monitor["spec"]
+        for monitor in monitors
+        if all(monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items() for pod in PODS)
+    ]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert all({"name": endpoint["port"], "containerPort": 8080} in container["ports"] for container in CONTAINERS)
+    assert {"targetLabel": "job", "replacement": "reward"} in endpoint["relabelings"]
+    (renamed,) = [rule for rule in endpoint["metricRelabelings"] if rule["targetLabel"] == "__name__"]
+    assert re.fullmatch(renamed["regex"], "ray_reward_texts_total")[1] == "reward_texts_total"

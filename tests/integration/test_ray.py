@@ -8,6 +8,7 @@ import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
 from remote_rewards import RewardClient
+from reward_service.metrics import Metrics
 from shared.schemas import REVISION_HEADER
 from tests.conftest import RULES, wait_for
 from tests.ray_cluster import ray_cluster
@@ -61,6 +62,21 @@ def test_score_and_pin(cluster):
     for pinned, status in ((revision, 200), ("rule:other", 412)):
         headers = {**authorized, REVISION_HEADER: f"banana={pinned}"}
         assert httpx.post(url, json=body, headers=headers).status_code == status
+
+
+def test_metrics(cluster):
+    """Ray exports the metrics of every replica, under the service's names after a prefix."""
+    url, headers = f"{cluster.url('first')}/v1/score", {"Authorization": f"Bearer {KEY}"}
+
+    def scored_by_replica():
+        httpx.post(url, json={"completions": ["a"], "rewards": ["banana"]}, headers=headers).raise_for_status()
+        samples = [sample for sample in cluster.metrics() if sample.name == "ray_reward_texts_total"]
+        return [sample.value for sample in samples if sample.labels["application"] == "first"]
+
+    wait_for(lambda: len(scored_by_replica()) == 2 and min(scored_by_replica()) > 0, timeout_s=60)
+    names = {sample.name for sample in cluster.metrics()}
+    assert {f"ray_{sample.name}" for sample in Metrics().samples()} <= names
+    assert {"ray_reward_request_seconds_bucket", "ray_reward_model_info", "ray_reward_requests_total"} <= names
 
 
 def test_model_reward(cluster, tmp_path):

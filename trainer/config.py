@@ -150,6 +150,13 @@ class RunArguments:
             "help": "Measure the KL divergence of the trained policy from the one before, which is loaded again for it."
         },
     )
+    kl_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Measure it from this policy instead: a folder, a hub id or embedded:<name>. Without it "
+            "`evaluate` measures none."
+        },
+    )
     expect: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Lower bounds that means after training should reach, such as '{sampled.vader: 0.7}'."},

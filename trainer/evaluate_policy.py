@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from trainer.train import (
     POLICY,
     build_evaluator,
     evaluate_policy,
+    load_base,
     load_policy_and_tokenizer,
+    measure_kl,
     resolved_config,
 )
 from trainer.training_data import TrainingData
@@ -92,6 +95,9 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     use_column_major_weights(policy)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
     result = evaluate_policy(evaluator, policy, folder, "before", step=0)
+    if run.kl_from is not None:
+        result |= measure_kl(evaluator, policy, partial(load_base, args, model, run.kl_from), result)
+        on_main_rank(lambda: folder.write_json("before.json", result))
     console.print(summary_table(result, None))
     log(f"completions and scores: {folder.path / 'before.json'}")
     return folder.path

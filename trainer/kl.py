@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from remote_rewards.distributed import on_all_ranks, rank, world_size
 from trainer.display import log
+from trainer.errors import TrainerError
 from trainer.generation import eval_mode, length_sorted_batches
-from trainer.policy import without_adapter
+from trainer.policy import load_tokenizer, without_adapter
 from trainer.reporting.comparison import finite
 from trainer.run_folder import Record
 
@@ -27,6 +28,12 @@ MAX_COMPLETIONS = 64
 
 Row = tuple[list[int], list[int]]
 """The tokens of a prompt and of its completion."""
+
+
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase, base: str) -> None:
+    """Raise `TrainerError` if the policy `base` has other tokens: then no KL is defined between the two."""
+    if load_tokenizer(base).get_vocab() != tokenizer.get_vocab():
+        raise TrainerError(f"--kl_from {base}: it has other tokens than the policy, so there is no KL between them")
 
 
 def main_completions(evaluation: Mapping[str, Any]) -> Sequence[Record]:

@@ -22,7 +22,7 @@ from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import check_prompts, decodings
 from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
-from trainer.kl import kl_per_token, main_completions, spread, token_rows
+from trainer.kl import check_same_tokens, kl_per_token, main_completions, spread, token_rows
 from trainer.model_card import render
 from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
 from trainer.monitor.monitor import judges_of
@@ -87,7 +87,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
     after = evaluate_trained(evaluator, trained, folder, step=step)
-    after |= measure_kl(evaluator, trained, partial(load_base, args, model), after) if run.eval_kl else {}
+    after |= measure_kl(evaluator, trained, partial(load_base, args, model, run.kl_from), after) if run.eval_kl else {}
     on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path
 
@@ -114,15 +114,17 @@ def load_policy_and_tokenizer(
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     tokenizer = load_tokenizer(name)
     check_prompts(tokenizer, [row["prompt"] for row in rows], template_kwargs(args))
+    if run.kl_from is not None:
+        check_same_tokens(tokenizer, run.kl_from)
     with whole_weights(args):
         return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
 
 
-def load_base(args: TrainingConfig, model: ModelConfig) -> PreTrainedModel:
-    """Load the policy as it was before training."""
+def load_base(args: TrainingConfig, model: ModelConfig, kl_from: str | None) -> PreTrainedModel:
+    """Load the policy that the KL is measured from: `kl_from`, or the one before training."""
     kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     with whole_weights(args):
-        return load_policy(model.model_name_or_path, **kwargs)
+        return load_policy(kl_from or model.model_name_or_path, **kwargs)
 
 
 def prepare_run_folder(
@@ -234,13 +236,13 @@ def evaluate_trained(evaluator: Evaluator, policy: PreTrainedModel, folder: RunF
 
 def measure_kl(
     evaluator: Evaluator,
-    trained: PreTrainedModel,
-    load_untrained: Callable[[], PreTrainedModel],
-    after: Mapping[str, Any],
+    policy: PreTrainedModel,
+    load: Callable[[], PreTrainedModel],
+    evaluation: Mapping[str, Any],
 ) -> dict[str, float | None]:
-    """Return `kl`, that of the trained policy from the untrained one, on the completions of its evaluation."""
-    rows = token_rows(evaluator.tokenizer, evaluator.rendered_prompts(), main_completions(after))
-    return {"kl": kl_per_token(trained, load_untrained, spread(rows))}
+    """Return `kl`, that of the policy from the one that `load` returns, on the completions of its evaluation."""
+    rows = token_rows(evaluator.tokenizer, evaluator.rendered_prompts(), main_completions(evaluation))
+    return {"kl": kl_per_token(policy, load, spread(rows))}
 
 
 def finish(

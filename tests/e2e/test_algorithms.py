@@ -49,9 +49,10 @@ def test_lora(policy, rules_url, tmp_path, merge, file):
     lora = {"use_peft": "true", "lora_r": 4, "learning_rate": 0.1, "merge_lora": merge}
     folder = train(*parse(short_run(policy, rules_url, tmp_path / "run", **lora)))
     assert [path.name for path in (folder / "policy").glob("*.safetensors")] == [file]
-    later = evaluate(*parse(short_run(str(folder / "policy"), rules_url, tmp_path / "later")))
+    later = evaluate(*parse(short_run(str(folder / "policy"), rules_url, tmp_path / "later", kl_from=policy)))
     before, after, again = read_run(folder).before, read_run(folder).after, read_run(later).before
     assert again["decodings"] == after["decodings"] != before["decodings"]
+    assert again["kl"] == pytest.approx(after["kl"])
     assert after["kl"] > 0.01
     assert "kl" not in before
 

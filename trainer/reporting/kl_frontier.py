@@ -40,11 +40,11 @@ def values_at(runs: Sequence[Run], level: float) -> list[float]:
 
 
 def final_kl(run: Run) -> float | None:
-    """Return the KL of the trained policy from the one before, in nats a token; None if it is not known.
+    """Return the KL of the policy from the one before training or `kl_from`, in nats a token; None if it is not known.
 
     It is that of the evaluation, else the mean of what TRL logged in the last steps, which it does unless beta is 0.
     """
-    if (evaluated := finite(run.after.get("kl"))) is not None:
+    if (evaluated := finite((run.after or run.before).get("kl"))) is not None:
         return evaluated
     values = [value for line in run.metrics[-LAST_STEPS:] if (value := finite(line.get("kl"))) is not None]
     return fmean(values) if values else None

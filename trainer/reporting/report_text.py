@@ -23,9 +23,10 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
         for row in comparison.rows:
             if row.scored or row.metric in (MOST_COMMON, TOKENS):
                 table.add_row(*(Text(visible(cell)) for cell in _summary(row)))
-    if (kl := finite((after or {}).get("kl"))) is not None:
+    kls = [finite((evaluation or {}).get("kl")) for evaluation in (before, after)]
+    if kls != [None, None]:
         table.add_section()
-        table.add_row("KL, nats a token", "", f"{kl:.2f}", "")
+        table.add_row("KL, nats a token", *("" if kl is None else f"{kl:.2f}" for kl in kls), "")
     return table
 
 

@@ -1,9 +1,12 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.small_models import small_model, small_tokenizer
-from trainer.kl import MAX_COMPLETIONS, kl_per_token, kl_sum, main_completions, spread, token_rows
+from trainer.errors import TrainerError
+from trainer.kl import MAX_COMPLETIONS, check_same_tokens, kl_per_token, kl_sum, main_completions, spread, token_rows
 
 HEAD = [*range(10, 22)]
 ROWS = [([*HEAD, 30], [31, 32]), ([*HEAD, 33, 34], [35]), ([*HEAD, 36], []), ([*HEAD, 37, 38], [39, 40, 41])]
@@ -52,6 +55,17 @@ def test_no_kl(policies):
     with torch.no_grad():
         broken.get_input_embeddings().weight.fill_(torch.nan)
     assert kl_per_token(policy, lambda: broken, ROWS) is None
+
+
+def test_other_tokens(policies, tokenizer, tmp_path):
+    """A KL from a policy with other tokens is refused before the evaluation."""
+    for part in (tokenizer, policies[1]):
+        part.save_pretrained(tmp_path)
+    check_same_tokens(tokenizer, str(tmp_path))
+    other = deepcopy(tokenizer)
+    other.add_tokens(["xyzzy"])
+    with pytest.raises(TrainerError, match=r"--kl_from .*: it has other tokens than the policy"):
+        check_same_tokens(other, str(tmp_path))
 
 
 def test_no_memory(policies, capsys):

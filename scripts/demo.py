@@ -24,7 +24,7 @@ RECIPES = {
 }
 """What is learned in the recipes of the demo, and why that is of interest."""
 STEPS = {"banana": 8, "optimist": 10}
-"""Fewer steps than the recipes', which are not held to the recipes' bounds, and fewer prompts make the demo shorter."""
+"""Steps of each shortened run, whose results are not held to the bounds of its recipe."""
 EVAL_PROMPTS = 40
 RUNS = Path("runs") / "demo"
 """Not where the recipes write, whose runs take longer."""

@@ -116,6 +116,15 @@ def test_kl_of_the_evaluation(paths):
     assert (cells["measured"], [*map(kl_cell, board.results)].count("not measured")) == ("0.31", 1)
 
 
+def test_kl_of_an_evaluated_policy(paths, tmp_path):
+    """A policy that was evaluated without a training has the KL of that evaluation."""
+    copy = shutil.copytree(paths[3], tmp_path / "evaluated")
+    before = json.loads((copy / "before.json").read_text())
+    (copy / "before.json").write_text(json.dumps(before | {"kl": 0.42}))
+    (board,) = boards(group_runs([copy]))
+    assert kl_cell(board.results[0]) == "0.42"
+
+
 def test_table(paths):
     """The table for the terminal has the judges with their change from the untrained policy."""
     console = Console(file=io.StringIO(), width=300)

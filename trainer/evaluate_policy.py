@@ -95,7 +95,7 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     use_column_major_weights(policy)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)
     result = evaluate_policy(evaluator, policy, folder, "before", step=0)
-    if run.kl_from is not None:
+    if run.kl_from is not None and run.eval_kl:
         result |= measure_kl(evaluator, policy, partial(load_base, args, model, run.kl_from), result)
         on_main_rank(lambda: folder.write_json("before.json", result))
     console.print(summary_table(result, None))

@@ -57,6 +57,13 @@ def test_lora(policy, rules_url, tmp_path, merge, file):
     assert "kl" not in before
 
 
+def test_kl_is_measured_if_asked_for(policy, rules_url, tmp_path):
+    """`evaluate` measures the KL from `--kl_from`, unless `--eval_kl` is false."""
+    for name, eval_kl in (("with", "true"), ("without", "false")):
+        flags = short_run(policy, rules_url, tmp_path / name, kl_from=policy, eval_kl=eval_kl)
+        assert ("kl" in read_run(evaluate(*parse(flags))).before) is (name == "with")
+
+
 def test_adapter_is_not_trained(policy, rules_url, tmp_path):
     """Training from a folder with an adapter is refused before anything is written."""
     (tmp_path / "policy").mkdir()

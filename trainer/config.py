@@ -19,6 +19,7 @@ from trainer.algorithms import (
     setting_names,
     settings_for,
 )
+from trainer.diversity import DIVERSITY
 from trainer.errors import TrainerError
 from trainer.expectations import parse_bounds
 from trainer.judges import LOCAL_JUDGES
@@ -117,6 +118,13 @@ class RunArguments:
     merge_lora: bool = field(
         default=True,
         metadata={"help": "With --use_peft: save one whole model, not an adapter that needs its base model."},
+    )
+    diversity_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the reward `diversity`, with rloo and grpo: what a completion has in common with those "
+            "of other prompts costs."
+        },
     )
     judges: list[str] = field(
         default_factory=list,
@@ -276,10 +284,21 @@ def check_run(run: RunArguments, algorithm: str) -> None:
     for name in MUST_BE_POSITIVE:
         if (value := getattr(run, name)) is not None and not value > 0:  # also true for NaN
             raise TrainerError(f"--{name} {value}: choose a number above 0")
+    check_diversity(run)
     if run.hedge_after_s is not None and not run.hedge_after_s >= 0:
         raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0, or 0 for never")
     if not run.reward_url or not all(run.reward_url):
         raise TrainerError("no reward service is given: set REWARD_URL or --reward_url, such as http://127.0.0.1:8088")
+
+
+def check_diversity(run: RunArguments) -> None:
+    """Refuse a weight that is no price, and another reward of the name."""
+    if not 0 <= run.diversity_weight < math.inf:
+        raise TrainerError(f"--diversity_weight {run.diversity_weight:g}: choose a number from 0 on")
+    if run.diversity_weight and DIVERSITY in {*run.rewards, *run.judges}:
+        raise TrainerError(
+            f"--diversity_weight adds a reward {DIVERSITY!r}, and the service's has the same name: leave one out"
+        )
 
 
 def _known_keys(algorithm: str) -> set[str]:

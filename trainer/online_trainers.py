@@ -15,6 +15,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 
 from remote_rewards.distributed import rank
 from trainer import checkpoints
+from trainer.diversity import mask_unscored
 from trainer.judges import ScoredCompletion, local_scores
 from trainer.policy import without_adapter
 from trainer.prompts import prompt_id_of, user_text
@@ -82,7 +83,8 @@ class OnlineTrainer(RecordedTrainer):
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("score"):
-            return super()._calculate_rewards(*args, **kwargs)
+            rewards = super()._calculate_rewards(*args, **kwargs)  # of all ranks, (completions, rewards)
+        return mask_unscored(rewards, self.reward_func_names, self.reward_weights.tolist())
 
     def _lengths(self) -> list[tuple[int, bool]]:
         """Return (number of tokens, whether it was cut off) of the last batch's completions on all ranks."""

@@ -12,6 +12,7 @@ from shared.schemas import RewardInfo, ServiceInfo
 from trainer.algorithms import TrainingConfig
 from trainer.config import RunArguments
 from trainer.display import log
+from trainer.diversity import MANIFEST_ROW
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
 from trainer.training_data import TrainingData
@@ -119,6 +120,8 @@ def reward_weights(run: RunArguments, args: TrainingConfig, data: TrainingData) 
 def reward_manifest(run: RunArguments, weights: Sequence[float], rewards: ConnectedRewards) -> dict[str, Any]:
     """Return the content of rewards.json: URLs, rewards with their weights, judges, and all revisions."""
     rows = [{**info.model_dump(), "weight": weight} for info, weight in zip(rewards.infos, weights, strict=True)]
+    if run.diversity_weight:
+        rows.append({**MANIFEST_ROW, "weight": run.diversity_weight})
     judges = [info.model_dump() for info in rewards.judge_infos]
     judges += [{"name": name, "kind": "local", "description": LOCAL_JUDGES[name].__doc__} for name in run.local_judges]
     return {"urls": run.reward_url, "rewards": rows, "judges": judges, "revisions": rewards.revisions}

@@ -20,7 +20,8 @@ LORA_ARGS = {item.name for item in fields(ModelConfig) if item.name.startswith("
 LORA_ARGS |= {"use_rslora", "use_dora"}
 """Those that describe a LoRA adapter."""
 
-READERS = {"completions": OFFLINE, "margin": ("dpo",), "min_score": ("sft",), "on_hack": ONLINE}
+READERS = {"completions": OFFLINE, "margin": ("dpo",), "min_score": ("sft",)}
+READERS |= {"on_hack": ONLINE, "diversity_weight": ONLINE}
 """Our settings that only some algorithms read. Without generated completions there is no reward hacking to watch."""
 
 OFFLINE_UNSUPPORTED = (

@@ -51,6 +51,11 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def word_pairs(text: str) -> frozenset[tuple[str, ...]]:
+    """Return the distinct pairs of adjacent words of a text."""
+    return frozenset(_ngrams(text, 2))
+
+
 def repeated_trigram_share(texts: Sequence[str]) -> float:
     """Return the share of 3-grams that occurred earlier in the same text; 0 without 3-grams.
 

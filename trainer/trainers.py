@@ -9,6 +9,7 @@ from trl import ModelConfig, get_peft_config
 from trainer.algorithms import TrainingConfig, template_kwargs
 from trainer.config import RunArguments
 from trainer.display import log
+from trainer.diversity import diversity
 from trainer.errors import TrainerError
 from trainer.offline_trainers import RecordedDPOTrainer, RecordedSFTTrainer
 from trainer.online_trainers import RecordedGRPOTrainer, RecordedRLOOTrainer
@@ -45,8 +46,9 @@ def build_trainer(
     """
     online: dict[str, Any] = {}
     if not data.offline:
-        args.reward_weights = [*weights, *[0.0] * len(rewards.judges)]
-        online["reward_funcs"] = [*rewards.functions, *rewards.judges]
+        price = [run.diversity_weight] if run.diversity_weight else []
+        args.reward_weights = [*weights, *price, *[0.0] * len(rewards.judges)]
+        online["reward_funcs"] = [*rewards.functions, *[diversity] * len(price), *rewards.judges]
         online["judges"] = [*run.remote_judges, *run.local_judges]
     trainer = TRAINER_CLASSES[run.algorithm](
         model=policy,

@@ -64,6 +64,15 @@ def test_kl_is_measured_if_asked_for(policy, rules_url, tmp_path):
         assert ("kl" in read_run(evaluate(*parse(flags))).before) is (name == "with")
 
 
+def test_diversity_is_a_reward_of_the_run(policy, rules_url, tmp_path):
+    """A run's manifest names diversity with its weight, and its checkpoints are resumed with no other weight."""
+    flags = short_run(policy, rules_url, tmp_path / "run", diversity_weight=2.0, **RESUMED)
+    folder = train(*parse([*flags, "--max_steps", "2"]))
+    assert {row["name"]: row["weight"] for row in read_run(folder).rewards["rewards"]} == {"banana": 1, "diversity": 2}
+    with pytest.raises(TrainerError, match="was trained on banana × 1, diversity × 2, and this run asks for"):
+        train(*parse([*flags, "--diversity_weight", "0", "--resume_from_checkpoint", "true"]))
+
+
 def test_adapter_is_not_trained(policy, rules_url, tmp_path):
     """Training from a folder with an adapter is refused before anything is written."""
     (tmp_path / "policy").mkdir()

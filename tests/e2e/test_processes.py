@@ -21,7 +21,7 @@ from trainer.train import train
 pytestmark = pytest.mark.slow
 STEPS = 5
 SETTINGS = {"max_steps": STEPS, "learning_rate": 0.1, "save_strategy": "steps", "save_steps": 2, "eval_batch": 1}
-SETTINGS |= {"judges": "vader", "resume_from_checkpoint": "auto"}
+SETTINGS |= {"judges": "vader", "resume_from_checkpoint": "auto", "diversity_weight": 2.0}
 
 
 def kill_rank(launcher, rank):

@@ -131,6 +131,18 @@ def test_watched_reward_in_our_trainer(policy, tmp_path):
     assert {(sample["scores"]["plain"], sample["scores"]["broken"]) for sample in decoding["samples"]} == {(1.0, None)}
 
 
+def test_unscored_completion_has_no_diversity(policy, tmp_path):
+    """A completion that the service could not score has no reward, although its diversity is known."""
+    settings = {"rewards": "fives", "failure_budget": 0.5, "diversity_weight": 2.0}
+    batch = {"per_device_train_batch_size": 4, "num_generations": 2, "judges": "vader"}
+    with running_service(rewards={"fives": Fives()}) as url:
+        flags = short_run(policy, url, tmp_path / "run", **settings, **batch)
+        failed, *scored = read_run(train(*parse(flags))).samples[:4]
+    assert (failed["reward"], failed["advantage"], failed["scores"]["diversity"]) == (None, 0.0, None)
+    for record in scored:
+        assert record["reward"] == pytest.approx(5.0 + 2.0 * record["scores"]["diversity"])
+
+
 class Lengths(Fives):
     """Scores the number of characters, and fails on the first completion of each request."""
 

@@ -1,24 +1,15 @@
-import pickle
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from remote_rewards.distributed import check_same_revisions
 from shared.errors import RevisionChanged
+from tests.ranks import outcomes_on_two_ranks
 
-ROOT = Path(__file__).parents[3]
-RANK = """
-import asyncio, pickle, sys
+WORKS = """
+import asyncio
 from types import SimpleNamespace
-from torch import distributed
 from shared.schemas import RewardScores
 from remote_rewards.distributed import check_same_revisions, on_all_ranks, on_main_rank
 from remote_rewards.trl import RemoteReward
-
-rank, port, allowed = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "allowed"
 
 class Client:
     "A client whose scores are of this rank's own revision."
@@ -38,32 +29,25 @@ def handshake():
 def fail_on_rank_1():
     on_all_ranks(lambda: 1 / (1 - rank))
 
-distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-outcomes = []
+outcome = []
 works = [lambda: asyncio.run(call()), handshake, lambda: on_main_rank(lambda: f"of rank {rank}"), fail_on_rank_1]
 for work in works:
     try:
-        outcomes.append(work())
+        outcome.append(work())
     except Exception as error:
-        outcomes.append(f"{type(error).__name__}: {error}")
-distributed.barrier()
-sys.stdout.buffer.write(pickle.dumps(outcomes))
+        outcome.append(f"{type(error).__name__}: {error}")
 """
 
 
-def run_two_ranks(allowed):
+def run_two_ranks(*, allowed):
     """Return the outcomes on each of two ranks of a call, a handshake and other work; the revisions are different."""
-    with socket.create_server(("127.0.0.1", 0)) as rendezvous:
-        port = str(rendezvous.getsockname()[1])
-    commands = [[sys.executable, "-c", RANK, str(rank), port, allowed] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for command in commands]
-    return [pickle.loads(process.communicate(timeout=120)[0]) for process in processes]
+    return outcomes_on_two_ranks(f"allowed = {allowed}\n{WORKS}")
 
 
 @pytest.fixture(scope="module")
 def outcomes():
     """The outcomes on two ranks with pinned rewards."""
-    return run_two_ranks("pinned")
+    return run_two_ranks(allowed=False)
 
 
 def test_different_revisions_stop_all_ranks(outcomes):
@@ -88,7 +72,7 @@ def test_failed_work_stops_all_ranks(outcomes):
 
 def test_different_revisions_may_be_allowed():
     """With `allow_revision_change`, ranks go on with different revisions."""
-    assert [outcome[:2] for outcome in run_two_ranks("allowed")] == [[[1.0, 1.0], "same"]] * 2
+    assert [outcome[:2] for outcome in run_two_ranks(allowed=True)] == [[[1.0, 1.0], "same"]] * 2
 
 
 def test_only_shared_rewards_are_compared():

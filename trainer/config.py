@@ -115,6 +115,13 @@ class RunArguments:
         default=0,
         metadata={"help": "Number of the policy's lowest layers to freeze, together with its embeddings."},
     )
+    interpolation: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of what training changed in the weights that the saved policy keeps: below 1, it stays "
+            "nearer to the policy before training."
+        },
+    )
     merge_lora: bool = field(
         default=True,
         metadata={"help": "With --use_peft: save one whole model, not an adapter that needs its base model."},
@@ -201,6 +208,8 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> Settings:
     run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
     check_run(run, settings["algorithm"])
     check_model(model)
+    if model.use_peft and not run.merge_lora and run.interpolation < 1:
+        raise TrainerError("--interpolation needs a whole model, not an adapter: leave out --merge_lora false")
     check_training(args)
     check_completions(run)
     check_on_hack(run, args)
@@ -284,6 +293,8 @@ def check_run(run: RunArguments, algorithm: str) -> None:
     for name in MUST_BE_POSITIVE:
         if (value := getattr(run, name)) is not None and not value > 0:  # also true for NaN
             raise TrainerError(f"--{name} {value}: choose a number above 0")
+    if not 0 < run.interpolation <= 1:
+        raise TrainerError(f"--interpolation {run.interpolation:g}: choose a number above 0, up to 1")
     check_diversity(run)
     if run.hedge_after_s is not None and not run.hedge_after_s >= 0:
         raise TrainerError(f"--hedge_after_s {run.hedge_after_s}: choose a number above 0, or 0 for never")

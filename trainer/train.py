@@ -22,6 +22,7 @@ from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
 from trainer.generation import check_prompts, decodings
 from trainer.hub import check_adapter_can_be_pushed, create_repository, name_base, push
+from trainer.interpolation import save_interpolated
 from trainer.kl import check_same_tokens, kl_per_token, main_completions, spread, token_rows
 from trainer.model_card import render
 from trainer.monitor.actions import add_monitor, check_not_stopped, load_best
@@ -85,6 +86,8 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
+    if run.interpolation < 1:
+        save_interpolated(trained, load_base(args, model, None), run.interpolation, folder.path / POLICY)
     on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
     after = evaluate_trained(evaluator, trained, folder, step=step)
     after |= measure_kl(evaluator, trained, partial(load_base, args, model, run.kl_from), after) if run.eval_kl else {}

@@ -1,11 +1,13 @@
 """Runs of a small random policy with each algorithm, against a real service."""
 
 import pytest
+import torch
 
 from tests.short_runs import recorded, short_run
 from trainer.config import parse
 from trainer.errors import TrainerError
 from trainer.evaluate_policy import evaluate
+from trainer.policy import load_policy
 from trainer.run_folder import read_run
 from trainer.train import train
 
@@ -71,6 +73,25 @@ def test_diversity_is_a_reward_of_the_run(policy, rules_url, tmp_path):
     assert {row["name"]: row["weight"] for row in read_run(folder).rewards["rewards"]} == {"banana": 1, "diversity": 2}
     with pytest.raises(TrainerError, match="was trained on banana × 1, diversity × 2, and this run asks for"):
         train(*parse([*flags, "--diversity_weight", "0", "--resume_from_checkpoint", "true"]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_peft": "true", "lora_r": 4}])
+def test_interpolation(policy, rules_url, tmp_path, settings):
+    """The saved policy keeps a share of what training changed, and is the one that was evaluated."""
+    runs = [
+        train(
+            *parse(short_run(policy, rules_url, tmp_path / share, interpolation=share, learning_rate=0.1, **settings))
+        )
+        for share in ("1.0", "0.75")
+    ]
+    before, whole, near = (load_policy(str(folder)) for folder in (policy, *(run / "policy" for run in runs)))
+    for name, weight in near.named_parameters():
+        start, end = before.get_parameter(name), whole.get_parameter(name)
+        assert torch.allclose(weight, start + 0.75 * (end - start), atol=1e-5)
+    assert recorded(runs[0]) == recorded(runs[1])
+    assert 0 < read_run(runs[1]).after["kl"] < read_run(runs[0]).after["kl"]
+    later = evaluate(*parse(short_run(str(runs[1] / "policy"), rules_url, tmp_path / "later")))
+    assert read_run(later).before["decodings"] == read_run(runs[1]).after["decodings"]
 
 
 def test_adapter_is_not_trained(policy, rules_url, tmp_path):

@@ -1,0 +1,28 @@
+"""Weights between the policy before training and the trained one.
+
+Small steps from many directions add up to noise, which moves a policy without earning a reward. On the line back to the
+start the distance falls faster than the reward (WiSE-FT: Wortsman et al. 2022; WARP: Ramé et al. 2024).
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from remote_rewards.distributed import on_main_rank
+from trainer.policy import row_major_weights
+
+
+@torch.no_grad()
+def interpolate(policy: PreTrainedModel, base: PreTrainedModel, share: float) -> None:
+    """Set each parameter of the policy to base + `share` × (policy - base), computed in float32."""
+    for name, weight in policy.named_parameters():  # a tied one comes once
+        start = base.get_parameter(name).to(weight.device, torch.float32)
+        weight.copy_(start.lerp(weight.float(), share))
+
+
+def save_interpolated(policy: PreTrainedModel, base: PreTrainedModel, share: float, folder: Path) -> None:
+    """Interpolate the policy on every rank, and replace the weights in its folder."""
+    interpolate(policy, base, share)
+    with row_major_weights(policy):
+        on_main_rank(lambda: policy.save_pretrained(folder))

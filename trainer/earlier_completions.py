@@ -15,9 +15,9 @@ from trl import ModelConfig
 
 from shared.errors import check_revision
 from trainer.algorithms import TrainingConfig
-from trainer.config import RunArguments
 from trainer.errors import TrainerError
 from trainer.prompts import Row
+from trainer.run_arguments import RunArguments
 
 SETTINGS_FILE = "sampling.json"
 FLAGS = (

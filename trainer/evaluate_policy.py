@@ -11,7 +11,7 @@ from trl import ModelConfig
 
 from remote_rewards.distributed import on_main_rank
 from trainer.algorithms import OnlineConfig, TrainingConfig
-from trainer.config import RunArguments, parse
+from trainer.config import parse
 from trainer.display import console, log
 from trainer.errors import TrainerError
 from trainer.policy import use_column_major_weights
@@ -19,6 +19,7 @@ from trainer.prompts import read_prompts
 from trainer.reporting.compare_runs import compare_runs
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import connect_rewards, reward_weights, watch_unweighted
+from trainer.run_arguments import RunArguments
 from trainer.run_folder import RunFolder
 from trainer.train import (
     POLICY,

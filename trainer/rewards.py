@@ -10,11 +10,11 @@ from remote_rewards.trl import RemoteReward, remote_reward
 from shared.errors import NotReady, ServiceUnreachable, did_you_mean
 from shared.schemas import RewardInfo, ServiceInfo
 from trainer.algorithms import TrainingConfig
-from trainer.config import RunArguments
 from trainer.display import log
 from trainer.diversity import MANIFEST_ROW
 from trainer.errors import TrainerError
 from trainer.judges import LOCAL_JUDGES
+from trainer.run_arguments import RunArguments
 from trainer.training_data import TrainingData
 
 LOADING_CODE = "not_ready"

@@ -17,7 +17,6 @@ from trl import ModelConfig
 from remote_rewards import RewardClient
 from shared.schemas import RewardScores
 from trainer.algorithms import OnlineConfig, TrainingConfig, template_kwargs
-from trainer.config import RunArguments
 from trainer.display import log, progress_bar
 from trainer.earlier_completions import (
     SETTINGS_FILE,
@@ -34,6 +33,7 @@ from trainer.policy import use_column_major_weights
 from trainer.processes import check_single_process
 from trainer.prompts import Row, read_prompts, user_text
 from trainer.rewards import connect_rewards, reward_weights, watch_unweighted
+from trainer.run_arguments import RunArguments
 from trainer.run_folder import RunFolder
 from trainer.score_requests import no_scores, request_scores
 from trainer.time_limit import TimeLimit

@@ -16,7 +16,6 @@ from remote_rewards.distributed import on_main_rank, world_size
 from shared.errors import RewardError
 from trainer import checkpoints, expectations
 from trainer.algorithms import TrainingConfig, template_kwargs
-from trainer.config import RunArguments
 from trainer.display import LiveProgress, console, log, progress_bar
 from trainer.errors import TrainerError
 from trainer.evaluator import Evaluator
@@ -34,6 +33,7 @@ from trainer.recorded_trainer import RecordedTrainer
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
+from trainer.run_arguments import RunArguments
 from trainer.run_folder import RunFolder, read_run
 from trainer.settings_checks import LORA_ARGS
 from trainer.sharding import check_sharding, whole_weights

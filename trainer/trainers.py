@@ -7,7 +7,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import ModelConfig, get_peft_config
 
 from trainer.algorithms import TrainingConfig, template_kwargs
-from trainer.config import RunArguments
 from trainer.display import log
 from trainer.diversity import diversity
 from trainer.errors import TrainerError
@@ -15,6 +14,7 @@ from trainer.offline_trainers import RecordedDPOTrainer, RecordedSFTTrainer
 from trainer.online_trainers import RecordedGRPOTrainer, RecordedRLOOTrainer
 from trainer.recorded_trainer import RecordedTrainer
 from trainer.rewards import ConnectedRewards
+from trainer.run_arguments import RunArguments
 from trainer.run_folder import RunFolder
 from trainer.time_limit import TimeLimit
 from trainer.training_data import TrainingData

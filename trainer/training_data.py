@@ -16,13 +16,13 @@ from datasets import Dataset
 from shared.errors import RevisionChanged, did_you_mean
 from shared.text import Chat
 from trainer.algorithms import OFFLINE, TEMPLATE_KWARGS
-from trainer.config import RunArguments
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.jsonl_lines import objects_of
 from trainer.prompts import Row, read_prompts, to_dataset, turns_before
 from trainer.reward_model.pairs import EXAMPLE, Text, check_text, read_pairs
 from trainer.reward_model.reading import as_chat
+from trainer.run_arguments import RunArguments
 from trainer.sampled_completions import Record, is_sampled, no_pair, read_sampled, turn_of
 
 CUT_OFF = "cut_off"

@@ -18,7 +18,7 @@ from trainer.errors import HackDetected, TrainerError
 
 if TYPE_CHECKING:
     from trainer.algorithms import TrainingConfig
-    from trainer.config import RunArguments
+    from trainer.run_arguments import RunArguments
 
 HELP_FLAGS = {"-h", "--help"}
 MAX_FAILURES = 3

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from shared.errors import RevisionChanged
-from trainer.config import RunArguments
 from trainer.errors import TrainerError
+from trainer.run_arguments import RunArguments
 from trainer.training_data import TrainingData, check_revision_of, load_training_data
 
 USER, SYSTEM = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be kind."}

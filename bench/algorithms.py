@@ -1,7 +1,8 @@
 """`make algorithms-table`: the algorithms at equal wall time on the rewards of the optimist recipe, by judges and KL.
 
 RLOO and GRPO train for all of the minutes. DPO and SFT learn from completions that are sampled in two thirds of them;
-the rest is their training, of three epochs at most. The evaluations before and after are not counted.
+the rest is their training, of three epochs at most. The evaluations before and after are not counted. No policy is
+interpolated with the untrained one.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 from bench.report import markdown, write
 from bench.systems import our_service
 from trainer.algorithms import OFFLINE, ONLINE
+from trainer.diversity import DIVERSITY
 from trainer.kl import kl_per_token, token_rows
 from trainer.monitor.monitor import replay
 from trainer.policy import load_policy, load_tokenizer
@@ -30,6 +32,8 @@ from trainer.train import POLICY
 REWARDS = ("optimistic_answer", "relevance", "sentiment", "valence")
 """What the optimist recipe trains on and is judged by."""
 ALGORITHMS = ("sft", "dpo", "rloo", "grpo")
+COMPLETIONS = 8
+"""Sampled of each prompt for the offline algorithms."""
 SAMPLING_SHARE = 2 / 3
 """The part of the minutes in which completions are sampled for the offline algorithms."""
 EPOCHS = 3
@@ -60,12 +64,15 @@ def run_seed(folder: Path, seed: int, minutes: float, flags: Sequence[str]) -> N
     missing = [name for name in ALGORITHMS if not (run_folder(folder, name, seed) / "after.json").exists()]
     samples = run_folder(folder, "samples", seed)
     if any(name in OFFLINE for name in missing):
-        reward_trainer("sample", samples, seed, ["--max_minutes", f"{SAMPLING_SHARE * minutes}", *flags])
+        sampling = ["--num_generations", f"{COMPLETIONS}", "--max_minutes", f"{SAMPLING_SHARE * minutes}"]
+        reward_trainer("sample", samples, seed, [*sampling, *flags])
     for name in missing:
-        settings = ["--algorithm", name, "--max_steps", f"{ENDLESS}", "--max_minutes", f"{minutes}"]
+        settings = ["--algorithm", name, "--interpolation", "1.0"]
         if name in OFFLINE:
-            settings = ["--algorithm", name, "--completions", str(samples / "completions.jsonl")]
+            settings += ["--completions", str(samples / "completions.jsonl")]
             settings += ["--max_minutes", f"{(1 - SAMPLING_SHARE) * minutes}", "--num_train_epochs", f"{EPOCHS}"]
+        else:
+            settings += ["--max_steps", f"{ENDLESS}", "--max_minutes", f"{minutes}"]
         reward_trainer("train", run_folder(folder, name, seed), seed, [*settings, *flags])
 
 
@@ -88,7 +95,8 @@ def table(folder: Path) -> list[list[str]]:
     runs = {name: [read_run(path) for path in sorted(folder.glob(f"{name}-seed*"))] for name in ALGORITHMS}
     sides = {"untrained": [(run, run.before) for run in runs["rloo"]]}
     sides |= {name: [(run, run.after) for run in members] for name, members in runs.items()}
-    names = [reward["name"] for key in ("rewards", "judges") for reward in runs["rloo"][0].rewards[key]]
+    scored = [reward["name"] for key in ("rewards", "judges") for reward in runs["rloo"][0].rewards[key]]
+    names = [name for name in scored if name != DIVERSITY]  # which evaluations do not have
     rows = [["algorithm", "steps", *names, "distinct-2", "KL, nats a token", "alarms"]]
     for name, members in sides.items():
         records = [comparison.records(evaluation, DECODING) for _, evaluation in members]

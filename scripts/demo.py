@@ -24,7 +24,7 @@ RECIPES = {
 }
 """What is learned in the recipes of the demo, and why that is of interest."""
 STEPS = {"banana": 8, "optimist": 10}
-"""Steps of each shortened run, whose results are not held to the bounds of its recipe."""
+"""Steps of each shortened run. Its policy keeps all that it learned, and is not held to the bounds of its recipe."""
 EVAL_PROMPTS = 40
 RUNS = Path("runs") / "demo"
 """Not where the recipes write, whose runs take longer."""
@@ -73,7 +73,8 @@ def served_rewards(recipe: str) -> list[str]:
 
 def settings(recipe: str) -> list[str]:
     """Return the settings that make a recipe's run short; `make demo` may be called again."""
-    shorter = ["--max_steps", str(STEPS[recipe]), "--expect", "{}", "--expect_gain", "{}"] if recipe in STEPS else []
+    unbound = ["--expect", "{}", "--expect_gain", "{}", "--interpolation", "1.0"]
+    shorter = ["--max_steps", str(STEPS[recipe]), *unbound] if recipe in STEPS else []
     evaluation = ["--eval_limit", str(EVAL_PROMPTS), "--eval_kl", "false"]
     return ["--output_dir", str(run_folder(recipe)), "--overwrite", "true", *evaluation, *shorter]
 

@@ -86,7 +86,7 @@ def _train(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    """Evaluate a policy, or --policies … with --seeds …, on held-out prompts without training."""
+    """Evaluate a policy, or --policies … with --shares … and --seeds …, on held-out prompts without training."""
     _configure_output()
     from trainer.evaluate_policy import evaluate_all
 

@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import parse
 from trainer.display import console, log
 from trainer.errors import TrainerError
+from trainer.interpolation import interpolate
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
 from trainer.reporting.compare_runs import compare_runs
@@ -36,25 +38,37 @@ PROG = "reward-trainer evaluate"
 
 
 def evaluate_all(argv: Sequence[str]) -> list[Path]:
-    """Evaluate the policy of a recipe, or each of `--policies` with each of `--seeds`; return the run folders.
+    """Evaluate the policy of a recipe, or each of `--policies` with each of `--shares` and `--seeds`.
 
-    Several are compared, in folders of their own in `--output_dir`.
+    Several are compared, in folders of their own in `--output_dir`. Returns the run folders.
     """
     several = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
     several.add_argument("--policies", nargs="+")
+    several.add_argument("--shares", nargs="+", type=float)
     several.add_argument("--seeds", nargs="+", type=int)
     chosen, rest = several.parse_known_args(argv)
     run, args, model = parse(rest, PROG)
-    if not (chosen.policies or chosen.seeds):
+    if not (chosen.policies or chosen.shares or chosen.seeds):
         return [evaluate(run, args, model)]
+    check_shares(chosen.shares or [], run.kl_from)
     root, folders = Path(args.output_dir), []
     labels = policy_labels(chosen.policies or [model.model_name_or_path])
-    for (policy, label), seed in product(labels.items(), dict.fromkeys(chosen.seeds or [args.seed])):
-        folder = root / f"{label}-seed{seed}"
+    seeds = dict.fromkeys(chosen.seeds or [args.seed])
+    for (policy, label), share, seed in product(labels.items(), dict.fromkeys(chosen.shares or [1.0]), seeds):
+        folder = root / (f"{label}-share{share:g}-seed{seed}" if chosen.shares else f"{label}-seed{seed}")
         flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
-        folders.append(evaluate(*parse([*rest, *flags], PROG)))
+        folders.append(evaluate(*parse([*rest, *flags], PROG), share=share))
     on_main_rank(lambda: compare_runs(folders, root / "comparison.html"))
     return folders
+
+
+def check_shares(shares: Sequence[float], base: str | None) -> None:
+    """Raise `TrainerError` for shares that lie not between the two policies, or without the other one."""
+    if shares and base is None:
+        raise TrainerError("--shares needs --kl_from: the policy before training, such as embedded:smollm2")
+    for share in shares:
+        if not 0 < share <= 1:
+            raise TrainerError(f"--shares {share:g}: choose numbers above 0, up to 1")
 
 
 def policy_labels(policies: Sequence[str]) -> dict[str, str]:
@@ -83,8 +97,12 @@ def _path_parts(policy: str) -> list[str]:
     return [name for part in parts if (name := part.replace(":", "_").strip("/"))] or [POLICY]
 
 
-def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
-    """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder."""
+def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig, *, share: float = 1.0) -> Path:
+    """Evaluate the policy of `--model_name_or_path`; write `before.json`, print it, and return the run folder.
+
+    With a `share` below 1, evaluate the weights between `--kl_from` and the policy.
+    """
+    run = replace(run, interpolation=share)  # not the recipe's, which a training has applied
     heldout = read_prompts(run.heldout_prompts, **run.before_prompts)[: run.eval_limit]
     rewards = connect_rewards(run)
     if isinstance(args, OnlineConfig):  # the others have no weights
@@ -92,6 +110,8 @@ def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Pat
     tokenizer, policy = load_policy_and_tokenizer(run, args, model, heldout)
     folder = on_main_rank(lambda: RunFolder.create(Path(args.output_dir), overwrite=run.overwrite))
     on_main_rank(lambda: folder.write_config(resolved_config(run, args, model)))
+    if share < 1:
+        interpolate(policy, load_base(args, model, run.kl_from), share)
     policy.to(args.device)
     use_column_major_weights(policy)
     evaluator = build_evaluator(run, args, tokenizer, heldout, rewards)

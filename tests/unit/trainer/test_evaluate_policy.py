@@ -10,6 +10,7 @@ from trainer.errors import TrainerError
 from trainer.evaluate_policy import evaluate, evaluate_all, policy_labels
 from trainer.evaluator import Evaluator
 from trainer.rewards import ConnectedRewards
+from trainer.run_folder import read_run
 
 RESULT = {"step": 0, "policy": "fake", "decodings": {}}
 
@@ -22,6 +23,13 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate_policy, "load_policy_and_tokenizer", lambda *_: (None, torch.nn.Linear(1, 1)))
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: RESULT)
     return parse(["--config", "banana", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"])
+
+
+def linear(bias):
+    """Return a model of one weight, whose bias this is."""
+    model = torch.nn.Linear(1, 1)
+    model.bias.data.fill_(bias)
+    return model
 
 
 def test_evaluate(run, tmp_path):
@@ -48,6 +56,36 @@ def test_several_policies_and_seeds(run, tmp_path, capsys):
     assert [folder.name for folder in folders] == names
     assert all((folder / "before.json").exists() for folder in folders)
     assert "2 policies compared" in (tmp_path / "all" / "comparison.html").read_text()
+
+
+def test_shares(run, tmp_path, monkeypatch):
+    """Each share of a policy's difference from `--kl_from` is evaluated by itself, whatever the recipe has."""
+    bias = []
+    monkeypatch.setattr(evaluate_policy, "load_policy_and_tokenizer", lambda *_: (None, linear(3.0)))
+    monkeypatch.setattr(evaluate_policy, "load_base", lambda *_: linear(1.0))
+    monkeypatch.setattr(Evaluator, "evaluate", lambda _, policy, **__: bias.append(policy.bias.item()) or RESULT)
+    argv = ["--config", "banana", "--output_dir", str(tmp_path / "all"), "--use_cpu", "true", "--interpolation", "0.3"]
+    folders = evaluate_all([*argv, "--shares", "0.25", "1", "--kl_from", "embedded:smollm2", "--eval_kl", "false"])
+    assert bias == [1.5, 3.0]
+    assert [folder.name for folder in folders] == [
+        "embedded_smollm2-share0.25-seed42",
+        "embedded_smollm2-share1-seed42",
+    ]
+    assert [read_run(folder).config["interpolation"] for folder in folders] == [0.25, 1.0]
+    assert "2 policies compared" in (tmp_path / "all" / "comparison.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shares", "0.5"], "--shares needs --kl_from"),
+        (["--shares", "0", "--kl_from", "embedded:smollm2"], "--shares 0: choose numbers above 0, up to 1"),
+    ],
+)
+def test_wrong_shares(flags, message):
+    """Shares need the policy at their other end, and lie between the two."""
+    with pytest.raises(TrainerError, match=message):
+        evaluate_all(["--config", "banana", *flags])
 
 
 @pytest.mark.parametrize(

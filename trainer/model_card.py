@@ -18,7 +18,7 @@ TITLES = {"rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}
 SETTINGS = (
     *("algorithm", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("num_generations", "max_completion_length", "max_length", "temperature", "learning_rate", "lr_scheduler_type"),
-    *("beta", "margin", "min_score", "frozen_layers", "seed"),
+    *("beta", "margin", "min_score", "frozen_layers", "interpolation", "seed"),
 )
 """The settings that a card shows, where a run has them."""
 TEMPLATE = """\

@@ -219,7 +219,7 @@ SIGNALS: tuple[WindowSignal, ...] = (
     WindowSignal(
         "distinct_2",
         distinct_2,
-        shrinks(0.65),
+        shrinks(0.75),
         "completions of different prompts grow alike: {now} of their pairs of words are distinct "
         "({first} in the first steps)",
         _highest_rewarded,

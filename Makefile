@@ -87,7 +87,7 @@ test-clients: install ## Test the clients of trainers from their published packa
 ray: install ## Install Ray, for `reward-service deploy` and `reward-trainer train --workers`
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 
-ray-test: ray ## Install Ray and test replicas and trainings on it: about 6 minutes
+ray-test: ray ## Install Ray and test replicas and trainings on it: about 8 minutes
 	$(BIN)/pytest tests/integration/test_ray.py tests/e2e/test_workers.py tests/contract/test_kuberay.py
 
 cluster-test: ray ## Kill, cut off and drain machines of a cluster, which are network namespaces; needs root

@@ -73,8 +73,8 @@ def served_rewards(recipe: str) -> list[str]:
 
 def settings(recipe: str) -> list[str]:
     """Return the settings that make a recipe's run short; `make demo` may be called again."""
-    unbound = ["--expect", "{}", "--expect_gain", "{}", "--interpolation", "1.0"]
-    shorter = ["--max_steps", str(STEPS[recipe]), *unbound] if recipe in STEPS else []
+    no_bounds = ["--expect", "{}", "--expect_gain", "{}"]
+    shorter = ["--max_steps", str(STEPS[recipe]), "--interpolation", "1.0", *no_bounds] if recipe in STEPS else []
     evaluation = ["--eval_limit", str(EVAL_PROMPTS), "--eval_kl", "false"]
     return ["--output_dir", str(run_folder(recipe)), "--overwrite", "true", *evaluation, *shorter]
 

@@ -63,7 +63,7 @@ def evaluate_all(argv: Sequence[str]) -> list[Path]:
 
 
 def check_shares(shares: Sequence[float], base: str | None) -> None:
-    """Raise `TrainerError` for shares that lie not between the two policies, or without the other one."""
+    """Raise `TrainerError` for shares outside of (0, 1], or without a `base` to interpolate from."""
     if shares and base is None:
         raise TrainerError("--shares needs --kl_from: the policy before training, such as embedded:smollm2")
     for share in shares:

@@ -1,7 +1,7 @@
 """Weights between the policy before training and the trained one.
 
-Small steps from many directions add up to noise, which moves a policy without earning a reward. On the line back to the
-start the distance falls faster than the reward (WiSE-FT: Wortsman et al. 2022; WARP: Ramé et al. 2024).
+The noise of the gradients moves a policy without raising its reward. On the line between both policies, the KL
+divergence from the first falls faster than the reward (WiSE-FT: Wortsman et al. 2022; WARP: Ramé et al. 2024).
 """
 
 from pathlib import Path

@@ -37,7 +37,7 @@ def check_run(run: RunArguments, algorithm: str) -> None:
 
 
 def check_diversity(run: RunArguments) -> None:
-    """Refuse a weight that is no price, and another reward of the name."""
+    """Refuse a negative or infinite weight, and a reward of the service or a judge of the same name."""
     if not 0 <= run.diversity_weight < math.inf:
         raise TrainerError(f"--diversity_weight {run.diversity_weight:g}: choose a number from 0 on")
     if run.diversity_weight and DIVERSITY in {*run.rewards, *run.judges}:
@@ -47,7 +47,7 @@ def check_diversity(run: RunArguments) -> None:
 
 
 def check_interpolation(run: RunArguments, model: ModelConfig) -> None:
-    """Refuse a share that lies not between the two policies, and an adapter, whose base is not in the folder."""
+    """Refuse a share outside of (0, 1], and a LoRA adapter that is not merged."""
     if not 0 < run.interpolation <= 1:
         raise TrainerError(f"--interpolation {run.interpolation:g}: choose a number above 0, up to 1")
     if model.use_peft and not run.merge_lora and run.interpolation < 1:

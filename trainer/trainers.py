@@ -46,9 +46,9 @@ def build_trainer(
     """
     online: dict[str, Any] = {}
     if not data.offline:
-        price = [run.diversity_weight] if run.diversity_weight else []
-        args.reward_weights = [*weights, *price, *[0.0] * len(rewards.judges)]
-        online["reward_funcs"] = [*rewards.functions, *[diversity] * len(price), *rewards.judges]
+        local = [run.diversity_weight] if run.diversity_weight else []
+        args.reward_weights = [*weights, *local, *[0.0] * len(rewards.judges)]
+        online["reward_funcs"] = [*rewards.functions, *[diversity] * len(local), *rewards.judges]
         online["judges"] = [*run.remote_judges, *run.local_judges]
     trainer = TRAINER_CLASSES[run.algorithm](
         model=policy,

@@ -25,9 +25,8 @@ from trainer.prompts import read_prompts
 from trainer.reporting import aggregate, comparison
 from trainer.reporting.aggregate import score_of
 from trainer.reporting.comparison import finite
-from trainer.run_folder import Run, RunFolder, read_run
+from trainer.run_folder import POLICY, Run, RunFolder, read_run
 from trainer.texts import distinct_n
-from trainer.train import POLICY
 
 REWARDS = ("optimistic_answer", "relevance", "sentiment", "valence")
 """What the optimist recipe trains on and is judged by."""

@@ -1,7 +1,5 @@
 """Evaluate policies without training them: any folders or hub ids, with a recipe's prompts, rewards and judges."""
 
-import argparse
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +12,7 @@ from remote_rewards.distributed import on_main_rank
 from trainer.algorithms import OnlineConfig, TrainingConfig
 from trainer.config import parse
 from trainer.display import console, log
-from trainer.errors import TrainerError
+from trainer.evaluation_options import check_shares, policy_labels, split_options
 from trainer.interpolation import interpolate
 from trainer.policy import use_column_major_weights
 from trainer.prompts import read_prompts
@@ -23,8 +21,8 @@ from trainer.reporting.report_text import summary_table
 from trainer.rewards import connect_rewards, reward_weights, watch_unweighted
 from trainer.run_arguments import RunArguments
 from trainer.run_folder import RunFolder
+from trainer.settings_parsing import EVALUATE
 from trainer.train import (
-    POLICY,
     build_evaluator,
     evaluate_policy,
     load_base,
@@ -34,67 +32,26 @@ from trainer.train import (
 )
 from trainer.training_data import TrainingData
 
-PROG = "reward-trainer evaluate"
-
 
 def evaluate_all(argv: Sequence[str]) -> list[Path]:
     """Evaluate the policy of a recipe, or each of `--policies` with each of `--shares` and `--seeds`.
 
     Several are compared, in folders of their own in `--output_dir`. Returns the run folders.
     """
-    several = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
-    several.add_argument("--policies", nargs="+")
-    several.add_argument("--shares", nargs="+", type=float)
-    several.add_argument("--seeds", nargs="+", type=int)
-    chosen, rest = several.parse_known_args(argv)
-    run, args, model = parse(rest, PROG)
-    if not (chosen.policies or chosen.shares or chosen.seeds):
+    options, rest = split_options(argv)
+    run, args, model = parse(rest, EVALUATE)
+    if options is None:
         return [evaluate(run, args, model)]
-    check_shares(chosen.shares or [], run.kl_from)
+    check_shares(options.shares, run.kl_from)
     root, folders = Path(args.output_dir), []
-    labels = policy_labels(chosen.policies or [model.model_name_or_path])
-    seeds = dict.fromkeys(chosen.seeds or [args.seed])
-    for (policy, label), share, seed in product(labels.items(), dict.fromkeys(chosen.shares or [1.0]), seeds):
-        folder = root / (f"{label}-share{share:g}-seed{seed}" if chosen.shares else f"{label}-seed{seed}")
+    labels = policy_labels(options.policies or [model.model_name_or_path])
+    seeds = dict.fromkeys(options.seeds or [args.seed])
+    for (policy, label), share, seed in product(labels.items(), dict.fromkeys(options.shares or [1.0]), seeds):
+        folder = root / (f"{label}-share{share:g}-seed{seed}" if options.shares else f"{label}-seed{seed}")
         flags = ["--model_name_or_path", policy, "--seed", str(seed), "--output_dir", str(folder)]
-        folders.append(evaluate(*parse([*rest, *flags], PROG), share=share))
+        folders.append(evaluate(*parse([*rest, *flags], EVALUATE), share=share))
     on_main_rank(lambda: compare_runs(folders, root / "comparison.html"))
     return folders
-
-
-def check_shares(shares: Sequence[float], base: str | None) -> None:
-    """Raise `TrainerError` for shares outside of (0, 1], or without a `base` to interpolate from."""
-    if shares and base is None:
-        raise TrainerError("--shares needs --kl_from: the policy before training, such as embedded:smollm2")
-    for share in shares:
-        if not 0 < share <= 1:
-            raise TrainerError(f"--shares {share:g}: choose numbers above 0, up to 1")
-
-
-def policy_labels(policies: Sequence[str]) -> dict[str, str]:
-    """Return a label of its own for each policy: the last part of its path, and parts before it where that is shared.
-
-    Raises `TrainerError` for one policy that is written in two ways.
-    """
-    parts = {policy: _path_parts(policy) for policy in policies}
-    labels = dict.fromkeys(parts, "")
-    for length in range(1, max(map(len, parts.values())) + 1):
-        counts = Counter(labels.values())
-        labels = {
-            policy: "_".join(names[-length:]) if counts[labels[policy]] > 1 or length == 1 else labels[policy]
-            for policy, names in parts.items()
-        }
-    same = [policy for policy, label in labels.items() if [*labels.values()].count(label) > 1]
-    if same:
-        raise TrainerError(f"--policies: {' and '.join(same)} would be evaluated into the same folder; name each once")
-    return labels
-
-
-def _path_parts(policy: str) -> list[str]:
-    """Return the parts of a policy's path or hub id without separators, or those of its run."""
-    path = Path(policy)
-    parts = (path.parent if path.name == POLICY else path).parts
-    return [name for part in parts if (name := part.replace(":", "_").strip("/"))] or [POLICY]
 
 
 def evaluate(run: RunArguments, args: TrainingConfig, model: ModelConfig, *, share: float = 1.0) -> Path:

@@ -10,7 +10,14 @@ import torch
 from transformers import PreTrainedModel
 
 from remote_rewards.distributed import on_main_rank
+from trainer.errors import TrainerError
 from trainer.policy import row_major_weights
+
+
+def check_share(flag: str, share: float) -> None:
+    """Raise `TrainerError` for a share outside of (0, 1]."""
+    if not 0 < share <= 1:
+        raise TrainerError(f"{flag} {share:g}: choose a number above 0, up to 1")
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from trl import ModelConfig
 from trainer.algorithms import OFFLINE, TrainingConfig
 from trainer.diversity import DIVERSITY
 from trainer.errors import TrainerError
+from trainer.interpolation import check_share
 from trainer.monitor.callback import ON_HACK
 from trainer.run_arguments import RunArguments
 from trainer.settings_checks import enum_value
@@ -48,8 +49,7 @@ def check_diversity(run: RunArguments) -> None:
 
 def check_interpolation(run: RunArguments, model: ModelConfig) -> None:
     """Refuse a share outside of (0, 1], and a LoRA adapter that is not merged."""
-    if not 0 < run.interpolation <= 1:
-        raise TrainerError(f"--interpolation {run.interpolation:g}: choose a number above 0, up to 1")
+    check_share("--interpolation", run.interpolation)
     if model.use_peft and not run.merge_lora and run.interpolation < 1:
         raise TrainerError("--interpolation needs a whole model, not an adapter: leave out --merge_lora false")
 

@@ -15,6 +15,9 @@ from trainer.errors import TrainerError
 Record = Mapping[str, Any]  # one completion: {"prompt", "completion", maybe "cut_off", "scores", "step", …}
 Metrics = Sequence[Mapping[str, Any]]  # one mapping a step
 
+POLICY = "policy"
+"""The folder of the trained policy in a run folder."""
+
 _FILES = {
     "config.yaml": "the configuration",
     "metrics.jsonl": "the training metrics",

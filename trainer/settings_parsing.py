@@ -1,17 +1,24 @@
 """Parse flags and a recipe's settings with TRL's parser, without the recipe's settings that have no effect in a run."""
 
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_origin
 
 from trl import TrlParser
 
+from trainer import evaluation_options, workers
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.settings_checks import without_effect
-from trainer.workers import HELP_FLAGS, add_options
+from trainer.workers import HELP_FLAGS
 
-TRAIN = "reward-trainer train"
+TRAIN, EVALUATE = "reward-trainer train", "reward-trainer evaluate"
+SPLIT_OPTIONS: Mapping[str, Callable[[ArgumentParser], None]] = {
+    TRAIN: workers.add_options,
+    EVALUATE: evaluation_options.add_options,
+}
+"""Adds the options of a command that are split off before its settings are parsed: for its help alone."""
 
 
 def parse_used(kinds: Sequence[type], argv: Sequence[str], settings: Mapping[str, Any], prog: str) -> tuple[Any, ...]:
@@ -47,8 +54,8 @@ def parse_all(kinds: Sequence[type], argv: Sequence[str], settings: Mapping[str,
 def parser_of(kinds: Sequence[type], argv: Sequence[str], settings: Mapping[str, Any], prog: str) -> TrlParser:
     """Return TRL's parser of these dataclasses with the recipe's settings as defaults."""
     parser = TrlParser(kinds, prog=prog)
-    if prog == TRAIN and not HELP_FLAGS.isdisjoint(argv):
-        add_options(parser)  # which are split off before
+    if prog in SPLIT_OPTIONS and not HELP_FLAGS.isdisjoint(argv):
+        SPLIT_OPTIONS[prog](parser)
     parser.set_defaults_with_config(**{"logging_steps": 1, **settings})
     return parser
 

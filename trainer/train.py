@@ -34,14 +34,11 @@ from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_arguments import RunArguments
-from trainer.run_folder import RunFolder, read_run
+from trainer.run_folder import POLICY, RunFolder, read_run
 from trainer.settings_checks import LORA_ARGS
 from trainer.sharding import check_sharding, whole_weights
 from trainer.trainers import build_trainer
 from trainer.training_data import check_revision_of, load_training_data
-
-POLICY = "policy"
-"""The folder of the trained policy in the run folder."""
 
 
 def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from trainer import evaluate_policy
+from trainer.cli import main
 from trainer.config import parse
 from trainer.errors import TrainerError
-from trainer.evaluate_policy import evaluate, evaluate_all, policy_labels
+from trainer.evaluate_policy import evaluate, evaluate_all
+from trainer.evaluation_options import policy_labels
 from trainer.evaluator import Evaluator
 from trainer.rewards import ConnectedRewards
 from trainer.run_folder import read_run
@@ -75,11 +77,19 @@ def test_shares(run, tmp_path, monkeypatch):
     assert "2 policies compared" in (tmp_path / "all" / "comparison.html").read_text()
 
 
+def test_help(capsys):
+    """The help names the options that are split off before the settings are parsed."""
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--policies", "--shares", "--seeds", "--kl_from"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--shares", "0.5"], "--shares needs --kl_from"),
-        (["--shares", "0", "--kl_from", "embedded:smollm2"], "--shares 0: choose numbers above 0, up to 1"),
+        (["--shares", "0", "--kl_from", "embedded:smollm2"], "--shares 0: choose a number above 0, up to 1"),
     ],
 )
 def test_wrong_shares(flags, message):

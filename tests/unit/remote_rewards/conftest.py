@@ -1,6 +1,7 @@
 """A retry loop in virtual time, with scripted endpoints instead of a network."""
 
 import asyncio
+import itertools
 import selectors
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ DOWN = partial(ServiceUnreachable, "connection refused")
 FULL = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=2.0)
 LOADING = partial(NotReady, "loading", status=503, code="loading")
 NEVER = 1e9
+
+
+def gaps(times_s):
+    """Return the seconds between each time and the next."""
+    return [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(times_s)]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

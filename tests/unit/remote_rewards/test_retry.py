@@ -1,8 +1,6 @@
-"""The retry loop: attempts, delays, hedges and events, in virtual time."""
+"""The retry loop: attempts, delays and the errors that end it, in virtual time."""
 
 import asyncio
-import itertools
-import logging
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +11,7 @@ import httpx
 import pytest
 
 from remote_rewards import retry
-from remote_rewards.hedging import RetryBudget, hedged
 from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
-from remote_rewards.retry_log import RetryLog
 from remote_rewards.transport import advertised_timeout_s
 from shared.errors import (
     BadRequest,
@@ -31,14 +27,12 @@ from tests.unit.remote_rewards.conftest import (
     FAILS,
     FULL,
     LOADING,
-    NAME,
     NEVER,
     A,
     B,
-    C,
-    NameServer,
     ScriptedTransport,
     VirtualLoop,
+    gaps,
 )
 
 
@@ -50,10 +44,6 @@ def other_revision_at_a(response):
     if response.text.endswith(A):
         raise RevisionChanged("another revision")
     return response.text
-
-
-def gaps(times):
-    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def test_success_at_once(send):
@@ -381,105 +371,6 @@ def test_late_response_is_reported(send, loop, timeout_s):
     assert service.sent == 1
 
 
-class TestHedging:
-    def test_slow_attempt(self, send):
-        """A slow attempt is also made at another replica, and the first response counts."""
-        call = send({A: [9.0], B: [0.5]}, hedge_after_s=1.0)
-        assert call.result == "response of http://b"
-        assert [(when_s, url) for when_s, url, _ in call.network.sent] == [(0.0, A), (1.0, B)]
-        assert [endpoint.outstanding for endpoint in call.sender.endpoints.endpoints] == [0, 0]
-
-    def test_deadline(self, send):
-        """Neither attempt outlasts the call."""
-        call = send({A: [NEVER], B: [NEVER]}, hedge_after_s=1.0, timeout_s=5.0)
-        assert max(when_s + timeout_s for when_s, _, timeout_s in call.network.sent) <= 5.0
-
-    @pytest.mark.parametrize("script", [{A: [0.9], B: [0.5]}, {A: [9.0]}], ids=["fast", "alone"])
-    def test_no_hedge(self, send, script):
-        """A fast attempt is not hedged, nor one without another replica."""
-        call = send(script, hedge_after_s=1.0)
-        assert (call.result, len(call.network.sent)) == ("response of http://a", 1)
-
-    def test_budget(self, send):
-        """Hedges are taken from the retry budget."""
-        sent = len(send({A: [3.0], B: [3.0]}, hedge_after_s=1.0, times=40).network.sent)
-        assert 40 + 10 <= sent <= 40 + 10 + 0.31 * 40
-
-    def test_spread(self, send, loop):
-        """Hedges made at the same time are spread over the other replicas."""
-        calls, sender = send.start({A: [9.0], B: [0.5], C: [0.5]}, 6, hedge_after_s=1.0)
-        loop.run_until_complete(asyncio.wait(calls))
-        assert sorted(url for when_s, url, _ in sender.transport.sent if when_s == 1.0) == [B, C]
-        assert [endpoint.outstanding for endpoint in sender.endpoints.endpoints] == [0, 0, 0]
-
-
-class TestHedgingByDefault:
-    def test_silent_replica(self, send):
-        """A replica that falls silent delays a call by a second or so, and is then probed now and then."""
-        script = {A: [0.1] * 10 + [NEVER], B: [0.1]}
-        call = send(script, times=200, timeout_s=300.0, hedge_after_s="auto")
-        assert call.result.startswith("response of")
-        assert max(call.took_s) <= 1.2
-        late = [took_s for took_s in call.took_s if took_s > 0.2]
-        assert len(late) <= 0.1 * len(call.took_s)
-
-    def test_silent_for_long(self, send):
-        """A silent replica never costs more than the delay, however few calls there are to earn a budget."""
-        script = {A: [0.1] * 10 + [NEVER], B: [0.1]}
-        sender = send.sender(ScriptedTransport(send.loop, script), [A, B], hedge_after_s="auto")
-        for _ in range(100):
-            started_s = send.loop.now_s
-            send.loop.run_until_complete(send.call(sender, timeout_s=300.0))
-            assert send.loop.now_s - started_s <= 3.2
-            send.loop.run_until_complete(asyncio.sleep(30.0))
-
-    def test_crowd_at_a_silent_replica(self, send, loop):
-        """All calls in flight to a replica that falls silent are rescued within seconds."""
-        calls, _ = send.start({A: [NEVER], B: [0.1]}, 32, hedge_after_s="auto")
-        loop.run_until_complete(asyncio.wait(calls))
-        assert {call.result() for call in calls} == {"response of http://b"}
-        assert loop.now_s - 1000.0 <= 7.0
-
-    def test_slow_is_normal(self, send):
-        """Calls that take long as a rule are not hedged; few are, whatever their latencies are."""
-        assert len(send({A: [8.0], B: [8.0]}, times=40, hedge_after_s="auto").network.sent) <= 40 + 3
-        varied = [0.1, 0.2, 5.0] * 200
-        call = send({A: list(varied), B: list(varied)}, times=300, hedge_after_s="auto")
-        assert len(call.network.sent) <= 300 + 10 + 0.05 * 300
-
-    def test_replicas_behind_one_url(self, send, loop):
-        """A slow attempt is hedged at its own URL if that leads to several replicas."""
-        transport = ScriptedTransport(loop, {A: [0.1, 0.1, NEVER, 0.1]}, instances={A: ["x", "y", "x"]})
-        sender = send.sender(transport, [A], hedge_after_s="auto")
-        calls = [loop.run_until_complete(send.call(sender)) for _ in range(3)]
-        assert (calls, transport.times) == (["response of http://a"] * 3, pytest.approx([0.0, 0.1, 0.2, 1.2]))
-        assert sender.endpoints.endpoints[0].consecutive_failures == 0
-
-    def test_silent_behind_two_urls(self, send, loop):
-        """If a hedge, too, reaches a silent replica, one more is made at a URL that leads to several."""
-        script, instances = {A: [0.1, 0.1, NEVER, 0.1], B: [0.1, 0.1, NEVER]}, {A: ["x", "y", "x"], B: ["x", "y"]}
-        transport = ScriptedTransport(loop, script, instances=instances)
-        sender = send.sender(transport, [A, B], hedge_after_s="auto")
-        for _ in range(5):
-            started_s = loop.now_s
-            loop.run_until_complete(send.call(sender))
-        assert (loop.now_s - started_s, len(transport.sent)) == (pytest.approx(2.1), 7)
-
-    def test_silent_behind_one_of_two_urls(self, send, loop):
-        """If a hedge fails at another URL, one more is made at the slow one's if that leads to several replicas."""
-        script = {A: [0.1, 0.1, 0.1, NEVER, 0.1], B: [DOWN]}
-        transport = ScriptedTransport(loop, script, instances={A: ["x", "y", "x"]})
-        sender = send.sender(transport, [A, B], hedge_after_s="auto")
-        for _ in range(4):
-            started_s = loop.now_s
-            loop.run_until_complete(send.call(sender))
-        assert loop.now_s - started_s == pytest.approx(2.1)
-
-    def test_alone(self, send):
-        """A single replica is not hedged."""
-        assert len(send({A: [9.0]}, hedge_after_s="auto").network.sent) == 1
-
-
 def test_overload_behind_one_url(send):
     """After an overload of one replica behind a URL, the call returns there before its Retry-After."""
     full = partial(Overloaded, "full", status=429, code="overloaded", retry_after_s=9.0, instance="x")
@@ -488,157 +379,6 @@ def test_overload_behind_one_url(send):
     for _ in range(3):
         send.loop.run_until_complete(send.call(sender))
     assert transport.times[-1] < 1.0
-
-
-async def outcome(result, after=None):
-    if after is not None:
-        await after.wait()
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-def never_called():
-    raise AssertionError
-
-
-def setting(event, hedge=None):
-    """Return a hedge that sets an event when it is made."""
-
-    def start():
-        event.set()
-        return hedge
-
-    return start
-
-
-class TestHedged:
-    async def test_slow(self):
-        """The hedge of a slow attempt may win."""
-        assert await hedged(outcome(1, asyncio.Event()), 0.001, lambda: outcome(2)) == 2
-
-    async def test_fast(self):
-        """A fast attempt is not hedged."""
-        assert await hedged(outcome(1), 10.0, never_called) == 1
-
-    async def test_hedge_fails(self):
-        """If the hedge fails, the first attempt counts."""
-        late = asyncio.Event()
-        assert await hedged(outcome(1, late), 0.001, setting(late, outcome(ValueError()))) == 1
-
-    async def test_first_fails(self):
-        """If the first attempt fails, the hedge counts, although both end at the same time."""
-        both = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.01, both.set)
-        assert await hedged(outcome(ValueError(), both), 0.001, lambda: outcome(2, both)) == 2
-
-    async def test_both_fail(self):
-        """If both fail, the error of the first attempt is raised."""
-        late = asyncio.Event()
-        with pytest.raises(KeyError):
-            await hedged(outcome(KeyError(), late), 0.001, setting(late, outcome(ValueError())))
-
-    async def test_declined(self):
-        """The hedge may be declined."""
-        late = asyncio.Event()
-        assert await hedged(outcome(1, late), 0.001, setting(late)) == 1
-
-    async def test_loser_has_ended(self):
-        """The cancelled attempt has ended when the result is returned."""
-        ended = []
-
-        async def never():
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(0)
-                ended.append(True)
-
-        assert await hedged(never(), 0.001, lambda: outcome(2)) == 2
-        assert ended == [True]
-
-
-class TestRetryBudget:
-    def test_ratio(self):
-        """In the long run three of ten calls may be retried at once."""
-        budget, retried = RetryBudget(), 0
-        for _ in range(1000):
-            budget.on_success()
-            retried += budget.take()
-        assert 300 <= retried <= 312
-
-    def test_capacity(self):
-        """A budget holds ten tokens, and a success returns 0.3."""
-        budget = RetryBudget()
-        assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
-        budget.on_success()
-        assert not budget.take()
-        for _ in range(100):
-            budget.on_success()
-        assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
-
-
-class TestRetryScheduled:
-    def test_each_retry(self, send):
-        """Each retry is observed with its endpoint, error, number, delay and remaining time."""
-        events = []
-        send({A: [DOWN, LOADING, 0.0]}, on_retry=events.append)
-        assert [(event.endpoint, event.attempt, event.delay_s) for event in events] == [(A, 1, 0.1), (A, 2, 0.2)]
-        assert [type(event.error) for event in events] == [ServiceUnreachable, NotReady]
-        assert [event.remaining_s for event in events] == pytest.approx([20.0, 19.9])
-
-    def test_success_without_events(self, send):
-        """A call without a retry emits nothing."""
-        assert send({A: [0.1]}, on_retry=pytest.fail).log.last_retry is None
-
-    def test_logged(self, send, caplog):
-        """Each retry is logged as a warning with its number, delay, error and remaining time."""
-        send({A: [DOWN, 0.0]})
-        (record,) = caplog.records
-        assert (record.name, record.levelno) == ("remote_rewards", logging.WARNING)
-        assert record.getMessage() == "retry 1 in 0.1 s: connection refused; 20 s left"
-
-    def test_last_retry(self, send, loop):
-        """The log holds the latest event while a call waits, and none once an attempt has succeeded."""
-        seen = []
-        call = send({A: [DOWN, DOWN, 0.0]}, on_retry=seen.append)
-        assert (call.log.last_retry, len(seen)) == (None, 2)
-        assert send({A: [DOWN]}).log.last_retry.endpoint == A
-
-    def test_observer_fails(self, send, caplog):
-        """An error of the observer is logged and does not break the call."""
-
-        def observer(event):
-            raise ValueError("broken")
-
-        assert send({A: [DOWN, 0.0]}, on_retry=observer).result == "response of http://a"
-        assert "the on_retry observer failed" in caplog.text
-
-    def test_death_is_seen_in_time(self, send):
-        """The death of a service is observed at once, in each of two calls in a row."""
-        observed_s = []
-        call = send({A: [DOWN]}, times=2, on_retry=lambda event: observed_s.append(send.loop.now_s - 1000.0))
-        assert observed_s[0] == 0.0
-        second_s = call.took_s[0]
-        assert min(when_s for when_s in observed_s if when_s > second_s) - second_s < 2.0
-
-    def test_no_address(self, send_to_name, send):
-        """A call that waits for an address reports that at once, and again after some seconds."""
-        observed = []
-        send_to_name(NameServer([[]]), {}, timeout_s=12.0, on_retry=observed.append)
-        assert [(event.endpoint, event.attempt) for event in observed] == [(NAME, 0)] * 3
-        assert [event.remaining_s for event in observed] == pytest.approx([12.0, 7.0, 2.0], abs=0.1)
-        assert str(observed[0].error) == f"no address is known for {NAME}; check the name"
-
-    def test_silent_probe(self, send, loop):
-        """While a probe hangs, the waiting calls report every few seconds, all together."""
-        observed_s = []
-        log = RetryLog(lambda event: observed_s.append(loop.now_s - 1000.0))
-        sender = send.sender(ScriptedTransport(loop, {A: [DOWN] * 8 + [NEVER]}), [A], log)
-        loop.run_until_complete(asyncio.wait([send.call(sender) for _ in range(8)]))
-        late_s = [when_s for when_s in observed_s if when_s > 1.0]
-        assert len(late_s) == 3
-        assert min(gaps(late_s)) >= 5.0
 
 
 def test_jitter_is_not_seeded():

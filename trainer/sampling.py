@@ -51,6 +51,8 @@ def sample(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     if not isinstance(args, OnlineConfig):
         raise TrainerError("completions are sampled with the settings of rloo or grpo: leave out --algorithm")
     check_generation(args)
+    if run.kl_from is not None:
+        raise TrainerError("--kl_from has no effect on what is sampled: pass it to `reward-trainer evaluate`")
     rows = read_prompts(run.prompts, **run.before_prompts)
     file = Path(args.output_dir) / FILE
     resume = str(args.resume_from_checkpoint or "false").lower() != "false"

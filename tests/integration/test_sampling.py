@@ -80,6 +80,12 @@ def test_unsupported_generation(sample, monkeypatch, capsys, flags, off):
     assert f"is not supported by `reward-trainer sample`: leave it out, or pass {off} if" in capsys.readouterr().err
 
 
+def test_kl_from(sample, capsys):
+    """Sampling measures no KL, so `--kl_from` is refused."""
+    assert not sample("kl_from", "--kl_from", "embedded:smollm2", code=2).exists()
+    assert "--kl_from has no effect on what is sampled" in capsys.readouterr().err
+
+
 def test_failing_judge(sample, monkeypatch):
     """A judge that cannot be called stops nothing: its scores are null, with the reason."""
 

@@ -7,16 +7,21 @@ from rich.text import Text
 
 from trainer.reporting.comparison import MOST_COMMON, TOKENS, Evaluation, Row, compare, finite
 
+KL = "KL, nats a token"
+LONGEST_METRIC = 24
+"""A metric's name is broken only beyond this many characters; the completions beside it are broken earlier."""
 _ALLOWED = "\n\t\u200c\u200d"  # the last two join letters and emoji
 
 
 def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
     """Return a table of the scores, the length and the most common completion. No text is read as markup."""
     table = Table(title="Before and after training, with 95 % intervals", title_justify="left")
-    table.add_column("metric", overflow="fold", min_width=16)
+    comparisons = compare(before, after)
+    longest = max((len(row.metric) for item in comparisons for row in item.rows if row.scored), default=0)
+    table.add_column("metric", overflow="fold", min_width=min(max(longest, len(KL)), LONGEST_METRIC))
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=heading == "change")
-    for comparison in compare(before, after):
+    for comparison in comparisons:
         table.add_section()
         name, prompts = Text(visible(comparison.decoding), style="bold"), f"{comparison.prompts} prompts"
         table.add_row(name, "", "", prompts)
@@ -26,7 +31,7 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
     kls = [finite((evaluation or {}).get("kl")) for evaluation in (before, after)]
     if kls != [None, None]:
         table.add_section()
-        table.add_row("KL, nats a token", *("" if kl is None else f"{kl:.2f}" for kl in kls), "")
+        table.add_row(KL, *("" if kl is None else f"{kl:.2f}" for kl in kls), "")
     return table
 
 

@@ -29,3 +29,13 @@ def test_summary_has_kl():
     console.print(summary_table(None, after))
     assert "KL, nats a token" in (shown := console.export_text())
     assert "0.31" in shown
+
+
+def test_names_are_whole():
+    """In a terminal of 80 columns the names of metrics are not broken, whatever the completions beside them are."""
+    names = ["positive_probability", "optimistic_answer"]
+    sides = [evaluation("sampled", text, dict.fromkeys(names, 0.25)) for text in ("an answer " * 9, "another " * 9)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(*sides))
+    shown = console.export_text()
+    assert all(name in shown for name in names)

@@ -45,7 +45,7 @@ TRIALS = {
         Trial(reloads.config_reloads, {"reloads": 20}, {"reloads": 4}),
         Trial(reloads.model_reloads, {"reloads": 20}, {"reloads": 3}),
         Trial(reloads.drains, {"drains": 50}, {"drains": 2}),
-        Trial(functions.hanging_functions, {"calls": 200}, {"calls": 4}),
+        Trial(functions.hanging_functions, {"calls": 60}, {"calls": 4}),
         Trial(abuse.slow_connections, {"connections": 200, "seconds": 10}, {"connections": 100, "seconds": 1.5}),
         Trial(abuse.disconnects, {"requests": 1000}, {"requests": 100}),
         Trial(load.overload, {"seconds": 30}),

@@ -17,6 +17,7 @@ from trainer.algorithms import (
 )
 from trainer.errors import TrainerError
 from trainer.expectations import parse_bounds
+from trainer.quantization import check_quantization
 from trainer.recipe_files import check_keys, read_recipe, resolve_recipe, without_config
 from trainer.run_arguments import RunArguments
 from trainer.run_checks import check_completions, check_interpolation, check_on_hack, check_run
@@ -34,6 +35,7 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> Settings:
     run.expect, run.expect_gain = parse_bounds("expect", run.expect), parse_bounds("expect_gain", run.expect_gain)
     check_run(run, settings["algorithm"])
     check_model(model)
+    check_quantization(model, training=prog == TRAIN)
     check_interpolation(run, model)
     check_training(args)
     check_completions(run)

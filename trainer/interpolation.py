@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from remote_rewards.distributed import on_main_rank
 from trainer.errors import TrainerError
-from trainer.policy import row_major_weights
+from trainer.policy import row_major_weights, without_adapter
+from trainer.quantization import is_quantized
 
 
 def check_share(flag: str, share: float) -> None:
@@ -22,7 +23,12 @@ def check_share(flag: str, share: float) -> None:
 
 @torch.no_grad()
 def interpolate(policy: PreTrainedModel, base: PreTrainedModel, share: float) -> None:
-    """Set each parameter of the policy to base + `share` × (policy - base), computed in float32."""
+    """Set each parameter of the policy to base + `share` × (policy - base), computed in float32.
+
+    Raises `TrainerError` for quantized weights.
+    """
+    if any(is_quantized(without_adapter(model)) for model in (policy, base)):
+        raise TrainerError("quantized weights cannot be interpolated: evaluate without --shares")
     for name, weight in policy.named_parameters():  # a tied one comes once
         start = base.get_parameter(name).to(weight.device, torch.float32)
         weight.copy_(start.lerp(weight.float(), share))

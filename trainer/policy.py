@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from shared.model_store import ModelError, resolve
 from shared.model_store.adapters import is_adapter
 from trainer.errors import TrainerError
+from trainer.quantization import is_quantized, keep_gradients
 from trainer.shared_prefix import share_prefix
 
 
@@ -28,9 +29,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrainedModel:
-    """Load a causal language model, or merge a LoRA adapter into its base model.
+    """Load a causal language model, or merge a LoRA adapter into its base model, beside which a quantized one stays.
 
-    Freeze the embeddings and the lowest layers if `frozen_layers` is above 0.
+    `kwargs` are those of `from_pretrained`. Freeze the embeddings and the lowest layers if `frozen_layers` is above 0.
     """
     folder = model_folder(name)
     with _translating(f"{name} cannot be a policy"):
@@ -41,7 +42,8 @@ def load_policy(name: str, *, frozen_layers: int = 0, **kwargs: Any) -> PreTrain
     freeze(model, frozen_layers)
     if (head := model.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(copy_slice)
-    share_prefix(model)
+    keep_gradients(model)
+    share_prefix(without_adapter(model))
     return model
 
 
@@ -55,11 +57,19 @@ def _translating(message: str) -> Iterator[None]:
 
 
 def _load_adapter(folder: str, **kwargs: Any) -> PreTrainedModel:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, load_peft_weights
 
     base = model_folder(base_of(PeftConfig.from_pretrained(folder)))
     model = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False, **kwargs)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, folder)
+    if not is_quantized(model):
+        return adapted.merge_and_unload()
+    # Not merged, as the sum would be rounded to few bits again; and in the precision in which it was trained.
+    saved = load_peft_weights(folder, device="cpu")
+    for name, weight in adapted.named_parameters():
+        if (in_file := saved.get(name.replace(f".{adapted.active_adapter}", ""))) is not None:
+            weight.data = weight.data.to(in_file.dtype)
+    return adapted
 
 
 def base_of(adapter: Any) -> str:
@@ -145,5 +155,5 @@ def row_major_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _linear_weights(model: nn.Module) -> list[torch.Tensor]:
-    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return [module.weight for module in linear if module.weight.device.type == "cpu"]
+    weights = (module.weight for module in model.modules() if isinstance(module, nn.Linear))
+    return [weight for weight in weights if type(weight) is nn.Parameter and weight.device.type == "cpu"]

@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 from remote_rewards.distributed import on_all_ranks, on_main_rank, rank, world_size
 from shared.model_store.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from trainer import checkpoints
+from trainer.display import log
 from trainer.policy import load_policy, row_major_weights, use_column_major_weights, without_adapter
+from trainer.quantization import is_quantized
 from trainer.run_folder import RunFolder
 from trainer.sharding import whole_weights
 from trainer.shared_prefix import compute_each_row
@@ -138,11 +140,11 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
     def save_policy(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
         """Save the policy and its tokenizer, and return the model: after merging an adapter, the merged one.
 
-        Of a sharded policy a whole copy is returned.
+        Of a sharded policy a whole copy is returned, and of an adapter beside a quantized one, if it is merged.
         """
-        if self.is_sharded:
-            return self._save_sharded(folder, merge_lora=merge_lora)
         policy = self.unwrapped_policy()
+        if self.is_sharded or (merge_lora and is_quantized(without_adapter(policy))):
+            return self._save_whole(folder, merge_lora=merge_lora)
         if not (merge_lora and is_peft_model(policy)):
             self.save_model(str(folder))
             return policy
@@ -153,14 +155,16 @@ class RecordedTrainer(Trainer):  # type: ignore[misc]
             self.processing_class.save_pretrained(folder)
         return merged
 
-    def _save_sharded(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
+    def _save_whole(self, folder: Path, *, merge_lora: bool) -> PreTrainedModel:
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         self.save_model(str(folder))
         on_all_ranks(lambda: None)  # until rank 0 has written it
         with whole_weights(self.args):
             whole = load_policy(str(folder))
-        if merge_lora and is_adapter(folder):
+        if merge_lora and is_quantized(without_adapter(whole)):
+            log(f"{folder} holds the adapter: it cannot be merged into a base model whose folder is quantized")
+        elif merge_lora and is_adapter(folder):
             on_all_ranks(lambda: None)  # until every rank has read it
             on_main_rank(partial(replace_adapter, whole, folder))
         whole.config._name_or_path = self.unwrapped_policy().config._name_or_path

@@ -13,6 +13,7 @@ from trl.import_utils import is_vllm_available
 from shared.model_store.store import hub_id, looks_like_a_path
 from trainer.algorithms import OFFLINE, ONLINE, DPOConfig, SFTConfig, TrainingConfig, template_kwargs
 from trainer.errors import TrainerError
+from trainer.quantization import ARGS_4BIT, QUANTIZATION_ARGS
 
 SUPPORTED_MODEL_ARGS = {"model_name_or_path", "model_revision", "dtype", "attn_implementation"}
 """The arguments of TRL's ModelConfig that are passed on when a model is loaded."""
@@ -62,7 +63,7 @@ def check_model(model: ModelConfig) -> None:
     for item in fields(ModelConfig):
         if item.name in SUPPORTED_MODEL_ARGS or item.default is MISSING or getattr(model, item.name) == item.default:
             continue
-        if item.name not in LORA_ARGS | {"use_peft"}:
+        if item.name not in LORA_ARGS | QUANTIZATION_ARGS | {"use_peft"}:
             raise TrainerError(
                 f"--{item.name} is not supported here; for that, run TRL's own `trl rloo` with "
                 f"--reward_funcs remote_rewards.<reward>"
@@ -87,6 +88,8 @@ def without_effect(changed: Mapping[str, Any], algorithm: str) -> dict[str, str]
     unused = dict.fromkeys(LORA_ARGS, "without --use_peft true")
     if changed.get("use_peft"):
         unused = {"frozen_layers": "with --use_peft true"}  # an adapter freezes the whole model below it
+    if not changed.get("load_in_4bit"):
+        unused |= dict.fromkeys(ARGS_4BIT, "without --load_in_4bit true")
     unused |= {name: f"with --algorithm {algorithm}" for name, readers in READERS.items() if algorithm not in readers}
     return {name: reason for name, reason in unused.items() if name in changed}
 

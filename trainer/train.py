@@ -29,6 +29,7 @@ from trainer.monitor.monitor import judges_of
 from trainer.policy import check_trainable, load_policy, load_tokenizer, model_folder
 from trainer.processes import check_connected, lost_ranks_raise_rank_failed
 from trainer.prompts import Row, check_disjoint, read_prompts
+from trainer.quantization import check_trainable_weights, loading_args, without_quantization
 from trainer.recorded_trainer import RecordedTrainer
 from trainer.reporting.report import write_report
 from trainer.reporting.report_text import summary_table
@@ -66,6 +67,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
         check_adapter_can_be_pushed(args, model.model_name_or_path)
     repository = create_repository(args)
     tokenizer, policy = load_policy_and_tokenizer(run, args, model, [*data.rows, *heldout])
+    check_trainable_weights(policy, model, run.interpolation)
 
     config = resolved_config(run, args, model)
     folder = on_main_rank(lambda: prepare_run_folder(run, args, checkpoint, config, manifest))
@@ -83,6 +85,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
     trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
+    model = without_quantization(model) if run.merge_lora else model  # an adapter is merged into whole weights
     if run.interpolation < 1:
         save_interpolated(trained, load_base(args, model, None), run.interpolation, folder.path / POLICY)
     on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
@@ -111,20 +114,18 @@ def load_policy_and_tokenizer(
     name = model.model_name_or_path
     if Path(model_folder(name)).resolve().is_relative_to(Path(args.output_dir).resolve()):
         raise TrainerError(f"the policy {name} lies in the run folder {args.output_dir}; choose another --output_dir")
-    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     tokenizer = load_tokenizer(name)
     check_prompts(tokenizer, [row["prompt"] for row in rows], template_kwargs(args))
     if run.kl_from is not None:
         check_same_tokens(tokenizer, run.kl_from)
     with whole_weights(args):
-        return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **kwargs)
+        return tokenizer, load_policy(name, frozen_layers=run.frozen_layers, **loading_args(model))
 
 
 def load_base(args: TrainingConfig, model: ModelConfig, kl_from: str | None) -> PreTrainedModel:
     """Load the policy that the KL is measured from: `kl_from`, or the one before training."""
-    kwargs = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
     with whole_weights(args):
-        return load_policy(kl_from or model.model_name_or_path, **kwargs)
+        return load_policy(kl_from or model.model_name_or_path, **loading_args(model))
 
 
 def prepare_run_folder(

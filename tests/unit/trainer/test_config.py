@@ -241,7 +241,8 @@ def test_recipe_not_utf_8(tmp_path):
         ("--algo grpo", "write --algorithm grpo in full"),
         ("--loss_type dapo", "loss_type is a setting of grpo, and this run trains with rloo: leave it out, or add"),
         ("--algorithm grpo --normalize_advantages=true", "normalize_advantages is a setting of rloo, and this run"),
-        ("--load_in_4bit true", "--load_in_4bit is not supported here; for that, run TRL's own `trl rloo`"),
+        ("--load_in_4bit true", "--load_in_4bit true makes weights that cannot be trained: add --use_peft true"),
+        ("--bnb_4bit_quant_type fp4", "--bnb_4bit_quant_type has no effect without --load_in_4bit true: leave it out"),
         ("--lora_r 8", "--lora_r has no effect without --use_peft true"),
         ("--use_peft true --frozen_layers 2", "--frozen_layers has no effect with --use_peft true: leave it out"),
     ],
@@ -336,3 +337,12 @@ def test_vllm_without_its_package(monkeypatch):
     monkeypatch.setattr("trainer.settings_checks.is_vllm_available", lambda: False)
     with pytest.raises(TrainerError, match="--use_vllm true needs the package vllm"):
         parse(["--config", "banana", "--use_vllm", "true"])
+
+
+def test_quantization_without_bitsandbytes(monkeypatch):
+    """A policy of 4 or 8 bits needs bitsandbytes; other commands than `train` need no adapter for it."""
+    monkeypatch.setattr("trainer.quantization.is_bitsandbytes_available", lambda: True)
+    assert parse(["--config", "banana", "--load_in_8bit", "true"], "reward-trainer evaluate")[2].load_in_8bit
+    monkeypatch.setattr("trainer.quantization.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(TrainerError, match="--load_in_8bit true needs the package bitsandbytes: pip install"):
+        parse(["--config", "banana", "--load_in_8bit", "true", "--use_peft", "true"])

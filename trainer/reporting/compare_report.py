@@ -13,8 +13,15 @@ from trainer.reporting.report import environment
 from trainer.reporting.report_text import visible
 from trainer.reporting.run_groups import RunGroup
 
-CHARTS = ("reward", "kl")
-"""The metrics that every group has a chart of, before its judges."""
+CHARTS = {"reward": "reward", "kl": "kl"}
+"""Titles of the charts that a group has before those of its judges, with their metrics."""
+OFFLINE_CHARTS = {
+    "loss": "loss",
+    "pairs in order": "rewards/accuracies",
+    "margin of the pairs": "rewards/margins",
+    "share of tokens predicted": "mean_token_accuracy",
+}
+"""Those of a group that generated no completions in training."""
 
 
 def write_comparison(groups: Sequence[RunGroup], path: Path) -> Path:
@@ -40,10 +47,12 @@ def render(groups: Sequence[RunGroup]) -> str:
 
 
 def charts(group: RunGroup) -> list[tuple[str, str]]:
-    """Return (title, SVG) of a group's charts: reward, KL and judges per step, and the reward by KL."""
+    """Return (title, SVG) of a group's charts: reward, KL and judges per step, and the reward by KL; or the losses."""
     metrics = [run.metrics for run in group.runs]
+    is_online = any(plots.series(run, "reward")[0] for run in metrics)
     judges = dict.fromkeys(name for run in metrics for name in plots.judge_names(run))
-    drawn = [(key, band_plots.band(metrics, key)) for key in CHARTS]
+    titles = CHARTS if is_online else OFFLINE_CHARTS
+    drawn = [(title, band_plots.band(metrics, key)) for title, key in titles.items()]
     drawn.append(("reward by KL", band_plots.reward_by_kl(metrics)))
     drawn += [(f"judge: {name}", band_plots.band(metrics, f"judges/{name}/mean")) for name in judges]
     return [(title, svg) for title, svg in drawn if svg]

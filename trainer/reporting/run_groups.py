@@ -86,13 +86,18 @@ def without_seed(path: object, seed: object) -> str | None:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Return a label for each group: its recipe, and in what it differs from others of the recipe."""
+    """Return a label for each group: its recipe, and in what it differs from others of the recipe.
+
+    From a run of another algorithm it differs in that alone: every algorithm has settings of its own.
+    """
     settings = [_settings(run) for run in runs]
     labels = []
     for own in settings:
         others = [other for other in settings if other.get("recipe") == own.get("recipe")]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
-        named = ", ".join(f"{key} {_short(own[key])}" for key in differing[:MAX_NAMED])
+        alike = [other for other in others if other.get("algorithm") == own.get("algorithm")]
+        differing = ["algorithm"] if len(alike) < len(others) else []
+        differing += [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        named = ", ".join(f"{key} {_short(own.get(key))}" for key in differing[:MAX_NAMED])
         labels.append(f"{own.get('recipe') or 'run'}{f' ({named})' if named else ''}")
     return [f"{label} #{index}" if labels.count(label) > 1 else label for index, label in enumerate(labels, 1)]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.unit.trainer.reporting.test_report import HOSTILE, SHOWN, Page
 from trainer import cli
-from trainer.reporting.compare_report import at_kl, comparison_table, kl_cell, render
+from trainer.reporting.compare_report import at_kl, charts, comparison_table, kl_cell, render
 from trainer.reporting.leaderboard import boards
 from trainer.reporting.run_groups import group_runs
 from trainer.run_folder import RunFolder
@@ -106,6 +106,14 @@ def test_page(paths):
     assert f"{SHOWN} (beta 0.01)" in text
     assert "This policy was evaluated and not trained." in page.sections["curves"]
     assert not [tag for tag, _ in page.tags if tag == "script"]
+
+
+def test_losses_of_offline_training(paths):
+    """A group that generated no completions in training has a chart of its loss."""
+    copy = shutil.copytree(paths[2], paths[2].parent / "offline")
+    (copy / "metrics.jsonl").write_text("".join(f'{{"step": {step}, "loss": {9 - step}}}\n' for step in range(1, 9)))
+    (group,) = group_runs([copy])
+    assert [title for title, _ in charts(group)] == ["loss"]
 
 
 def test_kl_of_the_evaluation(paths):

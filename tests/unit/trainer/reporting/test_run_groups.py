@@ -40,6 +40,14 @@ def test_settings_separate_groups(tmp_path):
     assert [group.label for group in group_runs(paths)] == ["banana (beta 0.01)", "banana (beta 0.03)"]
 
 
+def test_algorithms_are_named_alone(tmp_path):
+    """Groups of different algorithms are named by them, and by the settings in which those of one algorithm differ."""
+    settings = [{"algorithm": "rloo"}, *({"algorithm": "sft", "completions": name, "beta": None} for name in "ab")]
+    paths = [write_run(tmp_path / str(index), **each) for index, each in enumerate(settings)]
+    labels = [group.label for group in group_runs(paths)]
+    assert labels == ["banana (algorithm rloo)", *(f"banana (algorithm sft, completions {name})" for name in "ab")]
+
+
 def test_model_settings_separate_groups(tmp_path):
     """Policies in another data type are another group, and the labels name it."""
     models = [{"dtype": name, "model_name_or_path": "smollm2"} for name in ("float32", "bfloat16")]

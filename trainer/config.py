@@ -36,7 +36,7 @@ def parse(argv: Sequence[str], prog: str = TRAIN) -> Settings:
     check_run(run, settings["algorithm"])
     check_model(model)
     check_quantization(model, training=prog == TRAIN)
-    check_interpolation(run, model)
+    check_interpolation(run.interpolation, model, merge_lora=run.merge_lora)
     check_training(args)
     check_completions(run)
     check_on_hack(run, args)

@@ -47,11 +47,13 @@ def check_diversity(run: RunArguments) -> None:
         )
 
 
-def check_interpolation(run: RunArguments, model: ModelConfig) -> None:
+def check_interpolation(share: float, model: ModelConfig, *, merge_lora: bool) -> None:
     """Refuse a share outside of (0, 1], and a LoRA adapter that is not merged."""
-    check_share("--interpolation", run.interpolation)
-    if model.use_peft and not run.merge_lora and run.interpolation < 1:
-        raise TrainerError("--interpolation needs a whole model, not an adapter: leave out --merge_lora false")
+    check_share("--interpolation", share)
+    if model.use_peft and not merge_lora and share < 1:
+        raise TrainerError(
+            "--interpolation needs a whole model, not an adapter: pass --merge_lora true or --interpolation 1"
+        )
 
 
 def check_on_hack(run: RunArguments, args: TrainingConfig) -> None:

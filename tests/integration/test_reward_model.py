@@ -173,6 +173,18 @@ def test_texts_served_as_trained(train):
     assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
 
 
+def test_interpolation(train, models):
+    """The saved model keeps a share of what training changed, and its card says so. Its bias centres the scores."""
+    folders = [train("encoder", "texts", out=share, interpolation=share) for share in ("1.0", "0.75")]
+    whole, near = (load_file(folder / "model.safetensors") for folder in folders)
+    before = load_file(models / "encoder" / "model.safetensors")
+    changed = [name for name in before if not name.startswith("classifier")]
+    for name in changed:
+        assert torch.allclose(near[name], before[name].lerp(whole[name], 0.75), atol=1e-6)
+    assert any(not torch.allclose(near[name], whole[name], atol=1e-4) for name in changed)
+    assert "0.75 of the change in the weights is kept" in (folders[1] / "README.md").read_text()
+
+
 def test_resumed_after_kill(train, models, tmp_path):
     """A training that is killed and resumed makes the weights of one that was never interrupted."""
     settings = {"max_steps": 60, "save_steps": 20}

@@ -12,6 +12,7 @@ from trainer.errors import TrainerError
 from trainer.hub import check_adapter_can_be_pushed
 from trainer.recipe_files import check_keys, last_value, read_recipe, resolve_recipe
 from trainer.reward_model.reading import INPUTS
+from trainer.run_checks import check_interpolation
 from trainer.settings_checks import SUPPORTED_MODEL_ARGS, add_revision, check_output_dir
 
 RATINGS = "ratings"
@@ -72,6 +73,13 @@ class RewardModelArguments:
         default=True,
         metadata={"help": "With --use_peft: save one whole model, not an adapter that needs its base model."},
     )
+    interpolation: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of what training changed in the weights that the saved model keeps: below 1, it keeps more "
+            "of what it knew before."
+        },
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier reward model in --output_dir."})
 
 
@@ -97,6 +105,7 @@ def parse(argv: Sequence[str]) -> Settings:
     except ValueError as error:
         raise TrainerError(f"these settings cannot be used: {' '.join(str(error).split())}") from error
     check_arguments(run)
+    check_interpolation(run.interpolation, model, merge_lora=run.merge_lora)
     check_reward_config(reward)
     check_model_config(model)
     add_revision(model)

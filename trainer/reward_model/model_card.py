@@ -174,9 +174,11 @@ def _training(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     steps, epochs = settings["max_steps"], settings["num_train_epochs"]
     length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+    share = settings.get("interpolation", 1.0)
+    change = f"; {share:g} of the change in the weights is kept" if share < 1 else ""
     return (
         f"{counts['pairs']} pairs ({notes}), {length} in batches of {batch}, learning rate "
-        f"{settings['learning_rate']:g}, seed {settings['seed']}; {metrics['seconds']['train']} s on "
+        f"{settings['learning_rate']:g}, seed {settings['seed']}{change}; {metrics['seconds']['train']} s on "
         f"{metrics['machine']['threads']} threads. The same machine with the same number of threads makes the same "
         f"weights again. `metrics.json` has all figures."
     )

@@ -16,6 +16,7 @@ from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.hub import create_repository, name_base, push
+from trainer.interpolation import interpolate
 from trainer.policy import model_folder
 from trainer.processes import check_single_process
 from trainer.reward_model import results, scoring
@@ -69,6 +70,8 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     )
     seconds = run_training(trainer, checkpoint)
     trained = trainer.trained_model(merge_lora=run.merge_lora)
+    if run.interpolation < 1:
+        interpolate(trained, scoring.load(model, reward)[1], run.interpolation)
     metrics = results.evaluate(trained, reader, encoded, heldout, preferences)
     metrics["seconds"]["train"] = seconds
     results.save(folder, trained, reader, metrics, settings=settings, repository=repository)

@@ -30,6 +30,8 @@ def test_own_pairs():
         (["--save_only_model", "true"], "--save_only_model"),
         (["--trust_remote_code", "true"], "--trust_remote_code"),
         (["--eos_token", "a"], "--eos_token"),
+        (["--interpolation", "0"], "--interpolation 0: choose a number above 0, up to 1"),
+        (["--interpolation", "0.5", "--use_peft", "true", "--merge_lora", "false"], "needs a whole model"),
         (["--load_in_8bit", "true"], "--load_in_8bit is not supported"),
         (["--config", "absent"], "cannot read the recipe"),
     ],

@@ -119,8 +119,9 @@ def test_sentence_pairs_served_as_trained(train, models):
     folder = train("encoder", "prompts")
     right = alone(folder, [QUESTION] * 3, COMPLETIONS)
     scores = served(folder, prompts=[QUESTION] * 3)
-    assert scores == pytest.approx(right, abs=1e-5)
-    assert by_card(folder) == pytest.approx(scores[0], abs=1e-5)
+    # A batch rounds differently from a text alone: by up to 1.1e-5 with random weights after steps as large as these.
+    assert scores == pytest.approx(right, abs=3e-5)
+    assert by_card(folder) == pytest.approx(scores[0], abs=3e-5)
     types = "bert.embeddings.token_type_embeddings.weight"
     before, after = (load_file(path / "model.safetensors")[types] for path in (models / "encoder", folder))
     assert not torch.equal(before[1], after[1]), "the second sentence's type was not trained"

@@ -21,14 +21,20 @@ def check_share(flag: str, share: float) -> None:
         raise TrainerError(f"{flag} {share:g}: choose a number above 0, up to 1")
 
 
+def check_whole(model: PreTrainedModel) -> None:
+    """Raise `TrainerError` for a model whose weights are quantized."""
+    if is_quantized(without_adapter(model)):
+        raise TrainerError("quantized weights cannot be interpolated: pass --interpolation 1, or leave out --shares")
+
+
 @torch.no_grad()
 def interpolate(policy: PreTrainedModel, base: PreTrainedModel, share: float) -> None:
     """Set each parameter of the policy to base + `share` × (policy - base), computed in float32.
 
     Raises `TrainerError` for quantized weights.
     """
-    if any(is_quantized(without_adapter(model)) for model in (policy, base)):
-        raise TrainerError("quantized weights cannot be interpolated: evaluate without --shares")
+    check_whole(policy)
+    check_whole(base)
     for name, weight in policy.named_parameters():  # a tied one comes once
         start = base.get_parameter(name).to(weight.device, torch.float32)
         weight.copy_(start.lerp(weight.float(), share))

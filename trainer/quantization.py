@@ -73,4 +73,4 @@ def check_trainable_weights(policy: PreTrainedModel, model: ModelConfig, interpo
     if not model.use_peft:
         raise TrainerError(f"the weights of {name} are quantized, and cannot be trained: add --use_peft true")
     if interpolation < 1 and quantization_flag(model) is None:
-        raise TrainerError(f"--interpolation needs whole weights, and those of {name} are quantized: leave it out")
+        raise TrainerError(f"--interpolation needs whole weights, and those of {name} are quantized: pass 1")

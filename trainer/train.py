@@ -84,15 +84,23 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
     run_training(trainer, checkpoint, evaluator.client, run.max_minutes)
     check_not_stopped(monitor, trainer, folder)
     step = load_best(monitor, trainer)
-    trained = trainer.save_policy(folder.path / POLICY, merge_lora=run.merge_lora)
     model = without_quantization(model) if run.merge_lora else model  # an adapter is merged into whole weights
-    if run.interpolation < 1:
-        save_interpolated(trained, load_base(args, model, None), run.interpolation, folder.path / POLICY)
-    on_main_rank(lambda: name_base(folder.path / POLICY, model.model_name_or_path))
+    trained = save_trained(trainer, run, args, model, folder.path / POLICY)
     after = evaluate_trained(evaluator, trained, folder, step=step)
     after |= measure_kl(evaluator, trained, partial(load_base, args, model, run.kl_from), after) if run.eval_kl else {}
     on_main_rank(lambda: finish(run, args, folder, after, repository, base=model.model_name_or_path))
     return folder.path
+
+
+def save_trained(
+    trainer: RecordedTrainer, run: RunArguments, args: TrainingConfig, model: ModelConfig, folder: Path
+) -> PreTrainedModel:
+    """Save the policy with the share of the change that is kept, and return it. `model` loads the one before."""
+    trained = trainer.save_policy(folder, merge_lora=run.merge_lora)
+    if run.interpolation < 1:
+        save_interpolated(trained, load_base(args, model, None), run.interpolation, folder)
+    on_main_rank(lambda: name_base(folder, model.model_name_or_path))
+    return trained
 
 
 def choose_checkpoint(args: TrainingConfig) -> Path | None:

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from tests.short_runs import short_run
 from trainer.config import parse
 from trainer.errors import TrainerError
-from trainer.evaluate_policy import evaluate
+from trainer.evaluate_policy import evaluate, evaluate_all
 from trainer.policy import load_policy
 from trainer.run_folder import read_run
 from trainer.train import train
@@ -58,6 +58,9 @@ def test_quantized_folder(quantized, rules_url, tmp_path, capsys):
         train(*parse(short_run(str(quantized), rules_url, tmp_path / "whole")))
     with pytest.raises(TrainerError, match="--interpolation needs whole weights"):
         train(*parse(short_run(str(quantized), rules_url, tmp_path / "half", interpolation=0.5, **LORA)))
+    shares = short_run(str(quantized), rules_url, tmp_path / "shares", kl_from=quantized)
+    with pytest.raises(TrainerError, match="quantized weights cannot be interpolated: pass --interpolation 1"):
+        evaluate_all([*shares, "--shares", "0.5"])
     folder = train(*parse(short_run(str(quantized), rules_url, tmp_path / "run", **LORA)))
     assert [path.name for path in (folder / "policy").glob("*.safetensors")] == ["adapter_model.safetensors"]
     logged = " ".join(capsys.readouterr().err.split())

@@ -16,7 +16,7 @@ from trainer import checkpoints
 from trainer.display import log
 from trainer.errors import TrainerError
 from trainer.hub import create_repository, name_base, push
-from trainer.interpolation import interpolate
+from trainer.interpolation import check_whole, interpolate
 from trainer.policy import model_folder
 from trainer.processes import check_single_process
 from trainer.reward_model import results, scoring
@@ -43,7 +43,7 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
         checkpoints.check_max_steps(checkpoint, reward.max_steps)
         check_same_pairs(checkpoint, pairs_hash)
 
-    tokenizer, network = scoring.load(model, reward)
+    tokenizer, network = load_network(run, reward, model)
     reader = build_reader(run, preferences, tokenizer, network)
     limit = min(reward.max_length or reader.max_tokens, reader.max_tokens)
     encoded = encode(reader.with_limit(limit), preferences.train, "training")
@@ -69,9 +69,7 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
         run_folder=folder,
     )
     seconds = run_training(trainer, checkpoint)
-    trained = trainer.trained_model(merge_lora=run.merge_lora)
-    if run.interpolation < 1:
-        interpolate(trained, scoring.load(model, reward)[1], run.interpolation)
+    trained = trained_model(trainer, run, reward, model)
     metrics = results.evaluate(trained, reader, encoded, heldout, preferences)
     metrics["seconds"]["train"] = seconds
     results.save(folder, trained, reader, metrics, settings=settings, repository=repository)
@@ -79,6 +77,26 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     if repository is not None:
         push(repository, folder.path, reward, f"{run.recipe}: {len(encoded)} pairs")
     return folder.path
+
+
+def load_network(
+    run: RewardModelArguments, reward: RewardConfig, model: ModelConfig
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load the tokenizer and the model before training. Raises `TrainerError`, also if it cannot be interpolated."""
+    tokenizer, network = scoring.load(model, reward)
+    if run.interpolation < 1:
+        check_whole(network)
+    return tokenizer, network
+
+
+def trained_model(
+    trainer: RecordedRewardTrainer, run: RewardModelArguments, reward: RewardConfig, model: ModelConfig
+) -> PreTrainedModel:
+    """Return the model with the share of the change that is kept."""
+    trained = trainer.trained_model(merge_lora=run.merge_lora)
+    if run.interpolation < 1:
+        interpolate(trained, scoring.load(model, reward)[1], run.interpolation)
+    return trained
 
 
 def check_same_pairs(checkpoint: Path, pairs_hash: str) -> None:

@@ -9,23 +9,18 @@ from shared.model_store.embedded.ratings import Rating
 from trainer.errors import TrainerError
 from trainer.reward_model.config import RATINGS, RewardModelArguments
 from trainer.reward_model.pairs import Pair, check_disjoint, read_pairs, split
-from trainer.reward_model.rated_pairs import random_pairs, rated_pairs
+from trainer.reward_model.rated_pairs import rated_pairs
 from trainer.sampled_completions import is_sampled, read_sampled_pairs
-
-HELDOUT_ROUNDS = 5
-"""Held-out pairs that a sentence is in, if its partners differ enough."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """The pairs of a run, and where they come from ratings, the rated sentences that they are made of."""
+    """The pairs of a run, and where they come from ratings, the rated sentences: all their pairs are held out."""
 
     train: Sequence[Pair]
     heldout: Sequence[Pair]
     train_ratings: Sequence[Rating] = ()
     heldout_ratings: Sequence[Rating] = ()
-    pairs_per_text: int = 1
-    """Held-out pairs that a text is in, at most."""
 
 
 def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
@@ -33,13 +28,7 @@ def load_preferences(run: RewardModelArguments, seed: int) -> Preferences:
     if run.pairs == RATINGS:
         rated, heldout_rated = ratings.split(ratings.load())
         pairs = rated_pairs(rated, rounds=run.rounds, seed=seed, similar_lengths=True)
-        return Preferences(
-            pairs,
-            random_pairs(heldout_rated, rounds=HELDOUT_ROUNDS),
-            rated,
-            heldout_rated,
-            pairs_per_text=HELDOUT_ROUNDS,
-        )
+        return Preferences(pairs, (), rated, heldout_rated)
     pairs = pairs_of_file(run, run.pairs)
     if run.heldout_pairs is not None:
         heldout = pairs_of_file(run, run.heldout_pairs)

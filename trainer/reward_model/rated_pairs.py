@@ -6,6 +6,9 @@ Pure: ratings in, pairs out; every random draw comes from the seed passed in.
 import random
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.model_store.embedded.ratings import Rating
 from trainer.reward_model.pairs import Pair
 
@@ -32,20 +35,16 @@ def rated_pairs(
     ]
 
 
-def random_pairs(ratings: Iterable[Rating], *, rounds: int = 1, seed: int = 0) -> list[Pair]:
-    """Return a fair sample of all pairs of one source that are far enough apart: in each round, neighbours by chance.
+def all_pairs(ratings: Sequence[Rating]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the positions of the better and of the worse sentence of all pairs that are far enough apart, (pairs,).
 
-    Unlike a matching, which seeks a partner for nearly every sentence, it prefers no pairs, so that accuracy on it is
-    that on a random pair.
+    A matching seeks a partner for nearly every sentence, and so prefers some pairs; accuracy is that on all of them.
     """
-    generator = random.Random(seed)
-    pairs = []
-    for rated in _by_source(ratings).values():
-        for _ in range(rounds):
-            order = generator.sample(rated, len(rated))
-            both = zip(order[::2], order[1::2], strict=False)
-            pairs += [_pair(one, other) for one, other in both if abs(one.rating - other.rating) >= MIN_DIFFERENCE]
-    return pairs
+    rating = np.array([rated.rating for rated in ratings])
+    _, source = np.unique([rated.source for rated in ratings], return_inverse=True)
+    is_better = (rating[:, None] - rating >= MIN_DIFFERENCE) & (source[:, None] == source)
+    better, worse = np.nonzero(is_better)
+    return better, worse
 
 
 def _by_source(ratings: Iterable[Rating]) -> dict[str, list[Rating]]:

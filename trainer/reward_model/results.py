@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from shared.model_store.embedded.ratings import Rating
 from trainer.display import console, log, progress_bar
 from trainer.reward_model import report, scoring
+from trainer.reward_model.heldout import HeldOut, encode_ratings
 from trainer.reward_model.model_card import render
 from trainer.reward_model.preferences import Preferences
-from trainer.reward_model.reading import EncodedPair, Reader, said
+from trainer.reward_model.reading import EncodedPair, Reader
 from trainer.run_folder import RunFolder
 
 REWARD = "reward_model"
@@ -33,30 +34,21 @@ def evaluate(
     model: PreTrainedModel,
     reader: Reader,
     train: Sequence[EncodedPair],
-    heldout: Sequence[EncodedPair],
+    heldout: HeldOut,
     preferences: Preferences,
 ) -> Metrics:
     """Centre the scores of the model on the training data, and return its metrics on the held-out data."""
     started_s = time.monotonic()
     neutral = neutral_score(model, reader, train, preferences.train_ratings)
     offset = 0.0 if scoring.shift_scores(model, -neutral) else -neutral
-    texts = [text for pair in heldout for text in (pair.chosen, pair.rejected)]
-    rated = _encode_ratings(reader, preferences.heldout_ratings)
     with progress_bar("evaluating on held-out pairs") as progress:
-        scores = scoring.score(model, [*texts, *rated], progress)
-    chosen, rejected = scores[: len(texts) : 2], scores[1 : len(texts) : 2]
+        scores = scoring.score(model, heldout.texts, progress)
     held_out = report.pair_metrics(
-        chosen,
-        rejected,
-        lengths=[(len(said(pair.pair.chosen)), len(said(pair.pair.rejected))) for pair in heldout],
-        sources=[pair.pair.source for pair in heldout],
-        pairs_per_text=preferences.pairs_per_text,
+        scores, heldout.chosen, heldout.rejected, lengths=heldout.lengths, sources=heldout.sources
     )
-    if rated:
-        shifted = [score + offset for score in scores[len(texts) :]]
-        ratings = [rated.rating for rated in preferences.heldout_ratings]
-        sources = [rated.source for rated in preferences.heldout_ratings]
-        held_out["ratings"] = report.rating_metrics(shifted, ratings, sources)
+    if heldout.ratings:
+        shifted = [score + offset for score in scores]
+        held_out["ratings"] = report.rating_metrics(shifted, heldout.ratings, heldout.sources)
     truncated = sum(pair.truncated for pair in train)
     left_out = len(preferences.train) - len(train)
     return {
@@ -74,14 +66,10 @@ def neutral_score(
     """Return the score of a neutral text, estimated on evenly spaced training texts."""
     if train_ratings:
         sample = train_ratings[:: max(1, len(train_ratings) // CENTRE_SAMPLE)]
-        scores = scoring.score(model, _encode_ratings(reader, sample))
-        return report.neutral_score(scores, [rated.rating for rated in sample])
+        texts, rated = encode_ratings(sample, reader)
+        return report.neutral_score(scoring.score(model, texts), [rating.rating for rating in rated])
     pairs = train[:: max(1, 2 * len(train) // CENTRE_SAMPLE)]
     return report.neutral_score(scoring.score(model, [text for pair in pairs for text in (pair.chosen, pair.rejected)]))
-
-
-def _encode_ratings(reader: Reader, rated: Sequence[Rating]) -> list[Any]:
-    return reader.encode([(None, rating.text) for rating in rated])
 
 
 def save(

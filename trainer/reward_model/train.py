@@ -21,6 +21,7 @@ from trainer.policy import model_folder
 from trainer.processes import check_single_process
 from trainer.reward_model import results, scoring
 from trainer.reward_model.config import RewardModelArguments
+from trainer.reward_model.heldout import HeldOut, of_pairs, of_ratings
 from trainer.reward_model.pairs import Pair, fingerprint
 from trainer.reward_model.preferences import Preferences, load_preferences
 from trainer.reward_model.progress import TrainingProgress
@@ -47,7 +48,7 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
     reader = build_reader(run, preferences, tokenizer, network)
     limit = min(reward.max_length or reader.max_tokens, reader.max_tokens)
     encoded = encode(reader.with_limit(limit), preferences.train, "training")
-    heldout = encode(reader, preferences.heldout, "held-out")
+    heldout = encode_heldout(reader, preferences)
     if not encoded:
         raise TrainerError(f"no pair is left to train on: raise --max_length {reward.max_length}, or write more pairs")
     scoring.freeze(network, run.frozen_layers)
@@ -132,6 +133,15 @@ def encode(reader: Reader, pairs: Sequence[Pair], name: str) -> list[EncodedPair
     notes += [f"{left_out} left out because they exceed {reader.max_tokens} tokens"] if left_out else []
     log(f"{len(encoded)} {name} pairs{', ' if notes else ''}{', '.join(notes)}")
     return encoded
+
+
+def encode_heldout(reader: Reader, preferences: Preferences) -> HeldOut:
+    """Tokenize the held-out texts, and log how many pairs they are."""
+    if not preferences.heldout_ratings:
+        return of_pairs(encode(reader, preferences.heldout, "held-out"))
+    heldout = of_ratings(preferences.heldout_ratings, reader)
+    log(f"{len(heldout.chosen)} held-out pairs of {len(heldout.texts)} sentences")
+    return heldout
 
 
 def run_training(trainer: RecordedRewardTrainer, checkpoint: Path | None) -> float:

@@ -52,7 +52,7 @@ def ranks(values: ArrayLike) -> NDArray[np.float64]:
     return ((2 * last - counts + 1) / 2)[group]
 
 
-def wilson_interval(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (1927), by default at 95 %."""
     if n == 0:
         return 0.0, 1.0

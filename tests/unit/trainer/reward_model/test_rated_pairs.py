@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.model_store.embedded.ratings import Rating
-from trainer.reward_model.rated_pairs import MIN_DIFFERENCE, random_pairs, rated_pairs
+from trainer.reward_model.rated_pairs import MIN_DIFFERENCE, all_pairs, rated_pairs
 
 ratings = st.lists(st.tuples(st.sampled_from("ab"), st.floats(-4, 4)), max_size=40).map(
     lambda rows: [Rating(source, rating, f"text {index}") for index, (source, rating) in enumerate(rows)]
@@ -41,21 +41,15 @@ def test_similar_lengths():
     assert 0.4 < sum(len(pair.chosen) > len(pair.rejected) for pair in pairs) / len(pairs) < 0.6
 
 
-@given(ratings, st.integers(1, 3))
-def test_random_pairs_are_clear(rated, rounds):
-    """Random pairs, too, are of one source and far enough apart, with each text in one pair a round at most."""
-    of = {rating.text: rating for rating in rated}
-    pairs = random_pairs(rated, rounds=rounds)
-    assert all(of[pair.chosen].rating - of[pair.rejected].rating >= MIN_DIFFERENCE for pair in pairs)
-    assert all(of[pair.chosen].source == of[pair.rejected].source == pair.source for pair in pairs)
-    assert all(count <= rounds for count in Counter(t for p in pairs for t in (p.chosen, p.rejected)).values())
-
-
-def test_random_pairs_are_a_fair_sample():
-    """Their mean difference is that of all pairs that are far enough apart."""
-    rated = [Rating("a", index % 81 / 10 - 4, f"text {index}") for index in range(810)]
-    of = {rating.text: rating.rating for rating in rated}
-    gaps = [of[pair.chosen] - of[pair.rejected] for pair in random_pairs(rated, rounds=20)]
-    values = [rating.rating for rating in rated]
-    every = [abs(one - other) for one in values for other in values if abs(one - other) >= MIN_DIFFERENCE]
-    assert abs(sum(gaps) / len(gaps) - sum(every) / len(every)) < 0.05
+@given(ratings)
+def test_all_pairs(rated):
+    """All pairs are every two sentences of one source whose ratings are at least 1 apart, the better one first."""
+    better, worse = all_pairs(rated)
+    expected = {
+        (one, other)
+        for one, first in enumerate(rated)
+        for other, second in enumerate(rated)
+        if first.source == second.source and first.rating - second.rating >= MIN_DIFFERENCE
+    }
+    assert len(better) == len(expected)
+    assert set(zip(better.tolist(), worse.tolist(), strict=True)) == expected

@@ -1,19 +1,17 @@
-"""Choose among the replicas of a service, eject failing ones, and limit the calls to each. The clock is passed in.
+"""Choose among the replicas of a service, and eject failing ones. The clock is passed in.
 
 An endpoint that fails is ejected for a growing time (Envoy's outlier detection); afterwards one call probes it (half
-open). The calls in flight to an endpoint are limited by additive increase and multiplicative decrease. An endpoint may
-be a load balancer: the instances of the service behind it are told apart by a header of their responses.
+open). An endpoint may be a load balancer: the instances of the service behind it are told apart by a header of their
+responses.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from anyio import CapacityLimiter
-
-from shared.errors import InternalServerError, Overloaded, RewardError, ServiceUnreachable
+from remote_rewards.backoff import exponential_s
+from remote_rewards.concurrency_limit import ConcurrencyLimiter
+from shared.errors import InternalServerError, RewardError
 
 BASE_EJECTION_S = 0.1
 MAX_EJECTION_S = 1.5
@@ -21,132 +19,8 @@ MAX_EJECTION_S = 1.5
 MAX_RETRY_AFTER_S = 10.0
 GIVE_UP_ON_500_S = 20.0
 """Calls are given up when all endpoints have responded with nothing but 500 for this time."""
-MAX_CONCURRENCY = 16
-"""Calls in flight per client and replica: enough to fill a service's batches. A service may tell another number."""
-RECENT_RESPONSES = 64
-"""Number of responses by which the instances behind a URL are counted."""
 BUSY_REQUESTS = 2
 """Requests for each replica from which on a further call is not cut: all replicas are busy, and a cut only costs."""
-MAX_EXPONENT = 30
-
-
-def exponential_s(base_s: float, exponent: int) -> float:
-    """Return `base_s` doubled `exponent` times; the exponent is capped, so that the result is always a float."""
-    return base_s * 2.0 ** min(exponent, MAX_EXPONENT)
-
-
-def backoff_s(
-    attempt: int, *, fraction: float, retry_after_s: float | None = None, base_s: float = 0.2, max_s: float = 10.0
-) -> float:
-    """Return the delay after failed attempt number `attempt` (from 0).
-
-    Exponential backoff with full jitter (Brooker, "Exponential Backoff and Jitter", 2015): the caller passes
-    `fraction`, uniform in [0, 1). `Retry-After` is a lower bound, up to `max_s`.
-    """
-    return min(max_s, max(min(max_s, exponential_s(base_s, attempt)) * fraction, retry_after_s or 0.0))
-
-
-class LimiterTimeout(ServiceUnreachable):
-    """The concurrency limit was exhausted until the attempt timed out. This is no failure of the service."""
-
-
-@dataclass(slots=True, eq=False)
-class AimdLimit:
-    """A concurrency limit: additive increase, multiplicative decrease (Chiu and Jain, 1989), as in TCP."""
-
-    limit: float = MAX_CONCURRENCY
-    """Calls allowed in flight; the integer part counts."""
-    decreases: int = 0
-    """Number of decreases so far. A call notes it when it is sent, so that one overload decreases the limit once."""
-
-    def on_success(self, maximum: float = MAX_CONCURRENCY) -> None:
-        """Increase the limit by one per `limit` successes."""
-        self.limit = min(maximum, self.limit + 1 / self.limit)
-
-    def on_overload(self, decreases_when_sent: int) -> None:
-        """Halve the limit, unless it was halved after the rejected call was sent."""
-        if decreases_when_sent == self.decreases:
-            self.limit = max(1.0, self.limit / 2)
-            self.decreases += 1
-
-
-@dataclass(slots=True)
-class Admission:
-    """A call that holds a slot of a limiter."""
-
-    decreases: dict[AimdLimit, int]
-    """The decreases of each limit when the call was sent."""
-    instance: str | None = None
-    """What has responded; None if the response does not say."""
-
-
-class ConcurrencyLimiter:
-    """Limits the calls in flight to one endpoint; waiting calls are admitted first in, first out.
-
-    Each instance of the service behind the endpoint adds a limit of its own, so that the overload of one does not
-    decrease those of the others.
-    """
-
-    def __init__(self, url: str, limit: AimdLimit | None = None) -> None:
-        self._url, self._maximum = url, MAX_CONCURRENCY
-        self._limits = [limit or AimdLimit()]
-        """One for each instance, or a single one while none has told its name."""
-        self._by_instance: dict[str, AimdLimit] = {}
-        self._recent: deque[str] = deque(maxlen=RECENT_RESPONSES)
-        self.limit = self._limits[0].limit
-        """Calls allowed in flight to all instances together."""
-        self._tokens = CapacityLimiter(int(self.limit))
-
-    @property
-    def instances(self) -> list[str]:
-        """Return the instances that have responded recently."""
-        return list(self._by_instance)
-
-    def set_maximum(self, calls: int) -> None:
-        """Set the upper bound of the calls in flight to one instance."""
-        self._maximum = calls
-        for aimd in self._limits:
-            aimd.limit = calls if not aimd.decreases else min(calls, aimd.limit)
-        self._update()
-
-    def _update(self) -> None:
-        self.limit = sum(aimd.limit for aimd in self._limits)
-        self._tokens.total_tokens = int(self.limit)
-
-    def _limits_of(self, instance: str | None) -> list[AimdLimit]:
-        """Return the limit of the instance that has responded, which may be new; those of all if it is None."""
-        if instance is None:
-            return self._limits
-        self._recent.append(instance)
-        if instance not in self._by_instance:
-            self._by_instance[instance] = AimdLimit(self._maximum) if self._by_instance else self._limits[0]
-        if len(self._by_instance) > 1:
-            recent = {*self._recent}
-            self._by_instance = {name: aimd for name, aimd in self._by_instance.items() if name in recent}
-            self._limits = list(self._by_instance.values())
-        return [self._by_instance[instance]]
-
-    @asynccontextmanager
-    async def acquire(self, timeout_s: float) -> AsyncIterator[Admission]:
-        """Hold one slot, and adjust the limit by the outcome. Raise `LimiterTimeout` if none is free in time."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._tokens.acquire()
-        except TimeoutError:
-            in_flight = self._tokens.borrowed_tokens
-            raise LimiterTimeout(f"{in_flight} calls were in flight to {self._url} until the timeout") from None
-        admission = Admission({aimd: aimd.decreases for aimd in self._limits})
-        try:
-            yield admission
-            for aimd in self._limits_of(admission.instance):
-                aimd.on_success(self._maximum)
-        except Overloaded as error:
-            for aimd in self._limits_of(error.instance):
-                aimd.on_overload(admission.decreases.get(aimd, 0))
-            raise
-        finally:
-            self._update()
-            self._tokens.release()
 
 
 @dataclass

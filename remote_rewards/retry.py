@@ -16,9 +16,11 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from remote_rewards import load_balancing, responses
+from remote_rewards.backoff import backoff_s, exponential_s
+from remote_rewards.concurrency_limit import LimiterTimeout
 from remote_rewards.discovery import EndpointSet
 from remote_rewards.hedging import HedgeAfter, Hedging, RetryBudget, hedged
-from remote_rewards.load_balancing import Endpoint, LimiterTimeout, backoff_s, exponential_s
+from remote_rewards.load_balancing import Endpoint
 from remote_rewards.retry_log import RetryLog, RetryScheduled
 from remote_rewards.transport import Request, Transport, advertised_timeout_s
 from shared.errors import NotARewardService, Overloaded, RevisionChanged, RewardError, ServiceUnreachable, UnknownReward

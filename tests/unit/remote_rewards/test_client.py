@@ -309,7 +309,7 @@ class TestConcurrencyLimit:
     @pytest.fixture(autouse=True)
     def limit(self, monkeypatch):
         """Limit the calls in flight to one."""
-        monkeypatch.setattr("remote_rewards.load_balancing.MAX_CONCURRENCY", 1)
+        monkeypatch.setattr("remote_rewards.concurrency_limit.MAX_CONCURRENCY", 1)
 
     async def test_advertised_timeout(self):
         """A call that waited for the limiter advertises the time left when it is sent."""

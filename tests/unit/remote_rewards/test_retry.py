@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from remote_rewards import retry
-from remote_rewards.load_balancing import MAX_CONCURRENCY, LimiterTimeout
+from remote_rewards.concurrency_limit import MAX_CONCURRENCY, LimiterTimeout
 from remote_rewards.transport import advertised_timeout_s
 from shared.errors import (
     BadRequest,

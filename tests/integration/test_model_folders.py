@@ -1,13 +1,10 @@
 """Model folders as people have them: scored exactly as transformers alone scores them, or refused with the reason."""
 
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BartForSequenceClassification,
@@ -23,45 +20,18 @@ from transformers import (
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen2ForTokenClassification,
 )
 
 from reward_service.backends.model_folder import ModelFolder
-from reward_service.backends.torch_backend import TorchBackend
 from reward_service.batching.device import Device
-from reward_service.cli import main
 from reward_service.config import RewardsConfig
 from reward_service.errors import ConfigError
 from reward_service.rewards.base import Items
 from reward_service.rewards.registry import build
 from reward_service.settings import Settings
+from tests.folder_scores import TEXTS, WEIGHTS, change_config, change_weights, refusal, scores, served
 from tests.small_models import logits_alone, save_folder
-
-TEXTS = ["It joins paper.", "Go away, you dull and dreary stapler!", "Fine. " * 30]
-WEIGHTS = "model.safetensors"
-
-
-def scores(path):
-    """Return the first logit of each text, all texts in one batch."""
-    folder = ModelFolder(path)
-    return [row[0] for row in TorchBackend(folder, "float32").forward([text.tokens for text in folder.encode(TEXTS)])]
-
-
-def change_weights(path, change):
-    weights = load_file(path / WEIGHTS)
-    save_file(change(weights), path / WEIGHTS, {"format": "pt"})
-
-
-def change_config(path, name="config.json", **entries):
-    file = path / name
-    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
-
-
-def refusal(path):
-    with pytest.raises(ConfigError) as caught:
-        scores(path)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -230,49 +200,6 @@ def test_other_family(tmp_path):
     assert "was saved as MistralForSequenceClassification" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize(("model", "config"), [(Qwen2ForCausalLM, Qwen2Config), (LlamaForCausalLM, LlamaConfig)])
-def test_value_head(tmp_path, model, config):
-    """A value head beside a language model (LLaMA-Factory, ms-swift) is read at the last token."""
-    alone, tokenizer = save_folder(tmp_path, model, config, num_key_value_heads=4)
-    weight, bias = torch.randn(1, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0.3])
-    head = {"v_head.summary.weight": weight, "v_head.summary.bias": bias}
-    save_file(head, tmp_path / "value_head.safetensors", {"format": "pt"})
-    with torch.inference_mode():
-        hidden = [
-            alone(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states[-1][0, -1]
-            for text in TEXTS
-        ]
-    assert scores(tmp_path) == pytest.approx([float(weight[0] @ state + bias) for state in hidden], abs=1e-4)
-    assert served(tmp_path, kind="regressor").info.labels == ["value"]
-
-
-def test_value_head_elsewhere(tmp_path):
-    """A value head among the model's weights, or pickled, is refused with what to do."""
-    save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
-    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.zeros(1)}
-    torch.save(head, tmp_path / "value_head.bin")
-    assert "the value head in" in (sentence := refusal(tmp_path))
-    assert "reward-service convert" in sentence
-    change_weights(tmp_path, lambda weights: weights | head)
-    assert "save it apart, as value_head.safetensors" in refusal(tmp_path)
-
-
-def test_convert_value_head(tmp_path, capsys):
-    """`convert` of a pickled value head keeps the model beside it."""
-    save_folder(tmp_path / "old", LlamaForCausalLM, LlamaConfig)
-    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.zeros(1)}
-    torch.save(head, tmp_path / "old" / "value_head.bin")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
-    assert scores(tmp_path / "new")
-
-
-def test_value_head_of_two_layers(tmp_path):
-    """A value head of another layout is refused."""
-    save_folder(tmp_path, LlamaForCausalLM, LlamaConfig)
-    save_file({"v_head.0.weight": torch.ones(1, 32)}, tmp_path / "value_head.safetensors")
-    assert "no value head of one linear layer" in refusal(tmp_path)
-
-
 def test_one_label_single_label(tmp_path):
     """`single_label_classification` with one label, as older exports say, loads and gives the raw output."""
     alone, tokenizer = save_folder(tmp_path, LlamaForSequenceClassification, LlamaConfig, num_labels=1)
@@ -283,12 +210,6 @@ def test_one_label_single_label(tmp_path):
 
 RATED = dict(enumerate("helpfulness correctness coherence complexity verbosity".split()))
 RATINGS = {"id2label": RATED, "problem_type": "regression"}
-
-
-def served(path, **spec):
-    """Return the reward that a configuration makes of a folder."""
-    config = RewardsConfig(rewards={"judge": {"model": str(path), "backend": "torch", "dtype": "float32", **spec}})
-    return build(config, Settings(), Device(ThreadPoolExecutor(1)), lambda *_: None)["judge"]
 
 
 @pytest.mark.parametrize(
@@ -351,56 +272,6 @@ def test_weights_cut_short(tmp_path, content):
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
     assert "no whole safetensors file" in (sentence := refusal(tmp_path / "model"))
     assert "download it again" in sentence
-
-
-def pickled(path, shards=1):
-    """Turn a saved folder's weights into pickles, as older models have them."""
-    weights = load_file(path / WEIGHTS)
-    (path / WEIGHTS).unlink()
-    names = sorted(weights)
-    files = {}
-    for shard in range(shards):
-        file = "pytorch_model.bin" if shards == 1 else f"pytorch_model-{shard + 1:05}-of-{shards:05}.bin"
-        part = {name: weights[name] for name in names[shard::shards]}
-        torch.save(part, path / file)
-        files |= dict.fromkeys(part, file)
-    if shards > 1:
-        (path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_convert_pickled_weights(tmp_path, shards, capsys):
-    """`convert` writes the same tensors as safetensors; without it the folder is refused by that command's name."""
-    save_folder(tmp_path / "old", LlamaForSequenceClassification, LlamaConfig, num_labels=1)
-    right = scores(tmp_path / "old")
-    pickled(tmp_path / "old", shards)
-    assert "reward-service convert" in refusal(tmp_path / "old")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out.count("wrote") == shards
-    assert scores(tmp_path / "new") == right
-
-
-def test_convert_runs_no_code(tmp_path, capsys):
-    """A pickle that holds code is refused, nothing runs and nothing is written."""
-
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
-    (tmp_path / "old").mkdir()
-    torch.save({"score.weight": Evil()}, tmp_path / "old" / "pytorch_model.bin")
-    assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
-    assert "no plain file of weights" in capsys.readouterr().err
-    assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "new").exists()
-
-
-def test_convert_nothing(tmp_path, capsys):
-    """A folder without pickled weights, and one that does not exist, are refused in one sentence."""
-    assert main(["convert", str(tmp_path), str(tmp_path / "new")]) == 2
-    assert "no pickled weights to convert" in capsys.readouterr().err
-    assert main(["convert", str(tmp_path / "gone"), str(tmp_path / "new")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

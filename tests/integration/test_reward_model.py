@@ -47,9 +47,10 @@ def pair(number, form):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Small models of random weights: an encoder, and decoders with and without a chat template."""
+    """Small models of random weights: encoders of two and of one output, decoders with and without a chat template."""
     folder = tmp_path_factory.mktemp("models")
     save_folder(folder / "encoder", BertForSequenceClassification, BertConfig, embedded="embedded:minilm")
+    save_folder(folder / "scalar", BertForSequenceClassification, BertConfig, embedded="embedded:minilm", num_labels=1)
     save_folder(folder / "decoder", LlamaForCausalLM, LlamaConfig)
     tokenizer = AutoTokenizer.from_pretrained(folder / "decoder")
     tokenizer.chat_template = None
@@ -183,14 +184,23 @@ def test_texts_served_as_trained(train):
 
 def test_interpolation(train, models):
     """The saved model keeps a share of what training changed, and its card says so. Its bias centres the scores."""
-    folders = [train("encoder", "texts", out=share, interpolation=share) for share in ("1.0", "0.75")]
+    folders = [train("scalar", "texts", out=share, interpolation=share) for share in ("1.0", "0.75")]
     whole, near = (load_file(folder / "model.safetensors") for folder in folders)
-    before = load_file(models / "encoder" / "model.safetensors")
-    changed = [name for name in before if not name.startswith("classifier")]
+    before = load_file(models / "scalar" / "model.safetensors")
+    changed = [name for name in before if name != "classifier.bias"]
     for name in changed:
         assert torch.allclose(near[name], before[name].lerp(whole[name], 0.75), atol=1e-6)
     assert any(not torch.allclose(near[name], whole[name], atol=1e-4) for name in changed)
     assert "0.75 of the change in the weights is kept" in (folders[1] / "README.md").read_text()
+
+
+def test_interpolation_of_a_new_head(train, capsys):
+    """Where the head is new, its random weights are no start to keep a share of: the whole change is kept."""
+    folders = [train("encoder", "texts", out=share, interpolation=share) for share in ("1.0", "0.75")]
+    whole, other = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(torch.equal(other[name], whole[name]) for name in whole)
+    assert "interpolation has no effect" in capsys.readouterr().err
+    assert "of the change" not in (folders[1] / "README.md").read_text()
 
 
 def test_resumed_after_kill(train, models, tmp_path):

@@ -22,8 +22,11 @@ from trainer.reward_model.trainer import inputs_of
 SCORING_BATCH = 64
 
 
-def load(model: ModelConfig, reward: RewardConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load the tokenizer and the model, with a new head where it has none of one output. Raises `TrainerError`."""
+def load(model: ModelConfig, reward: RewardConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, bool]:
+    """Load the tokenizer and the model, with a new head where it has none of one output, and whether it got one.
+
+    Raises `TrainerError`.
+    """
     folder = model_folder(str(model.model_name_or_path))
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -34,8 +37,8 @@ def load(model: ModelConfig, reward: RewardConfig) -> tuple[PreTrainedTokenizerB
     torch.manual_seed(reward.seed)  # the new head
     settings = {"dtype": model.dtype, "attn_implementation": model.attn_implementation, "trust_remote_code": False}
     try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, ignore_mismatched_sizes=True, **settings
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, ignore_mismatched_sizes=True, output_loading_info=True, **settings
         )
     except ValueError as error:
         raise TrainerError(
@@ -43,7 +46,7 @@ def load(model: ModelConfig, reward: RewardConfig) -> tuple[PreTrainedTokenizerB
         ) from error
     loaded.config.problem_type = "regression"  # no service takes its output for a probability
     loaded.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return tokenizer, loaded
+    return tokenizer, loaded, bool(info["missing_keys"] or info["mismatched_keys"])
 
 
 def read_template(path: Path) -> str:

@@ -83,8 +83,14 @@ def train(run: RewardModelArguments, reward: RewardConfig, model: ModelConfig) -
 def load_network(
     run: RewardModelArguments, reward: RewardConfig, model: ModelConfig
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load the tokenizer and the model before training. Raises `TrainerError`, also if it cannot be interpolated."""
-    tokenizer, network = scoring.load(model, reward)
+    """Load the tokenizer and the model before training. Raises `TrainerError`, also if it cannot be interpolated.
+
+    The random weights of a new head are nothing to keep a share of, so the whole change is kept then.
+    """
+    tokenizer, network, has_new_head = scoring.load(model, reward)
+    if run.interpolation < 1 and has_new_head:
+        log(f"interpolation has no effect: {model.model_name_or_path} gets a new head")
+        run.interpolation = 1.0
     if run.interpolation < 1:
         check_whole(network)
     return tokenizer, network

@@ -19,7 +19,7 @@ from transformers import (
 
 from reward_service.cli import main
 from shared.model_store import ModelError, adapters, resolve
-from tests.integration.test_model_folders import TEXTS, WEIGHTS, change_config, change_weights, scores, served
+from tests.folder_scores import TEXTS, WEIGHTS, change_config, change_weights, scores, served
 from tests.small_models import logits_alone, save_folder
 
 peft = pytest.importorskip("peft")

@@ -33,7 +33,7 @@ from reward_service.rewards.loading import open_model
 from reward_service.scorer import to_items
 from reward_service.specs import RegressorSpec
 from shared.schemas import ScoreRequest
-from tests.integration.test_model_folders import TEXTS, change_config, refusal, scores, served
+from tests.folder_scores import TEXTS, change_config, refusal, scores, served
 from tests.small_models import SIZE, logits_alone, save_folder, small_tokenizer
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_rewards.chunks import Reading, ScoreCall, allowed_cuts, balanced_cuts
+from remote_rewards.chunks import Reading, ScoreCall, allowed_cuts, balanced_cuts, split
 from shared.errors import BadRequest
 from shared.schemas import Limits, RewardInfo, ServiceInfo
 
@@ -149,3 +149,20 @@ class TestSpread:
         assert set(chosen) <= set(cuts)
         assert len(chosen) < parts
         assert chosen
+
+
+class TestSplit:
+    @given(st.lists(st.text(max_size=40), max_size=60), st.integers(1, 20), st.integers(40, 500))
+    def test_complete(self, texts, max_texts, max_bytes):
+        """Every completion is sent once, in order, with its prompt and columns."""
+        request = {"completions": texts, "prompts": texts, "columns": {"c": list(range(len(texts)))}}
+        chunks = [(json.loads(body), count) for body, count in split(request, max_texts=max_texts, max_bytes=max_bytes)]
+        assert [index for body, _ in chunks for index in body["columns"]["c"]] == list(range(len(texts)))
+        assert all(len(body["completions"]) == len(body["prompts"]) == count for body, count in chunks)
+        assert all(count <= max_texts for _, count in chunks)
+
+    @given(st.lists(st.text(max_size=30), min_size=1, max_size=40), st.integers(60, 300))
+    def test_bytes(self, texts, max_bytes):
+        """A body over the limit holds a single completion."""
+        chunks = split({"completions": texts}, max_texts=1000, max_bytes=max_bytes)
+        assert all(len(body) <= max_bytes or count == 1 for body, count in chunks)

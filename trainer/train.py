@@ -32,7 +32,7 @@ from trainer.prompts import Row, check_disjoint, read_prompts
 from trainer.quantization import check_trainable_weights, loading_args, without_quantization
 from trainer.recorded_trainer import RecordedTrainer
 from trainer.reporting.report import write_report
-from trainer.reporting.report_text import summary_table
+from trainer.reporting.report_text import counted, summary_table
 from trainer.rewards import ConnectedRewards, connect_rewards, reward_manifest, reward_weights, watch_unweighted
 from trainer.run_arguments import RunArguments
 from trainer.run_folder import POLICY, RunFolder, read_run
@@ -79,7 +79,7 @@ def train(run: RunArguments, args: TrainingConfig, model: ModelConfig) -> Path:
         untrained = trainer.unwrapped_policy().to(args.device)  # FSDP moves it there when the training begins
         evaluate_policy(evaluator, untrained, folder, "before", step=0)
     names, urls = ", ".join(run.rewards), ", ".join(run.reward_url)
-    length = f"{args.max_steps} steps" if args.max_steps >= 0 else f"{args.num_train_epochs:g} epochs"
+    length = counted(args.max_steps, "step") if args.max_steps >= 0 else counted(args.num_train_epochs, "epoch")
     log(f"training {length} on {data.text or f'{names} at {urls}'}")
     run_training(trainer, checkpoint, evaluator.client, run.max_minutes)
     check_not_stopped(monitor, trainer, folder)

@@ -1,4 +1,4 @@
-"""Text for terminals: the comparison as a table, and escapes for invisible characters."""
+"""Text for terminals: the comparison as a table, counts, and escapes for invisible characters."""
 
 import unicodedata
 
@@ -23,7 +23,7 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
         table.add_column(heading, justify="right", no_wrap=heading == "change")
     for comparison in comparisons:
         table.add_section()
-        name, prompts = Text(visible(comparison.decoding), style="bold"), f"{comparison.prompts} prompts"
+        name, prompts = Text(visible(comparison.decoding), style="bold"), counted(comparison.prompts, "prompt")
         table.add_row(name, "", "", prompts)
         for row in comparison.rows:
             if row.scored or row.metric in (MOST_COMMON, TOKENS):
@@ -33,6 +33,11 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
         table.add_section()
         table.add_row(KL, *("" if kl is None else f"{kl:.2f}" for kl in kls), "")
     return table
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number of things, such as "1 epoch" or "12 steps"."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def visible(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from trainer.model_card import base_model, base_name
+from trainer.reporting.report_text import counted
 
 TEMPLATE = """\
 ---
@@ -172,7 +173,7 @@ def _training(metrics: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     limit = f"{settings['max_length']} tokens" if settings["max_length"] else "the model's limit"
     notes = f"{counts['truncated']} truncated to {limit}, {counts['left_out']} left out as longer"
     steps, epochs = settings["max_steps"], settings["num_train_epochs"]
-    length = f"{steps} steps" if steps > 0 else f"{epochs:g} epochs"
+    length = counted(steps, "step") if steps > 0 else counted(epochs, "epoch")
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     share = settings.get("interpolation", 1.0)
     change = f"; {share:g} of the change in the weights is kept" if share < 1 else ""

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from trainer.reporting.report_text import summary_table
+from trainer.reporting.report_text import counted, summary_table
 
 
 def evaluation(decoding, completion, scores):
@@ -39,3 +39,8 @@ def test_names_are_whole():
     console.print(summary_table(*sides))
     shown = console.export_text()
     assert all(name in shown for name in names)
+
+
+def test_counted():
+    """One thing is singular, any other number plural."""
+    assert [counted(number, "epoch") for number in (1, 1.0, 2, 0.5)] == ["1 epoch", "1 epoch", "2 epochs", "0.5 epochs"]

@@ -19,10 +19,10 @@ from trainer.cli import main
 from trainer.policy import load_policy, load_tokenizer
 
 pytestmark = pytest.mark.slow
-STEPS, BATCH = 12, 16
+STEPS, BATCH = 6, 16
 LEARNING = f"""--algorithm rloo --rewards banana --judges strict_success --reward_weights 1.0 --max_steps {STEPS}
 --num_generations 8 --per_device_train_batch_size {BATCH} --gradient_accumulation_steps 1 --max_completion_length 32
---temperature 1.0 --learning_rate 5e-5 --lr_scheduler_type constant --warmup_steps 0 --beta 0.001 --frozen_layers 0
+--temperature 1.0 --learning_rate 1e-4 --lr_scheduler_type constant --warmup_steps 0 --beta 0.001 --frozen_layers 0
 --seed 42 --eval_limit 16 --eval_decodings sampled --eval_batch 16"""
 """What the outcome depends on, whatever the recipe sets."""
 SYSTEM_PROMPT = "Reply in one short sentence that starts with Sure: and ends with banana."

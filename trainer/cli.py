@@ -13,6 +13,7 @@ from shared.errors import RewardError
 from trainer.errors import HackDetected, TrainerError
 from trainer.processes import (
     connect,
+    disconnect,
     launched_processes,
     launched_rank,
     lost_ranks_raise_rank_failed,
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_openmp()
     try:
         COMMANDS[argv[0]](argv[1:])
+        disconnect()
     except TrainerError as error:
         return _fail(str(error), 2)
     except RewardError as error:

@@ -3,6 +3,7 @@
 A launcher sets `RANK` and `WORLD_SIZE`, and torchrun `TORCHELASTIC_RESTART_COUNT`: how often it has restarted them.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -68,6 +69,17 @@ def check_connected(environ: Mapping[str, str]) -> None:
             f"{launched_processes(environ)} processes were started, and torch.distributed connects none of them: pass "
             f"--use_cpu true to train on CPUs"
         )
+
+
+def disconnect() -> None:
+    """Close the connections to the other processes, if there are any, once no rank needs another.
+
+    Otherwise gloo's threads live until the interpreter ends, which may abort a process that has done all its work, with
+    "terminate called without an active exception" (pytorch/pytorch#190489).
+    """
+    distributed = sys.modules.get("torch.distributed")  # not imported means not initialized
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @contextmanager

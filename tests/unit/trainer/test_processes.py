@@ -1,4 +1,5 @@
 import pytest
+from torch import distributed
 from torch.distributed import DistNetworkError
 
 from shared.errors import RankFailed
@@ -71,3 +72,15 @@ def test_ended_by_the_launcher(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train"])
     assert "rank 0: ended by SIGTERM, which a launcher sends when another process has died" in capsys.readouterr().err
+
+
+def test_disconnected_at_the_end(monkeypatch):
+    """After a command its process is connected to no other one, whether it was or not."""
+
+    def train(_):
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+
+    for command in (train, lambda _: None):
+        monkeypatch.setitem(cli.COMMANDS, "train", command)
+        assert cli.main(["train"]) == 0
+        assert not distributed.is_initialized()

@@ -177,6 +177,8 @@ def _configure_output() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # names that TRL still uses
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # on a machine without an accelerator
+    # Without its own kernel it warns in each run, quantized or not, on CPUs where it could pack weights.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

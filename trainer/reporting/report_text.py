@@ -37,7 +37,7 @@ def summary_table(before: Evaluation | None, after: Evaluation | None) -> Table:
 
 def counted(number: float, noun: str) -> str:
     """Return a number of things, such as "1 epoch" or "12 steps"."""
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+    return f"{number:.10g} {noun}{'' if number == 1 else 's'}"
 
 
 def visible(text: str) -> str:

@@ -42,5 +42,6 @@ def test_names_are_whole():
 
 
 def test_counted():
-    """One thing is singular, any other number plural."""
+    """One thing is singular, any other number plural, and a large number is written in full."""
     assert [counted(number, "epoch") for number in (1, 1.0, 2, 0.5)] == ["1 epoch", "1 epoch", "2 epochs", "0.5 epochs"]
+    assert counted(1_234_567, "step") == "1234567 steps"
